@@ -1,0 +1,395 @@
+"""What an experiment is: frozen dataclasses, read from a config.py, changed by `key.sub=value`."""
+
+import dataclasses
+import runpy
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mgd.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images, which of them with labels, and how training samples are cut out of them.
+
+    A list has one entry a line: `image<TAB>label`, or an image alone, both relative to `root`; or a bare name, which
+    stands for `<folder>/image/<name>.jpg` and `<folder>/label/<name>.png`.
+    """
+
+    root: str
+    train_list: str = "train.txt"
+    val_list: str = "val.txt"
+    train_folder: str = "train_aug"  # for lists of bare names
+    val_folder: str = "val"
+    partition: int = 8  # 1/partition of the training list is labelled
+    partition_lists: str = ""  # pattern with {part} and {ratio}; such lists are used when they are there
+    unlabeled: str = ""  # a list or a folder of photos without labels, added to the unlabelled part
+    classes: str = "classes.csv"  # voc, city, camvid, or a CSV file below root: index,name,red,green,blue
+    ignore_values: tuple[int, ...] = ()  # label values that mean "unlabelled", besides 255
+    short_side: int = 0  # shrink photos to this short side when they are read; 0 keeps their size
+    crop_size: int = 512
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
+    workers: int = 4  # loader processes for each training process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The network that is trained."""
+
+    backbone: str
+    pretrained: bool = True  # start from ImageNet weights
+    channels: int = 256  # width of ASPP and decoder
+    output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32)
+    weights_dir: str = "DATA/model-weight"  # where ImageNet weights are looked for before they are downloaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """The supervised loss: cross-entropy, or online hard example mining."""
+
+    kind: Literal["ce", "ohem"] = "ce"
+    threshold: float = 0.7  # OHEM: a pixel with more probability than this is easy
+    min_kept: int = 50_000  # OHEM: pixels per image that are kept at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Labels alone."""
+
+    uses_unlabeled: ClassVar[bool] = False
+    criterion: Criterion = Criterion()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CPS:
+    """Cross pseudo supervision with CutMix (Chen et al., CVPR 2021): how teachers are trained."""
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()  # for labels and pseudo-labels
+    weight: float = 1.0
+    rampup_iterations: int = 0  # iterations over which `weight` rises, exp(-5 (1 - t/T)^2); published: none
+
+
+@dataclass(frozen=True, kw_only=True)
+class MGD:
+    """Multi-granularity distillation: how students are trained.
+
+    A teacher is a tuple of checkpoint files; the first that exists is taken. An empty tuple leaves that teacher out.
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    deep_teacher: tuple[str, ...] = ()  # T_D: image level, pixel level
+    wide_teacher: tuple[str, ...] = ()  # T_W: region level, pixel level
+    pixel_unlabeled: float = 1.0
+    pixel_labeled: float = 1.0
+    lambda_image: float = 0.004
+    lambda_region: float = 100.0
+    region_grid: int = 7
+    rampup_iterations: int = 0  # as in CPS, for the pixel-level terms on unlabelled images
+    teacher_norm: Literal["frozen", "batch"] = "frozen"  # batch: batch statistics that drift, as the official code
+    score_teachers: bool = True  # on the validation list, before they teach
+    baseline: str = ""  # the evaluation (.json) of a run on labels alone: teachers should score higher
+
+
+Method = Supervised | CPS | MGD
+METHODS: dict[str, type[Method]] = {"supervised": Supervised, "cps": CPS, "mgd": MGD}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Optimisation. `batch_size` and `lr` are those of all processes together."""
+
+    batch_size: int = 8  # labelled images in an iteration, and as many unlabelled pairs
+    accumulate: int = 1  # micro-batches that an iteration is split into, to save memory
+    epochs: int = 34  # an epoch is unlabelled // batch_size iterations
+    max_iterations: int = 0  # when set: the length of the run, instead of epochs
+    lr: float = 0.0025
+    power: float = 0.9  # of the poly schedule
+    momentum: float = 0.9
+    weight_decay: float = 4e-4  # on convolution weights only
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: fp32 on a CPU, bf16 on a GPU that has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """How images are scored. The defaults are the published evaluation."""
+
+    mode: Literal["slide", "whole"] = "slide"
+    crop_size: int = 0  # sliding window in pixels; 0 takes the training crop
+    stride: float = 2 / 3  # window stride as a share of the window
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window_batch: int = 4  # windows in a forward pass
+    every: int = 1  # epochs between evaluations while training; 0: none
+    pictures: int = 8  # validation images to draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a run lives and how often it reports."""
+
+    dir: str = "{experiment}/run"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every: int = 20  # iterations
+    save_every: int = 500  # iterations between writes of last.pt; it is written at the end of an epoch too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run. In `run.dir` and in teachers' paths {experiment} is the folder of config.py, {partition} data.partition."""
+
+    data: Data
+    model: Model
+    method: Method
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        _check_types(self, "")
+        _check_values(self)
+
+
+def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
+    """Read `config` from a config.py, apply overrides such as `train.lr=0.01`, fill in the placeholders.
+
+    Raises:
+        UserError: no such file, broken Python, an unknown key, a wrong type, an impossible combination.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.py"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name an experiment's config.py")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
+    if not isinstance(config, Experiment):
+        raise UserError(f"{path} must define `config = Experiment(...)`, found {type(config).__name__}")
+    return _fill_in(override(config, overrides), path.resolve().parent)
+
+
+def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
+    """Apply `key.sub=value` in turn; `method=supervised|cps|mgd` switches the method to that one's defaults.
+
+    Values are checked together, after the last one.
+    """
+    values = to_dict(config)
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"{text!r} is not an override; write key.sub=value, such as train.lr=0.01")
+        if key == "method":
+            kind = METHODS.get(value)
+            if kind is None:
+                raise UserError(f"method={value} is unknown; use {', '.join(METHODS)}")
+            criterion = values["method"]["criterion"]
+            values["method"] = {"name": value, **_plain(kind()), "criterion": criterion}
+            continue
+        _set(values, key, value)
+    return from_dict(values)
+
+
+def to_dict(config: Experiment) -> dict[str, Any]:
+    """Plain nested dict, as stored in checkpoints and `config.json`; `method.name` tells the method's type."""
+    names = {kind: name for name, kind in METHODS.items()}
+    values = _plain(config)
+    values["method"] = {"name": names[type(config.method)], **values["method"]}
+    return values
+
+
+def from_dict(values: dict[str, Any]) -> Experiment:
+    """The inverse of `to_dict`. Raises UserError where a key or value does not fit."""
+    values = dict(values)
+    method = dict(values["method"])
+    kind = METHODS.get(method.pop("name"))
+    if kind is None:
+        raise UserError(f"method.name={values['method']['name']!r} is unknown; use {', '.join(METHODS)}")
+    return Experiment(**{k: _build(_section(k, kind), method if k == "method" else v, k) for k, v in values.items()})
+
+
+def _section(key: str, method: type[Method]) -> type:
+    if key == "method":
+        return method
+    kind = typing.get_type_hints(Experiment).get(key)
+    if kind is None:
+        raise UserError(f"{key} is not a section of a config; use {', '.join(typing.get_type_hints(Experiment))}")
+    return kind
+
+
+def _build(kind: type, values: dict[str, Any], path: str) -> Any:
+    hints = _hints(kind)
+    for key in values:
+        if key not in hints:
+            raise UserError(f"{path}.{key} is not a key; use one of {', '.join(f'{path}.{k}' for k in hints)}")
+    return kind(
+        **{
+            k: _build(hints[k], v, f"{path}.{k}") if dataclasses.is_dataclass(hints[k]) else _tuples(v)
+            for k, v in values.items()
+        }
+    )
+
+
+def _set(values: dict[str, Any], key: str, text: str) -> None:
+    """Parse `text` as the type of `key` and store it."""
+    *sections, last = key.split(".")
+    kind: Any = Experiment
+    for i, part in enumerate([*sections, last]):
+        hints = _hints(kind)
+        if part not in hints:
+            prefix = "".join(f"{s}." for s in [*sections, last][:i])
+            raise UserError(f"{key} is not a key of this config; use one of {', '.join(prefix + k for k in hints)}")
+        kind = METHODS[values["method"]["name"]] if (i, part) == (0, "method") else hints[part]
+    if dataclasses.is_dataclass(kind):
+        raise UserError(f"{key} is a section; set one of {', '.join(f'{key}.{k}' for k in _hints(kind))}")
+    for part in sections:
+        values = values[part]
+    values[last] = _parse(text, kind, key)
+
+
+def _parse(text: str, kind: Any, key: str) -> Any:
+    """Text -> value of a field's type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        parts = [part.strip() for part in text.strip("()[]").split(",")]
+        return tuple(_parse(part, arguments[0], key) for part in parts if part)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(a for a in arguments if a is not type(None))
+        return None if text.lower() == "none" else _parse(text, inner, key)
+    if origin is Literal or kind is str:
+        return text
+    if kind is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() in words:
+            return words[text.lower()]
+    else:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise UserError(f"{key}={text} must be {_describe(kind)}")
+
+
+def _check_types(section: Any, path: str) -> None:
+    for key, kind in _hints(type(section)).items():
+        value, name = getattr(section, key), f"{path}{key}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if not isinstance(value, kind):
+                raise UserError(f"{name} must be {_describe(kind)}, found {type(value).__name__}")
+            _check_types(value, f"{name}.")
+        elif not _fits(value, kind):
+            raise UserError(f"{name}={value!r} must be {_describe(kind)}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _describe(kind: Any) -> str:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, arguments))
+    if typing.get_origin(kind) is tuple:
+        return f"values separated by commas, each {_describe(arguments[0])}"
+    if arguments:
+        return " or ".join(_describe(argument) for argument in arguments)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    return words.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _check_values(c: Experiment) -> None:
+    """What types cannot say."""
+    positive = {
+        "data.partition": c.data.partition,
+        "data.crop_size": c.data.crop_size,
+        "train.batch_size": c.train.batch_size,
+        "train.accumulate": c.train.accumulate,
+        "train.lr": c.train.lr,
+        "model.channels": c.model.channels,
+        "evaluate.stride": c.evaluate.stride,
+        "evaluate.window_batch": c.evaluate.window_batch,
+        "run.log_every": c.run.log_every,
+        "run.save_every": c.run.save_every,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{key}={value} must be greater than 0")
+    not_negative = {
+        "data.short_side": c.data.short_side,
+        "data.workers": c.data.workers,
+        "train.max_iterations": c.train.max_iterations,
+        "train.seed": c.train.seed,
+        "train.weight_decay": c.train.weight_decay,
+        "evaluate.crop_size": c.evaluate.crop_size,
+        "evaluate.every": c.evaluate.every,
+        "evaluate.pictures": c.evaluate.pictures,
+    }
+    for key, value in not_negative.items():
+        if value < 0:
+            raise UserError(f"{key}={value} must not be negative")
+    if c.train.epochs <= 0 and not c.train.max_iterations:
+        raise UserError(f"train.epochs={c.train.epochs} must be greater than 0, or set train.max_iterations")
+    for key, scales in {"data.scales": c.data.scales, "evaluate.scales": c.evaluate.scales}.items():
+        if not scales or min(scales) <= 0:
+            raise UserError(f"{key}={scales} must hold numbers greater than 0, such as 0.75,1.0,1.25")
+    if c.evaluate.stride > 1:
+        raise UserError(f"evaluate.stride={c.evaluate.stride} must be at most 1: the windows would leave gaps")
+    if c.train.batch_size % c.train.accumulate:
+        raise UserError(
+            f"train.batch_size={c.train.batch_size} does not divide by train.accumulate={c.train.accumulate}; "
+            "choose a divisor"
+        )
+    if isinstance(c.method, MGD):
+        if not c.method.deep_teacher and not c.method.wide_teacher:
+            raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one of them")
+
+
+def _fill_in(config: Experiment, folder: Path) -> Experiment:
+    """Replace {experiment} and {partition} in the paths that may hold them."""
+
+    def fill(text: str) -> str:
+        return text.replace("{experiment}", str(folder)).replace("{partition}", str(config.data.partition))
+
+    method = config.method
+    if isinstance(method, MGD):
+        method = dataclasses.replace(
+            method,
+            deep_teacher=tuple(map(fill, method.deep_teacher)),
+            wide_teacher=tuple(map(fill, method.wide_teacher)),
+            baseline=fill(method.baseline),
+        )
+    return dataclasses.replace(config, method=method, run=dataclasses.replace(config.run, dir=fill(config.run.dir)))
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """Field name -> type."""
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return dataclasses.asdict(value)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""From files to batches: lists, partitions, augmentation, CutMix, loaders."""

@@ -1,0 +1,47 @@
+"""CutMix box masks and the mixing of two images (or label maps) with them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BOXES = 3
+AREA_RANGE = (0.25, 0.5)
+
+
+def box_masks(n: int, height: int, width: int, *, generator: np.random.Generator | np.random.RandomState) -> Tensor:
+    """Draw `n` masks of three boxes each (French et al., BMVC 2020, with the published settings).
+
+    The mask starts at 0 and every box flips what it covers. A box's area share is uniform in (0.25, 0.5), a third of it
+    for each box; its aspect is random; it lies inside the image.
+
+    Args:
+        generator: asked for `uniform` three times: areas (n,3), aspects (n,3), positions (n,3,2).
+
+    Returns:
+        (n,1,height,width) uint8 of 0 and 1; 1 takes the second image.
+    """
+    share = generator.uniform(*AREA_RANGE, (n, BOXES))
+    aspect = generator.uniform(0.0, 1.0, (n, BOXES))
+    position = generator.uniform(0.0, 1.0, (n, BOXES, 2))
+    tall = np.exp(aspect * np.log(share))
+    sides = np.stack([tall, share / tall], axis=2) * np.sqrt(1.0 / BOXES)
+    size = np.array([height, width])
+    sides = np.round(sides * size)
+    start = np.round((size - sides) * position)
+    corners = np.concatenate([start, start + sides], axis=2).astype(int)
+
+    masks = np.zeros((n, 1, height, width), dtype=np.uint8)
+    for mask, boxes in zip(masks[:, 0], corners, strict=True):
+        for top, left, bottom, right in boxes:
+            mask[top:bottom, left:right] ^= 1
+    return torch.from_numpy(masks)
+
+
+def mix(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    """`first` where the mask is 0, `second` where it is 1.
+
+    Args:
+        first, second: (N,C,H,W) images or (N,H,W) label maps. mask: (N,1,H,W), bool or 0/1.
+    """
+    mask = mask.bool() if first.dim() == 4 else mask[:, 0].bool()
+    return torch.where(mask, second, first)

@@ -1,0 +1,199 @@
+"""From splits to batches on the device: what is drawn at (seed, iteration, slot) depends on nothing else.
+
+A training *position* p = iteration * batch_size + slot owns one labelled image, one pair of different unlabelled images
+and one CutMix mask. Workers, ranks and micro-batches only decide who computes a position.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mgd.config import Experiment
+from mgd.data.cutmix import box_masks
+from mgd.data.datasets import Item, Splits, load_pair
+from mgd.data.normalise import normalise
+from mgd.data.transforms import augment, shrink
+from mgd.errors import UserError
+
+LABELED, UNLABELED, PARTNER, MASK = range(4)  # streams of random numbers ...
+SAMPLE, ORDER = range(2)  # ... and what they are used for
+
+
+class Views(NamedTuple):
+    """Augmented images on the device."""
+
+    image: Tensor  # (N,3,H,W) float32, normalised, 0 in the crop padding
+    valid: Tensor  # (N,H,W) bool, False in the crop padding
+    label: Tensor | None = None  # (N,H,W) int64, 255 is ignored
+
+
+class Batch(NamedTuple):
+    """What an objective's forward gets: one micro-batch of one rank."""
+
+    labeled: Views
+    first: Views | None  # u0 of the paper; None where the method uses no unlabelled images
+    second: Views | None  # u1: other images than `first`
+    mask: Tensor | None  # (N,1,H,W) bool, True takes `second`
+    iteration: int
+
+
+class TrainingSamples(Dataset):
+    """Position -> uint8 sample. Raises UserError when the parts are too small for the method."""
+
+    def __init__(self, splits: Splits, config: Experiment) -> None:
+        self.splits, self.data, self.seed = splits, config.data, config.train.seed
+        self.uses_unlabeled = config.method.uses_unlabeled
+        if self.uses_unlabeled and len(splits.unlabeled) < 2:
+            raise UserError(
+                f"data.partition={config.data.partition} leaves {len(splits.unlabeled)} unlabelled images, CutMix needs "
+                "2 or more; choose a greater partition, name photos in data.unlabeled, or set method=supervised"
+            )
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        sample = {"labeled": self._view(self.splits.labeled, position, LABELED)}
+        if self.uses_unlabeled:
+            crop = self.data.crop_size
+            sample["first"] = self._view(self.splits.unlabeled, position, UNLABELED)
+            sample["second"] = self._view(self.splits.unlabeled, position, PARTNER)
+            sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
+        return sample
+
+    def names(self, position: int) -> list[str]:
+        """The images that a position draws, for messages."""
+        streams = [(self.splits.labeled, LABELED)]
+        if self.uses_unlabeled:
+            streams += [(self.splits.unlabeled, UNLABELED), (self.splits.unlabeled, PARTNER)]
+        return [items[draw(self.seed, stream, position, len(items))].name for items, stream in streams]
+
+    def _view(self, items: list[Item], position: int, stream: int) -> dict[str, Any]:
+        item = items[draw(self.seed, stream, position, len(items))]
+        image, label = load_pair(item, self.data, len(self.splits.classes))
+        image, label, extent = augment(
+            shrink(image, self.data.short_side),
+            None if label is None else shrink(label, self.data.short_side, nearest=True),
+            scales=self.data.scales,
+            crop=self.data.crop_size,
+            rng=self._rng(stream, position),
+        )
+        view = {"image": torch.from_numpy(image).permute(2, 0, 1), "extent": torch.from_numpy(extent)}
+        if label is not None:
+            view["label"] = torch.from_numpy(label)
+        return view
+
+    def _rng(self, stream: int, position: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, SAMPLE, stream, position])
+
+
+class ValidationSamples(Dataset):
+    """Index -> image as the network sees it and label map in its own size."""
+
+    def __init__(self, items: list[Item], config: Experiment, num_classes: int) -> None:
+        self.items, self.data, self.num_classes = items, config.data, num_classes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, label = load_pair(self.items[index], self.data, self.num_classes)
+        assert label is not None  # `open_val` refuses a list without labels
+        small = shrink(image, self.data.short_side)
+        return {"index": index, "image": torch.from_numpy(small).permute(2, 0, 1), "label": torch.from_numpy(label)}
+
+
+class PositionSampler(Sampler[list[int]]):
+    """The positions of one rank's micro-batches, from `start` (iteration) to `stop`."""
+
+    def __init__(self, start: int, stop: int, *, batch_size: int, accumulate: int, rank: int, world: int) -> None:
+        if batch_size % (accumulate * world):
+            fitting = [size for size in range(1, 4 * batch_size) if size % (accumulate * world) == 0]
+            near = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:2])
+            raise UserError(
+                f"train.batch_size={batch_size} does not divide among {world} processes x {accumulate} micro-batches; "
+                f"use {' or '.join(map(str, near))}"
+            )
+        self.start, self.stop, self.batch_size = start, stop, batch_size
+        self.accumulate, self.rank, self.world = accumulate, rank, world
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch_size // (self.accumulate * self.world)  # 8 images / 4 processes / 1 = 2 per micro-batch
+        for iteration in range(self.start, self.stop):
+            for part in range(self.accumulate):
+                first = iteration * self.batch_size + (self.rank * self.accumulate + part) * size
+                yield list(range(first, first + size))
+
+
+def draw(seed: int, stream: int, position: int, count: int) -> int:
+    """Which of `count` items a position takes from a stream: a new permutation every epoch, each item once in it.
+
+    PARTNER takes UNLABELED's permutation, rotated by 1 to count-1: every image once, and never the same as UNLABELED.
+    """
+    epoch, place = divmod(position, count)
+    if stream == PARTNER:
+        place = (place + 1 + int(np.random.default_rng([seed, ORDER, PARTNER, epoch]).integers(count - 1))) % count
+        stream = UNLABELED
+    return int(_permutation(seed, stream, epoch, count)[place])
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, ORDER, stream, epoch]).permutation(count)
+
+
+def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: torch.device, batched: bool) -> DataLoader:
+    """A loader over `sampler`; `batched` says that it yields lists of indices."""
+    return DataLoader(
+        dataset,
+        sampler=None if batched else sampler,
+        batch_sampler=sampler if batched else None,
+        batch_size=1 if batched else None,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=False,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_limit_threads,
+        generator=torch.Generator(),  # its own, so that starting a loader does not move the global one
+    )
+
+
+def to_device(sample: dict[str, Any], device: torch.device, iteration: int) -> Batch:
+    """A collated uint8 batch -> normalised on the device; copies do not block where memory is pinned."""
+
+    def views(name: str) -> Views | None:
+        if name not in sample:
+            return None
+        image = sample[name]["image"].to(device, non_blocking=True)
+        valid = _inside(sample[name]["extent"].to(device, non_blocking=True), *image.shape[-2:])
+        label = sample[name].get("label")
+        return Views(
+            normalise(image, valid).contiguous(memory_format=torch.channels_last),
+            valid,
+            None if label is None else label.to(device, non_blocking=True).long(),
+        )
+
+    labeled = views("labeled")
+    assert labeled is not None
+    mask = sample["mask"].to(device, non_blocking=True).bool() if "mask" in sample else None
+    return Batch(labeled, views("first"), views("second"), mask, iteration)
+
+
+def _inside(extent: Tensor, height: int, width: int) -> Tensor:
+    """(N,4) top, bottom, left, right -> (N,H,W) bool."""
+    y = torch.arange(height, device=extent.device)
+    x = torch.arange(width, device=extent.device)
+    rows = (y >= extent[:, 0:1]) & (y < extent[:, 1:2])
+    columns = (x >= extent[:, 2:3]) & (x < extent[:, 3:4])
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _limit_threads(worker: int) -> None:
+    """OpenCV's own threads would fight with the other workers."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,1 @@
+"""Makers of data sets in the layouts that `mgd.data.datasets` reads."""

@@ -1,0 +1,1 @@
+"""Running an experiment: processes, optimiser, log, loop."""

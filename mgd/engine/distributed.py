@@ -1,0 +1,59 @@
+"""Processes and devices: one process for each GPU under torchrun, else a single one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from mgd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who this process is."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def processes(device: str = "auto") -> Iterator[Processes]:
+    """Join the group that torchrun set up (NCCL on GPUs, gloo on CPUs), leave it at the end.
+
+    Args:
+        device: "auto" takes a GPU when there is one.
+
+    Raises:
+        UserError: a GPU is asked for and there is none for this process.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count())
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.backends.cudnn.benchmark = True
+    if world > 1:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, world, chosen)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+def pick_device(device: str, local_rank: int, gpus: int) -> torch.device:
+    """The device of a process on this machine."""
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        return torch.device("cpu")
+    if gpus == 0:
+        raise UserError("run.device=cuda but this machine has no GPU that torch can use; set run.device=cpu")
+    if local_rank >= gpus:
+        raise UserError(f"process {local_rank} has no GPU of its own: there are {gpus}; set NGPUS={gpus}")
+    return torch.device("cuda", local_rank)

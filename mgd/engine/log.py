@@ -1,0 +1,128 @@
+"""What a run tells: text log, metrics.jsonl, TensorBoard, progress bar; and the record of what ran."""
+
+import json
+import logging
+import math
+import platform
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import timm
+import torch
+import torchvision
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from mgd.config import Experiment, to_dict
+from mgd.files import write_json
+
+
+log = logging.getLogger(__name__)
+FILE_ONLY = logging.DEBUG
+
+
+class TqdmHandler(logging.Handler):
+    """Writes log lines above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def set_up_logging(folder: Path | None, *, main: bool) -> None:
+    """Log to the terminal and, given a folder, to its log.txt; processes other than the main one tell errors only."""
+    logger = logging.getLogger("mgd")
+    logger.setLevel(logging.DEBUG if main else logging.ERROR)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    terminal = _formatted(TqdmHandler(), "%(message)s")
+    terminal.setLevel(logging.INFO)
+    logger.addHandler(terminal)
+    if folder is not None and main:
+        folder.mkdir(parents=True, exist_ok=True)
+        logger.addHandler(_formatted(logging.FileHandler(folder / "log.txt"), "%(asctime)s %(levelname)s %(message)s"))
+
+
+def _formatted(handler: logging.Handler, text: str) -> logging.Handler:
+    handler.setFormatter(logging.Formatter(text))
+    return handler
+
+
+def record_run(folder: Path, config: Experiment, **facts: Any) -> None:
+    """Write config.json: the config as resolved, versions, git revision, machine."""
+    libraries = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": np, "opencv": cv2}
+    versions = {"python": platform.python_version()} | {k: str(v.__version__) for k, v in libraries.items()}
+    record = {"config": to_dict(config), "versions": versions, "git": _git_revision(), "command": sys.argv, **facts}
+    write_json(folder / "config.json", record)
+
+
+def _git_revision() -> str | None:
+    """Revision of the code, with + where it was changed; None outside a repository."""
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+" if changed.stdout.strip() else "")
+
+
+class Meter:
+    """The run's stream of metrics. Does nothing on processes other than the main one."""
+
+    def __init__(self, folder: Path, *, start: int, total: int, images: int, main: bool) -> None:
+        self.main, self.images = main, images
+        self.last_time, self.last_step = time.perf_counter(), start
+        self.total = total
+        self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
+        self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
+        if main:
+            self.file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    def advance(self) -> None:
+        self.bar.update()
+
+    def train(self, step: int, losses: dict[str, float], lr: float) -> None:
+        """Report the mean losses since the last call."""
+        if not self.main:
+            return
+        now = time.perf_counter()
+        rate = self.images * (step - self.last_step) / (now - self.last_time)
+        self.last_time, self.last_step = now, step
+        shown = ", ".join([*(f"{k} {v:.4g}" for k, v in losses.items()), f"lr {lr:.2g}", f"{rate:.1f} images/s"])
+        self.bar.set_postfix_str(shown)
+        left = timedelta(seconds=round((self.total - step) * self.images / rate))
+        # With a bar on the terminal the line goes to the file only.
+        log.log(FILE_ONLY if self.show_bar else logging.INFO, "iteration %d/%d: %s, %s left", step, self.total, shown, left)
+        self.write(step, {**{f"loss/{k}": v for k, v in losses.items()}, "lr": lr, "images_per_second": rate})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add named values to metrics.jsonl and TensorBoard."""
+        if not self.main:
+            return
+        finite = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
+        self.file.write(json.dumps({"step": step, **finite}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def pause(self) -> None:
+        """Leave what follows (an evaluation, a save) out of images/s."""
+        self.paused = time.perf_counter()
+
+    def resume(self) -> None:
+        self.last_time += time.perf_counter() - self.paused
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.main:
+            self.file.close()
+            self.board.close()

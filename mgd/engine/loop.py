@@ -1,0 +1,248 @@
+"""The training loop: it sums an objective's terms, steps, logs, evaluates and saves; it knows no loss."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mgd import checkpoint
+from mgd.config import Experiment, to_dict
+from mgd.data.datasets import Splits, open_splits
+from mgd.data.loaders import PositionSampler, TrainingSamples, make_loader, to_device
+from mgd.engine.distributed import Processes
+from mgd.engine.log import Meter, record_run
+from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
+from mgd.engine.teachers import score_teachers
+from mgd.errors import UserError
+from mgd.evaluate import evaluate
+from mgd.objectives import build_objective
+from mgd.objectives.mgd import MGDObjective
+
+log = logging.getLogger(__name__)
+
+
+def run_length(config: Experiment, splits: Splits) -> tuple[int, int]:
+    """(iterations in an epoch, iterations in all). An epoch goes through the unlabelled images once."""
+    # VOC 1/8: 9,259 unlabelled images // 8 = 1,157 iterations an epoch; x 34 epochs = 39,338
+    epoch = max(1, len(splits.unlabeled or splits.labeled) // config.train.batch_size)
+    return epoch, config.train.max_iterations or config.train.epochs * epoch
+
+
+class Trainer:
+    """One run of an experiment on one process."""
+
+    def __init__(self, config: Experiment, team: Processes, *, resume: bool) -> None:
+        self.config, self.team = config, team
+        self.folder = Path(config.run.dir)
+        self.splits = open_splits(config.data)
+        self.epoch, self.total = run_length(config, self.splits)
+        self._check_batch()
+        previous = self._previous(resume)
+
+        torch.manual_seed(config.train.seed)
+        self.objective = build_objective(config, len(self.splits.classes))
+        if team.world > 1 and team.device.type == "cuda":
+            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+        self.objective.to(team.device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.objective, config.train, team.device)
+        self.schedule = make_schedule(self.optimizer, config.train, self.total)
+        self.precision = pick_precision(config.train.precision, team.device)
+        self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.precision == torch.float16)
+        self.iteration, self.best = 0, -math.inf
+        if previous is not None:
+            self._restore(previous)
+
+    def run(self) -> None:
+        """Train from where the run stands to its end."""
+        config, team = self.config, self.team
+        if team.is_main:
+            self._describe()
+        if isinstance(self.objective, MGDObjective) and config.method.score_teachers and self.iteration == 0:
+            score_teachers(self.objective.teachers, config, self.splits, team.device, main=team.is_main)
+        model = self.objective
+        if team.world > 1:
+            ids = [team.device.index] if team.device.type == "cuda" else None
+            model = DistributedDataParallel(self.objective, device_ids=ids, broadcast_buffers=False)
+        model.train()
+        meter = Meter(
+            self.folder, start=self.iteration, total=self.total, images=config.train.batch_size, main=team.is_main
+        )
+        with contextlib.closing(meter):
+            self._loop(model, meter)
+
+    def _loop(self, model: nn.Module, meter: Meter) -> None:
+        config, batches = self.config, self._batches()
+        losses: dict[str, Tensor] = {}
+        counted = 0
+        while self.iteration < self.total:
+            # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
+            torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
+            lr = self.schedule.get_last_lr()[0]
+            for name, value in self._step(model, batches).items():
+                losses[name] = losses[name] + value if name in losses else value
+            self.iteration += 1
+            counted += 1
+            meter.advance()
+            if self.iteration % config.run.log_every == 0 or self.iteration == self.total:
+                means = dict(zip(losses, (torch.stack(list(losses.values())) / counted).tolist(), strict=True))
+                self._check_finite(means, counted)
+                meter.train(self.iteration, {"total": sum(means.values()), **means}, lr)
+                losses, counted = {}, 0
+            self._save_and_evaluate(meter)
+
+    def _step(self, model: nn.Module, batches: Iterator[Any]) -> dict[str, Tensor]:
+        """One optimiser step; returns the terms, detached and still on the device."""
+        parts, device = self.config.train.accumulate, self.team.device
+        sums: dict[str, Tensor] = {}
+        for part in range(parts):
+            batch = to_device(next(batches), device, self.iteration)
+            last = part == parts - 1
+            wait = contextlib.nullcontext() if last or model is self.objective else model.no_sync()
+            with wait:
+                with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
+                    terms = {name: term / parts for name, term in model(batch).items()}
+                self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        return sums
+
+    def _batches(self) -> Iterator[Any]:
+        train = self.config.train
+        sampler = PositionSampler(
+            self.iteration,
+            self.total,
+            batch_size=train.batch_size,
+            accumulate=train.accumulate,
+            rank=self.team.rank,
+            world=self.team.world,
+        )
+        samples = TrainingSamples(self.splits, self.config)
+        workers = self.config.data.workers
+        return iter(make_loader(samples, sampler, workers=workers, device=self.team.device, batched=True))
+
+    def _save_and_evaluate(self, meter: Meter) -> None:
+        run, every = self.config.run, self.config.evaluate.every
+        done, epoch_done = self.iteration == self.total, self.iteration % self.epoch == 0
+        if not (done or epoch_done or self.iteration % run.save_every == 0):
+            return
+        meter.pause()
+        if every and (done or (epoch_done and self.iteration // self.epoch % every == 0)):
+            self._evaluate(meter)
+        if self.team.is_main:
+            self._save()
+        meter.resume()
+
+    def _evaluate(self, meter: Meter) -> None:
+        caption = "evaluation" if self.team.is_main else ""
+        splits = self.splits
+        network = self.objective.student
+        report = evaluate(network, splits.val, splits.classes, self.config, self.team.device, progress=caption)
+        meter.write(self.iteration, {"miou": report.miou})
+        log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
+        if report.miou > self.best:
+            self.best = report.miou
+            if self.team.is_main:
+                self._write("best.pt", miou=report.miou)
+
+    def _save(self) -> None:
+        training = {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+        }
+        self._write("last.pt", training=training)
+
+    def _write(self, name: str, **extra: Any) -> None:
+        checkpoint.save(
+            self.folder / name,
+            self.objective.student,
+            config=to_dict(self.config),
+            classes=self.splits.classes.names,
+            iteration=self.iteration,
+            total=self.total,
+            **extra,
+        )
+
+    def _previous(self, resume: bool) -> checkpoint.Recognised | None:
+        """The run to go on from, if any. Raises UserError when going on, or starting anew, would be wrong."""
+        last = self.folder / "last.pt"
+        if not last.exists():
+            return None
+        if not resume:
+            raise UserError(f"{last} exists: go on with --resume, or start anew with another run.dir or after deleting it")
+        found = checkpoint.recognise(checkpoint.read(last), last)
+        if found.config is None or "training" not in found.extra:
+            raise UserError(f"{last} has no training state; delete it to start anew")
+        if (key := first_difference(found.config, to_dict(self.config))) is not None:
+            raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
+        return found
+
+    def _restore(self, previous: checkpoint.Recognised) -> None:
+        training = previous.extra["training"]
+        self.objective.load_state_dict(training["objective"])
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.schedule.load_state_dict(training["schedule"])
+        self.scaler.load_state_dict(training["scaler"])
+        self.best = training["best"]
+        assert previous.progress is not None
+        self.iteration = previous.progress[0]
+        log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
+
+    def _describe(self) -> None:
+        config, splits, student = self.config, self.splits, self.objective.student
+        parameters = sum(p.numel() for p in student.parameters())
+        method = to_dict(config)["method"]["name"]
+        log.info("%s: %s, %.1f M parameters, %d classes", method, student.arch["backbone"], parameters / 1e6, len(splits.classes))
+        log.info("data: %d labelled, %d unlabelled, %d validation images", len(splits.labeled), len(splits.unlabeled), len(splits.val))
+        world, parts, batch = self.team.world, config.train.accumulate, config.train.batch_size
+        log.info("batch: %d images / %d processes / %d micro-batches = %d; %s on %s", batch, world, parts, batch // world // parts, str(self.precision).removeprefix("torch."), self.team.device)
+        log.info("%d iterations, %d an epoch; run folder %s", self.total, self.epoch, self.folder)
+        record_run(self.folder, config, labeled=len(splits.labeled), unlabeled=len(splits.unlabeled), iterations=self.total, processes=world)
+
+    def _check_batch(self) -> None:
+        """BN of the pooled ASPP branch cannot normalise a single value."""
+        train, team = self.config.train, self.team
+        synchronised = team.world > 1 and team.device.type == "cuda"
+        if train.batch_size == train.accumulate * team.world and not synchronised:
+            raise UserError(
+                f"train.batch_size={train.batch_size} / {team.world} processes / train.accumulate={train.accumulate} leaves "
+                "1 image in a forward pass, and batch norm needs 2; use a larger batch or less accumulation"
+            )
+
+    def _check_finite(self, means: dict[str, float], counted: int) -> None:
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"loss {', '.join(bad)} is not finite in iterations {self.iteration - counted + 1} to {self.iteration}; "
+                f"{self.folder / 'last.pt'} holds the last good state. Lower train.lr, or set train.precision=fp32"
+            )
+
+
+# What may differ between a run and its resumption: it changes no weight.
+FREE_KEYS = ("run", "evaluate", "data.root", "data.workers", "train.accumulate", "model.weights_dir")
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> str | None:
+    """The first key, with both values, in which two config dicts differ apart from `FREE_KEYS`; None when in none."""
+    if key in FREE_KEYS:
+        return None
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            inner = first_difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            if inner is not None:
+                return inner
+        return None
+    same = list(old) == list(new) if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) else old == new
+    return None if same else f"{key} ({old!r}, now {new!r})"

@@ -1,0 +1,37 @@
+"""Optimiser, schedule and precision, as published."""
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from mgd.config import Train
+from mgd.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_optimizer(module: nn.Module, train: Train, device: torch.device) -> SGD:
+    """SGD with momentum; weight decay on convolution (and linear) weights, none on biases and norms."""
+    decayed = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return SGD(groups, lr=train.lr, momentum=train.momentum, fused=device.type == "cuda")
+
+
+def make_schedule(optimizer: SGD, train: Train, total: int) -> LambdaLR:
+    """lr * (1 - iteration/total)**power, stepped once an iteration, no warm-up."""
+    return LambdaLR(optimizer, lambda iteration: (1 - iteration / total) ** train.power)
+
+
+def pick_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The autocast type; float32 means no autocast.
+
+    Raises:
+        UserError: fp16 on a CPU, where there are no fp16 convolutions worth having.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision=fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    return PRECISIONS[precision]

@@ -1,0 +1,57 @@
+"""Teachers are scored before they teach: a student follows its teachers, down as well."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from mgd.config import MGD, Experiment
+from mgd.data.datasets import Splits
+from mgd.errors import UserError
+from mgd.evaluate import Report, evaluate
+from mgd.metrics import iou_per_class
+from mgd.models.deeplab import DeepLabV3Plus
+
+log = logging.getLogger(__name__)
+LOST = 0.01  # a class below this IoU counts as lost
+
+
+def score_teachers(
+    teachers: Mapping[str, DeepLabV3Plus], config: Experiment, splits: Splits, device: torch.device, *, main: bool
+) -> None:
+    """Evaluate every teacher, write teacher-<name>.json and .txt into the run's folder, and warn of a bad one."""
+    assert isinstance(config.method, MGD)
+    baseline = _baseline_miou(config.method.baseline)
+    for name, teacher in teachers.items():
+        caption = f"{name} teacher" if main else ""
+        report = evaluate(teacher, splits.val, splits.classes, config, device, progress=caption)
+        log.info("%s teacher: mIoU %.2f on %d validation images", name, 100 * report.miou, report.images)
+        for warning in warnings_about(report, baseline):
+            log.warning("WARNING: the %s teacher %s. A student follows its teachers, down as well: train it longer, "
+                        "with method.rampup_iterations or from ImageNet weights", name, warning)
+        if main:
+            report.write(Path(config.run.dir), f"teacher-{name}")
+
+
+def warnings_about(report: Report, baseline: float | None) -> list[str]:
+    """What is wrong with a teacher: below the labels alone, or collapsed towards few classes."""
+    found = []
+    if baseline is not None and report.miou < baseline:
+        found.append(f"scores {100 * report.miou:.2f} mIoU, labels alone give {100 * baseline:.2f}")
+    iou = iou_per_class(report.confusion)
+    lost = [name for name, value in zip(report.classes.names, iou.tolist(), strict=True) if value < LOST]
+    if 2 * len(lost) >= len(report.classes):
+        found.append(f"has lost {len(lost)} of {len(report.classes)} classes ({', '.join(lost)})")
+    return found
+
+
+def _baseline_miou(path: str) -> float | None:
+    """mIoU of an evaluation's JSON; None where there is none (it is optional)."""
+    if not path or not Path(path).is_file():
+        return None
+    try:
+        return float(json.loads(Path(path).read_text())["miou"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"method.baseline={path} is not the JSON of an evaluation; set it to \"\" or evaluate again") from error

@@ -1,0 +1,135 @@
+"""Backbones: a network from images (N,3,H,W) to a stride-4 feature and a deep feature."""
+
+from collections.abc import Callable
+
+import timm
+import torchvision
+from timm.models.resnet import BasicBlock, Bottleneck
+from timm.models.resnet import ResNet as TimmResNet
+from torch import Tensor, nn
+
+from mgd.errors import UserError
+
+ALIASES = {"wresnet34": "wide_resnet50_2", "mobilev2": "mobilenet_v2"}
+TIMM_PREFIX = "timm:"
+
+
+def canonical_name(name: str) -> str:
+    """The backbone's one name: the official files call `wide_resnet50_2` "wresnet34" and `mobilenet_v2` "mobilev2"."""
+    return ALIASES.get(name, name)
+
+
+def build_backbone(name: str, *, output_stride: int | None = None) -> nn.Module:
+    """Build a backbone with random weights.
+
+    It has `low_channels`, `high_channels`, `low_reduced` (width of the reduced low-level feature in the decoder), and
+    `forward(x) -> (low, high)`: the stride-4 feature and the deep feature at `output_stride`.
+
+    Args:
+        name: a key of `BACKBONES`, an alias of one, or `timm:<name>` for any timm model with a stride-4 feature.
+        output_stride: 8, 16 or 32 as far as the backbone can; None takes the published one (16; MobileNetV2: 32).
+
+    Raises:
+        UserError: the name is unknown, or the backbone cannot have this output stride.
+    """
+    name = canonical_name(name)
+    if name.startswith(TIMM_PREFIX):
+        return TimmBackbone(name.removeprefix(TIMM_PREFIX), output_stride=output_stride or 16)
+    if name not in BACKBONES:
+        known = ", ".join([*BACKBONES, *ALIASES])
+        raise UserError(f"model.backbone={name!r} is unknown; use one of {known}, or timm:<name> for a model of timm")
+    return BACKBONES[name](output_stride)
+
+
+class ResNet(TimmResNet):
+    """ResNet at output stride 16 or 32 as the official code dilates it, timm's parameter names.
+
+    At 16 the stride of layer4 is removed and every 3x3 convolution of its i-th block has dilation 2**(i+1)
+    (timm's own `output_stride` dilates otherwise).
+    """
+
+    low_reduced = 48
+
+    def __init__(self, block: type[nn.Module], layers: tuple[int, ...], output_stride: int | None, **options) -> None:
+        super().__init__(block, layers, num_classes=0, **options)
+        if output_stride not in (None, 16, 32):
+            raise UserError(f"model.output_stride={output_stride} is not available for a ResNet; use 16 or 32")
+        self.low_channels, self.high_channels = 64 * block.expansion, 512 * block.expansion
+        if output_stride != 32:
+            for i, residual in enumerate(self.layer4):
+                _dilate(residual, 2 ** (i + 1))
+            for module in self.layer4.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.stride = (1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        low = self.layer1(x)
+        return low, self.layer4(self.layer3(self.layer2(low)))
+
+
+class MobileNetV2(nn.Module):
+    """torchvision's MobileNetV2 up to its 320-channel block.
+
+    Blocks 15 to 17 have dilation 2, 4, 8. The official network stays at output stride 32; at 16 block 14 loses its stride.
+    """
+
+    low_channels, high_channels, low_reduced = 24, 320, 24
+
+    def __init__(self, output_stride: int | None) -> None:
+        super().__init__()
+        if output_stride not in (None, 16, 32):
+            raise UserError(f"model.output_stride={output_stride} is not available for mobilenet_v2; use 16 or 32")
+        self.features = torchvision.models.mobilenet_v2(weights=None).features[:18]
+        for i, block in enumerate((15, 16, 17)):
+            _dilate(self.features[block], 2 ** (i + 1))
+        if output_stride == 16:
+            depthwise = self.features[14].conv[1][0]
+            depthwise.stride = (1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low = self.features[:4](x)
+        return low, self.features[4:](low)
+
+
+class TimmBackbone(nn.Module):
+    """Any timm model that can give features: the stride-4 one and the last one."""
+
+    low_reduced = 48
+
+    def __init__(self, name: str, *, output_stride: int) -> None:
+        super().__init__()
+        try:
+            self.body = timm.create_model(name, pretrained=False, features_only=True, output_stride=output_stride)
+        except (RuntimeError, TypeError, NotImplementedError, AssertionError, AttributeError) as error:
+            # timm has no list of what each model accepts: the attempt is the only way to know.
+            raise UserError(
+                f"model.backbone=timm:{name} cannot be built at output stride {output_stride} ({error}); "
+                "look the name up with timm.list_models(), or try model.output_stride=32"
+            ) from error
+        reductions = self.body.feature_info.reduction()
+        channels = self.body.feature_info.channels()
+        if 4 not in reductions:
+            raise UserError(f"model.backbone=timm:{name} has no stride-4 feature (strides {reductions}); use another")
+        self._low = len(reductions) - 1 - reductions[::-1].index(4)
+        self.low_channels, self.high_channels = channels[self._low], channels[-1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(x)
+        return features[self._low], features[-1]
+
+
+def _dilate(module: nn.Module, dilation: int) -> None:
+    """Give every 3x3 convolution below `module` this dilation, keeping its output size."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+            conv.dilation = conv.padding = (dilation, dilation)
+
+
+BACKBONES: dict[str, Callable[[int | None], nn.Module]] = {
+    "resnet18": lambda stride: ResNet(BasicBlock, (2, 2, 2, 2), stride, stem_type="deep", stem_width=32),
+    "resnet50": lambda stride: ResNet(Bottleneck, (3, 4, 6, 3), stride, stem_type="deep", stem_width=64),
+    "resnet101": lambda stride: ResNet(Bottleneck, (3, 4, 23, 3), stride, stem_type="deep", stem_width=64),
+    "wide_resnet50_2": lambda stride: ResNet(Bottleneck, (3, 4, 6, 3), stride, base_width=128),
+    "mobilenet_v2": MobileNetV2,
+}

@@ -1,0 +1,69 @@
+"""Objectives: what a method computes in a step. The type of `config.method` picks one."""
+
+import logging
+from pathlib import Path
+
+from mgd.checkpoint import flat_state, read
+from mgd.config import CPS, MGD, Experiment, Model, Supervised
+from mgd.errors import UserError
+from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.pretrained import load_imagenet
+from mgd.objectives.base import Objective
+from mgd.objectives.cps import CPSObjective
+from mgd.objectives.mgd import MGDObjective
+from mgd.objectives.supervised import SupervisedObjective
+from mgd.student import load_student
+
+__all__ = ["Objective", "build_objective", "find_teacher"]
+
+log = logging.getLogger(__name__)
+
+
+def build_objective(config: Experiment, num_classes: int) -> Objective:
+    """Networks and method of an experiment, on the CPU; weights at random come from torch's global generator.
+
+    Raises:
+        UserError: ImageNet weights or a teacher cannot be had or do not fit.
+    """
+    method = config.method
+    if isinstance(method, MGD):
+        # First, since it is what most often fails.
+        teachers = {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
+        return MGDObjective(_network(config.model, num_classes), teachers, method)
+    if isinstance(method, CPS):
+        return CPSObjective(_network(config.model, num_classes), _network(config.model, num_classes), method)
+    assert isinstance(method, Supervised)
+    return SupervisedObjective(_network(config.model, num_classes), method)
+
+
+def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
+    """The teachers that a config names: "deep" and "wide", each with its candidate files."""
+    paths = {"deep": method.deep_teacher, "wide": method.wide_teacher}
+    return {name: files for name, files in paths.items() if files}
+
+
+def find_teacher(files: tuple[str, ...], name: str) -> Path:
+    """The first file that exists. Raises UserError saying which script makes the teacher."""
+    found = next((Path(file) for file in files if Path(file).is_file()), None)
+    if found is not None:
+        return found
+    runs = [script for file in files if (script := Path(file).parent.parent / "script.sh").is_file()]
+    remedy = f"train it first: bash {runs[-1]}" if runs else "put one there"
+    raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
+
+
+def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Plus:
+    """The "deep" or "wide" teacher of a config, from our file or an official one."""
+    assert isinstance(config.method, MGD)
+    path = find_teacher(teacher_paths(config.method)[name], name)
+    network = load_student(path, num_classes=num_classes)
+    log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
+    return network
+
+
+def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
+    network = build_model(model.backbone, num_classes, channels=model.channels, output_stride=model.output_stride)
+    if model.pretrained:
+        name = network.arch["backbone"]
+        load_imagenet(network.backbone, name, model.weights_dir, read=lambda path: flat_state(read(path)))
+    return network

@@ -1,0 +1,46 @@
+"""What every objective is: a student, and one forward from a batch to weighted loss terms."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mgd.config import Criterion
+from mgd.data.loaders import Batch
+from mgd.losses import cross_entropy, ohem_cross_entropy
+from mgd.models.deeplab import DeepLabV3Plus
+
+
+class Objective(nn.Module):
+    """All trainable computation of a step.
+
+    `forward(batch)` returns scalar terms, already weighted, whose sum is the loss; under DDP it is the wrapped forward.
+
+    Attributes:
+        student: the network that the run is for.
+    """
+
+    student: DeepLabV3Plus
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+def supervised_loss(logits: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
+    """The criterion's loss; OHEM keeps `min_kept` pixels for each image of the batch."""
+    if criterion.kind == "ohem":
+        min_kept = criterion.min_kept * len(target)
+        return ohem_cross_entropy(logits, target, threshold=criterion.threshold, min_kept=min_kept)
+    return cross_entropy(logits, target)
+
+
+def rampup(iteration: int, iterations: int) -> float:
+    """Sigmoid ramp-up from exp(-5) to 1 over `iterations` (Laine and Aila, ICLR 2017); 1 from then on."""
+    if iteration >= iterations:
+        return 1.0
+    return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
+
+
+def hard_label(logits: Tensor, valid: Tensor) -> Tensor:
+    """(N,K,H,W) -> (N,H,W) int64 pseudo-label; 255 where there is no image."""
+    return torch.where(valid, logits.argmax(dim=1), 255)

@@ -1,0 +1,82 @@
+"""Multi-granularity distillation (Qin et al., ECCV 2022): how a student is trained from two frozen teachers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mgd.config import MGD
+from mgd.data.cutmix import mix
+from mgd.data.loaders import Batch, Views
+from mgd.losses import image_level_loss, pixel_level_loss, region_level_loss
+from mgd.models.deeplab import DeepLabV3Plus
+from mgd.objectives.base import Objective, hard_label, rampup, supervised_loss
+
+Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
+
+
+class MGDObjective(Objective):
+    """L = supervised + pixel + lambda_image * image + lambda_region * region.
+
+    The teachers are kept in a plain dict: they are outside `train()`, `parameters()`, `state_dict()` and DDP. In eval
+    mode nothing in them changes; `teacher_norm="batch"` puts them in train mode, where predictions use batch
+    statistics and the running ones drift, as in the official code.
+    """
+
+    def __init__(self, student: DeepLabV3Plus, teachers: Teachers, config: MGD) -> None:
+        super().__init__()
+        self.student, self.config = student, config
+        self.teachers = dict(teachers)
+        for teacher in self.teachers.values():
+            teacher.requires_grad_(False).train(config.teacher_norm == "batch")
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "MGDObjective":
+        """`to()`, `cuda()` and the like, teachers included."""
+        super()._apply(*args, **kwargs)
+        for teacher in self.teachers.values():
+            teacher._apply(*args, **kwargs)
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        labeled, config = batch.labeled, self.config
+        assert labeled.label is not None
+        logits = self.student(labeled.image)
+        terms = {"supervised": supervised_loss(logits, labeled.label, config.criterion)}
+        if config.pixel_labeled:
+            pixel = sum(pixel_level_loss(logits, label) for label in self._labels(labeled).values())
+            terms["pixel_labeled"] = config.pixel_labeled * pixel
+        if config.pixel_unlabeled or config.lambda_image or config.lambda_region:
+            terms |= self._unlabeled_terms(batch)
+        return terms
+
+    def _unlabeled_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms on CutMix images, without those whose weight is 0."""
+        u0, u1, mask, config = batch.first, batch.second, batch.mask, self.config
+        assert u0 is not None and u1 is not None and mask is not None
+        mixed = Views(mix(u0.image, u1.image, mask), mix(u0.valid, u1.valid, mask))
+        size = mixed.image.shape[-2:]
+        feature = self.student.feature(mixed.image)
+        logits = self.student.logits(feature, size)
+        terms = {}
+        if config.pixel_unlabeled:
+            first, second = self._labels(u0), self._labels(u1)
+            # The mask is binary, so mixing the labels is the same as mixing the logits before the argmax.
+            pixel = sum(pixel_level_loss(logits, mix(first[name], second[name], mask)) for name in self.teachers)
+            weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
+            terms["pixel_unlabeled"] = weight * pixel
+        if config.lambda_image and "deep" in self.teachers:
+            with torch.no_grad():
+                target = self.teachers["deep"](mixed.image)
+            terms["image"] = config.lambda_image * image_level_loss(logits, target, valid=mixed.valid)
+        if config.lambda_region and "wide" in self.teachers:
+            with torch.no_grad():
+                target = self.teachers["wide"].feature(mixed.image)
+            region = region_level_loss(feature, target, grid=config.region_grid, valid=mixed.valid)
+            terms["region"] = config.lambda_region * region
+        return terms
+
+    @torch.no_grad()
+    def _labels(self, views: Views) -> dict[str, Tensor]:
+        """Each teacher's hard pseudo-labels, 255 in the padding."""
+        return {name: hard_label(teacher(views.image), views.valid) for name, teacher in self.teachers.items()}

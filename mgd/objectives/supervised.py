@@ -1,0 +1,21 @@
+"""Labels alone: the lower bound that every other method is held against."""
+
+from torch import Tensor
+
+from mgd.config import Supervised
+from mgd.data.loaders import Batch
+from mgd.models.deeplab import DeepLabV3Plus
+from mgd.objectives.base import Objective, supervised_loss
+
+
+class SupervisedObjective(Objective):
+    """L = sup(S)."""
+
+    def __init__(self, student: DeepLabV3Plus, config: Supervised) -> None:
+        super().__init__()
+        self.student, self.config = student, config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.student(batch.labeled.image)
+        assert batch.labeled.label is not None
+        return {"supervised": supervised_loss(logits, batch.labeled.label, self.config.criterion)}
