@@ -3,6 +3,6 @@
 from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.student import load_student
+from mgd.version import __version__
 
-__all__ = ["UserError", "build_model", "load_student"]
-__version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "build_model", "load_student"]

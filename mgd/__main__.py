@@ -2,13 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from mgd.config import load, to_dict
 from mgd.errors import UserError
+
+Command = Callable[[argparse.Namespace], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,10 +46,11 @@ def sentence(error: UserError) -> str:
 def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(prog="mgd", description="Multi-granularity distillation for semantic segmentation.")
+    text = "Multi-granularity distillation for semantic segmentation."
+    parser = argparse.ArgumentParser(prog="mgd", description=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run, text: str) -> argparse.ArgumentParser:
+    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, parents=[common])
         command.set_defaults(run=run)
         return command
@@ -110,10 +113,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         set_up_logging(None, main=team.is_main)
         classes = read_classes(config.data.classes, Path(config.data.root))
         if len(classes) != network.num_classes:
-            raise UserError(f"{file} has {network.num_classes} classes, data.classes={config.data.classes} {len(classes)}")
+            kind = f"data.classes={config.data.classes}"
+            raise UserError(f"{file} was trained for {network.num_classes} classes, {kind} has {len(classes)}")
         pictures, caption = folder / f"{file.stem}-pictures", "evaluation" if team.is_main else ""
         items = open_val(config.data)
-        network.to(team.device, memory_format=torch.channels_last)
+        network.to(team.device).to(memory_format=torch.channels_last)
         report = evaluate(network, items, classes, config, team.device, pictures=pictures, progress=caption)
         if team.is_main:
             report.write(folder, file.stem, checkpoint=str(file), config=to_dict(config))
@@ -127,7 +131,7 @@ def _compare(options: argparse.Namespace) -> None:
     from mgd.evaluate import open_target
 
     named = [text.partition(":") for text in options.checkpoints]
-    if bad := [text for text, (name, colon, file) in zip(options.checkpoints, named, strict=True) if not (name and file)]:
+    if bad := [name for name, _, file in named if not (name and file)]:
         raise UserError(f"{bad[0]} must be NAME:FILE, such as student:exp.demo/scenes.student/run/last.pt")
     files = {name: Path(file) for name, _, file in named}
     config, _, _ = open_target(next(iter(files.values())), options.overrides)
@@ -139,7 +143,11 @@ def _compare(options: argparse.Namespace) -> None:
 def _import(options: argparse.Namespace) -> None:
     from mgd.convert import convert
 
-    print(convert(options.file, out=options.out, role=options.role, backbone=options.backbone, official=options.to_official))
+    print(
+        convert(
+            options.file, out=options.out, role=options.role, backbone=options.backbone, official=options.to_official
+        )
+    )
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -153,5 +161,10 @@ def _prepare(options: argparse.Namespace) -> None:
     print(f"{options.train} training and {options.val} validation scenes in {options.out}")
 
 
-if __name__ == "__main__":
+def entry() -> None:
+    """The installed `mgd` command."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

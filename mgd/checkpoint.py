@@ -79,7 +79,9 @@ def read(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
-            raise UserError(f"{path} wants to run code when it is loaded and was refused; expected tensors only") from error
+            raise UserError(
+                f"{path} wants to run code when it is loaded and was refused; expected tensors only"
+            ) from error
         raise UserError(f"{path} is not a checkpoint, or is damaged; expected a file written by torch.save") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -204,10 +206,14 @@ def _recognise_arch(state: State, path: str | Path) -> dict[str, Any]:
             f"{path} is not a DeepLabV3+ of this family: expected classifier.weight and head.last_conv.0.weight, found "
             f"{len(state)} tensors, first {first}"
         )
-    backbone = recognise_backbone({n.removeprefix("backbone."): s for n, s in shape.items() if n.startswith("backbone.")})
+    backbone = recognise_backbone(
+        {n.removeprefix("backbone."): s for n, s in shape.items() if n.startswith("backbone.")}
+    )
     if backbone is None:
-        raise UserError(f"{path} has a backbone of an unknown architecture; known are resnet18, resnet50, resnet101, "
-                        "wide_resnet50_2 and mobilenet_v2")
+        raise UserError(
+            f"{path} has a backbone of an unknown architecture; known are resnet18, resnet50, resnet101, "
+            "wide_resnet50_2 and mobilenet_v2"
+        )
     return dict(backbone=backbone, num_classes=classifier[0], channels=head[0], output_stride=None)
 
 

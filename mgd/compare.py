@@ -59,7 +59,8 @@ def comparison_table(reports: Mapping[str, Report]) -> str:
     lines = [" ".join([" " * width, *(f"{n:>{widths[n]}}" for n in columns)])]
     for i, name in enumerate(names):
         cells = ("absent" if math.isnan(v[i]) else f"{100 * v[i]:.2f}" for v in columns.values())
-        lines.append(" ".join([f"{name:<{width}}", *(f"{c:>{widths[n]}}" for n, c in zip(columns, cells, strict=True))]))
+        padded = (f"{cell:>{widths[n]}}" for n, cell in zip(columns, cells, strict=True))
+        lines.append(" ".join([f"{name:<{width}}", *padded]))
     return "\n".join(lines)
 
 
@@ -81,7 +82,8 @@ def draw_sheet(rows: list[np.ndarray], captions: list[str], classes: Classes) ->
 
 def _legend(classes: Classes, width: int) -> np.ndarray:
     """Colour boxes with names, in as many lines as they need."""
-    cells = [(name, color, 30 + cv2.getTextSize(name, FONT, 0.4, 1)[0][0]) for name, color in zip(classes.names, classes.colors, strict=True)]
+    named = zip(classes.names, classes.colors, strict=True)
+    cells = [(name, color, 30 + cv2.getTextSize(name, FONT, 0.4, 1)[0][0]) for name, color in named]
     lines: list[list[tuple[str, tuple[int, int, int], int]]] = [[]]
     for cell in cells:
         if lines[-1] and sum(c[2] for c in lines[-1]) + cell[2] > width:

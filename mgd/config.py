@@ -141,7 +141,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run. In `run.dir` and in teachers' paths {experiment} is the folder of config.py, {partition} data.partition."""
+    """One run.
+
+    In `run.dir` and in teachers' paths {experiment} is the folder of config.py and {partition} is data.partition.
+    """
 
     data: Data
     model: Model
@@ -358,9 +361,8 @@ def _check_values(c: Experiment) -> None:
             f"train.batch_size={c.train.batch_size} does not divide by train.accumulate={c.train.accumulate}; "
             "choose a divisor"
         )
-    if isinstance(c.method, MGD):
-        if not c.method.deep_teacher and not c.method.wide_teacher:
-            raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one of them")
+    if isinstance(c.method, MGD) and not c.method.deep_teacher and not c.method.wide_teacher:
+        raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
 
 
 def _fill_in(config: Experiment, folder: Path) -> Experiment:

@@ -1,7 +1,7 @@
 """Network x validation list -> report: per-class IoU, mIoU, pixel accuracy, pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,6 @@ class Report:
             "confusion": self.confusion.tolist(),
         }
 
-
     def write(self, folder: Path, name: str, **facts: Any) -> None:
         """Write <name>.json (with `facts` in it) and <name>.txt."""
         write_json(folder / f"{name}.json", facts | self.to_dict())
@@ -72,7 +71,7 @@ class EveryNth(torch.utils.data.Sampler[int]):
     def __init__(self, count: int, rank: int, world: int) -> None:
         self.indices = range(rank, count, world)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(self.indices)
 
     def __len__(self) -> int:
@@ -111,7 +110,8 @@ def evaluate(
         label = sample["label"].to(device, non_blocking=True)
         scores = predict_scores(network, sample["image"].to(device, non_blocking=True), how, size=tuple(label.shape))
         if not torch.isfinite(scores).all():
-            raise UserError(f"the network gives non-finite scores on {items[sample['index']].image}; its weights are broken")
+            name = items[sample["index"]].image
+            raise UserError(f"the network gives scores that are not finite on {name}; its weights are broken")
         prediction = scores.argmax(dim=0)
         confusion += confusion_matrix(label, prediction, len(classes))
         if pictures is not None and sample["index"] < how.pictures:
@@ -129,8 +129,8 @@ def open_target(
     """What `evaluate` is asked for: (config, network in eval mode, its file).
 
     Args:
-        target: a config.py or its folder (the run's last.pt is meant), or a checkpoint. A checkpoint without a config in
-            it gets the published evaluation of VOC (21 classes) or Cityscapes (19).
+        target: a config.py or its folder (the run's last.pt is meant), or a checkpoint. A checkpoint without a
+            config in it gets the published evaluation of VOC (21 classes) or Cityscapes (19).
         file: the checkpoint to take instead of the config's own.
     """
     if Path(target).suffix == ".py" or Path(target).is_dir():

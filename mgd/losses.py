@@ -73,9 +73,9 @@ def region_level_loss(
 ) -> Tensor:
     """Region-level content-aware loss: mean squared difference of cosine self-similarities (paper section 3.3).
 
-    Each feature is pooled to `grid` x `grid` regions; the (grid**2, grid**2) matrices of the cosines between the regions
-    of one image are compared, so the two may have different channel counts and sizes. A region whose feature is zero
-    has similarity 0 to all; a region without a valid pixel is left out.
+    Each feature is pooled to `grid` x `grid` regions; the (grid**2, grid**2) matrices of the cosines between the
+    regions of one image are compared, so the two may have different channel counts and sizes. A region whose
+    feature is zero has similarity 0 to all; a region without a valid pixel is left out.
 
     Args:
         student_feature: (N,C,h,w). teacher_feature: (N,C',h',w'). valid: (N,H,W) bool, any H and W; None means all.
@@ -103,7 +103,7 @@ def _region_pool(feature: Tensor, grid: int, valid: Tensor | None) -> Tensor:
     feature = feature.float()
     if valid is None:
         return F.adaptive_avg_pool2d(feature, grid).flatten(2)
-    share = F.adaptive_avg_pool2d(valid.float()[:, None], feature.shape[-2:])
+    share = F.adaptive_avg_pool2d(valid.float()[:, None], (feature.shape[-2], feature.shape[-1]))
     pooled = F.adaptive_avg_pool2d(feature * share, grid) / F.adaptive_avg_pool2d(share, grid).clamp(min=1e-6)
     return pooled.flatten(2)
 

@@ -37,21 +37,28 @@ VOC_CPS = CPS(weight=1.0)
 CITY_CPS = CPS(weight=5.0, criterion=OHEM)
 
 
-def teachers(data: str, family: str) -> dict[str, tuple[str, ...]]:
-    """Where a student finds its teachers: official files first, else the sibling experiments' runs."""
-    names = {"deep_teacher": ("resnet101", "resnet101"), "wide_teacher": ("wideresnet34", "wresnet34")}
-    return {
-        key: (
-            f"DATA/model-weight/teacher-{data}{{partition}}-{official}.pth",
-            f"exp.{data}/{family}{{partition}}.{ours}_deeplabv3plus/run/last.pt",
-        )
-        for key, (official, ours) in names.items()
-    }
+def teacher_files(data: str, official: str, ours: str) -> tuple[str, ...]:
+    """Where a student finds a teacher: the official file first, else the sibling experiment's run."""
+    return (
+        f"DATA/model-weight/teacher-{data}{{partition}}-{official}.pth",
+        f"exp.{data}/{data}{{partition}}.{ours}_deeplabv3plus/run/last.pt",
+    )
 
 
-VOC_MGD = MGD(lambda_image=0.004, lambda_region=100.0, **teachers("voc", "voc"))
+VOC_MGD = MGD(
+    lambda_image=0.004,
+    lambda_region=100.0,
+    deep_teacher=teacher_files("voc", "resnet101", "resnet101"),
+    wide_teacher=teacher_files("voc", "wideresnet34", "wresnet34"),
+)
 VOC_MGD_MOBILENET = replace(VOC_MGD, lambda_image=0.001, lambda_region=50.0)
-CITY_MGD = MGD(lambda_image=0.002, lambda_region=100.0, criterion=OHEM, **teachers("city", "city"))
+CITY_MGD = MGD(
+    lambda_image=0.002,
+    lambda_region=100.0,
+    criterion=OHEM,
+    deep_teacher=teacher_files("city", "resnet101", "resnet101"),
+    wide_teacher=teacher_files("city", "wideresnet34", "wresnet34"),
+)
 CITY_MGD_MOBILENET = replace(CITY_MGD, lambda_region=50.0)  # not published: ResNet-18's row, VOC's ratio
 
 

@@ -47,12 +47,13 @@ def read_classes(name: str, root: Path) -> Classes:
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path}: the header must be {','.join(COLUMNS)}, found {','.join(reader.fieldnames or ())}")
+            found = ",".join(reader.fieldnames or ())
+            raise UserError(f"{path}: the header must be {','.join(COLUMNS)}, found {found}")
         rows = list(reader)
     names, colors = [], []
     for line, row in enumerate(rows, start=2):
         try:
-            color = tuple(int(row[channel]) for channel in COLUMNS[2:])
+            color = int(row["red"]), int(row["green"]), int(row["blue"])
             if int(row["index"]) != line - 2 or not all(0 <= value <= 255 for value in color):
                 raise ValueError
         except (TypeError, ValueError):
@@ -76,12 +77,12 @@ def _voc_color(index: int) -> tuple[int, int, int]:
 
 
 VOC_NAMES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-).split()
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 
 BUILT_IN = {
-    "voc": Classes(tuple(VOC_NAMES), tuple(_voc_color(i) for i in range(21))),
+    "voc": Classes(VOC_NAMES, tuple(_voc_color(i) for i in range(21))),
     "city": Classes(
         (
             *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),

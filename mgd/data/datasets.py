@@ -43,14 +43,14 @@ def open_splits(data: Data) -> Splits:
     """
     root = Path(data.root)
     if not root.is_dir():
-        raise UserError(f"data.root={data.root}: there is no folder {root.absolute()}; put the data there or set data.root")
+        raise UserError(f"data.root={data.root}: no folder {root.absolute()}; put the data there or set data.root")
     classes = read_classes(data.classes, root)
     labeled, unlabeled = _partition(data, root)
     if data.unlabeled:
         unlabeled += _photos(root / data.unlabeled, root)
     unlabeled = [Item(item.name, item.image, None) for item in unlabeled]
     if not labeled:
-        raise UserError(f"{root / data.train_list} has no image for the labelled part at data.partition={data.partition}")
+        raise UserError(f"{root / data.train_list} gives no labelled image at data.partition={data.partition}")
     return Splits(classes, labeled, unlabeled, open_val(data))
 
 
@@ -103,7 +103,7 @@ def load_label(path: Path, num_classes: int, ignore_values: tuple[int, ...] = ()
     """
     image = _open(path)
     if image.mode not in ("L", "P"):
-        raise UserError(f"{path} is a {image.mode} image, expected a label map: an 8-bit PNG of one channel or a palette")
+        raise UserError(f"{path} is a {image.mode} image, expected a label map: an 8-bit PNG, one channel or palette")
     table = np.full(256, _INVALID, np.uint8)
     table[:num_classes] = np.arange(num_classes)
     table[[IGNORE_INDEX, *ignore_values]] = IGNORE_INDEX

@@ -51,12 +51,12 @@ class TrainingSamples(Dataset):
         self.uses_unlabeled = config.method.uses_unlabeled
         if self.uses_unlabeled and len(splits.unlabeled) < 2:
             raise UserError(
-                f"data.partition={config.data.partition} leaves {len(splits.unlabeled)} unlabelled images, CutMix needs "
-                "2 or more; choose a greater partition, name photos in data.unlabeled, or set method=supervised"
+                f"data.partition={config.data.partition} leaves {len(splits.unlabeled)} unlabelled images, CutMix "
+                "needs 2 or more; choose a greater partition, name photos in data.unlabeled, or set method=supervised"
             )
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        sample = {"labeled": self._view(self.splits.labeled, position, LABELED)}
+        sample: dict[str, Any] = {"labeled": self._view(self.splits.labeled, position, LABELED)}
         if self.uses_unlabeled:
             crop = self.data.crop_size
             sample["first"] = self._view(self.splits.unlabeled, position, UNLABELED)

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from mgd.config import Experiment, to_dict
 from mgd.files import write_json
 
-
 log = logging.getLogger(__name__)
 FILE_ONLY = logging.DEBUG
 
@@ -67,11 +66,13 @@ def _git_revision() -> str | None:
     """Revision of the code, with + where it was changed; None outside a repository."""
     try:
         git = ["git", "-C", str(Path(__file__).parent)]
-        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        revision, changes = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return revision + ("+" if changed.stdout.strip() else "")
+    return revision + ("+" if changes else "")
 
 
 class Meter:
@@ -80,6 +81,7 @@ class Meter:
     def __init__(self, folder: Path, *, start: int, total: int, images: int, main: bool) -> None:
         self.main, self.images = main, images
         self.last_time, self.last_step = time.perf_counter(), start
+        self.paused = self.last_time
         self.total = total
         self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
         self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
@@ -101,7 +103,8 @@ class Meter:
         self.bar.set_postfix_str(shown)
         left = timedelta(seconds=round((self.total - step) * self.images / rate))
         # With a bar on the terminal the line goes to the file only.
-        log.log(FILE_ONLY if self.show_bar else logging.INFO, "iteration %d/%d: %s, %s left", step, self.total, shown, left)
+        level = FILE_ONLY if self.show_bar else logging.INFO
+        log.log(level, "iteration %d/%d: %s, %s left", step, self.total, shown, left)
         self.write(step, {**{f"loss/{k}": v for k, v in losses.items()}, "lr": lr, "images_per_second": rate})
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -18,6 +18,7 @@ from mgd.data.loaders import PositionSampler, TrainingSamples, make_loader, to_d
 from mgd.engine.distributed import Processes
 from mgd.engine.log import Meter, record_run
 from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
+from mgd.engine.resume import previous_state
 from mgd.engine.teachers import score_teachers
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
@@ -43,13 +44,13 @@ class Trainer:
         self.splits = open_splits(config.data)
         self.epoch, self.total = run_length(config, self.splits)
         self._check_batch()
-        previous = self._previous(resume)
+        previous = previous_state(self.folder, config, resume=resume)
 
         torch.manual_seed(config.train.seed)
         self.objective = build_objective(config, len(self.splits.classes))
         if team.world > 1 and team.device.type == "cuda":
             self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
-        self.objective.to(team.device, memory_format=torch.channels_last)
+        self.objective.to(team.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.objective, config.train, team.device)
         self.schedule = make_schedule(self.optimizer, config.train, self.total)
         self.precision = pick_precision(config.train.precision, team.device)
@@ -63,9 +64,9 @@ class Trainer:
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        if isinstance(self.objective, MGDObjective) and config.method.score_teachers and self.iteration == 0:
+        if isinstance(self.objective, MGDObjective) and self.iteration == 0:
             score_teachers(self.objective.teachers, config, self.splits, team.device, main=team.is_main)
-        model = self.objective
+        model: nn.Module = self.objective
         if team.world > 1:
             ids = [team.device.index] if team.device.type == "cuda" else None
             model = DistributedDataParallel(self.objective, device_ids=ids, broadcast_buffers=False)
@@ -83,7 +84,7 @@ class Trainer:
         while self.iteration < self.total:
             # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
             torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
-            lr = self.schedule.get_last_lr()[0]
+            lr = float(self.schedule.get_last_lr()[0])
             for name, value in self._step(model, batches).items():
                 losses[name] = losses[name] + value if name in losses else value
             self.iteration += 1
@@ -102,9 +103,9 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for part in range(parts):
             batch = to_device(next(batches), device, self.iteration)
-            last = part == parts - 1
-            wait = contextlib.nullcontext() if last or model is self.objective else model.no_sync()
-            with wait:
+            # Gradients are averaged over the processes once, with the last part.
+            alone = isinstance(model, DistributedDataParallel) and part < parts - 1
+            with model.no_sync() if alone else contextlib.nullcontext():
                 with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
                     terms = {name: term / parts for name, term in model(batch).items()}
                 self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
@@ -175,20 +176,6 @@ class Trainer:
             **extra,
         )
 
-    def _previous(self, resume: bool) -> checkpoint.Recognised | None:
-        """The run to go on from, if any. Raises UserError when going on, or starting anew, would be wrong."""
-        last = self.folder / "last.pt"
-        if not last.exists():
-            return None
-        if not resume:
-            raise UserError(f"{last} exists: go on with --resume, or start anew with another run.dir or after deleting it")
-        found = checkpoint.recognise(checkpoint.read(last), last)
-        if found.config is None or "training" not in found.extra:
-            raise UserError(f"{last} has no training state; delete it to start anew")
-        if (key := first_difference(found.config, to_dict(self.config))) is not None:
-            raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
-        return found
-
     def _restore(self, previous: checkpoint.Recognised) -> None:
         training = previous.extra["training"]
         self.objective.load_state_dict(training["objective"])
@@ -201,15 +188,18 @@ class Trainer:
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
 
     def _describe(self) -> None:
+        """Tell what runs, and put it on record."""
         config, splits, student = self.config, self.splits, self.objective.student
-        parameters = sum(p.numel() for p in student.parameters())
-        method = to_dict(config)["method"]["name"]
-        log.info("%s: %s, %.1f M parameters, %d classes", method, student.arch["backbone"], parameters / 1e6, len(splits.classes))
-        log.info("data: %d labelled, %d unlabelled, %d validation images", len(splits.labeled), len(splits.unlabeled), len(splits.val))
         world, parts, batch = self.team.world, config.train.accumulate, config.train.batch_size
-        log.info("batch: %d images / %d processes / %d micro-batches = %d; %s on %s", batch, world, parts, batch // world // parts, str(self.precision).removeprefix("torch."), self.team.device)
-        log.info("%d iterations, %d an epoch; run folder %s", self.total, self.epoch, self.folder)
-        record_run(self.folder, config, labeled=len(splits.labeled), unlabeled=len(splits.unlabeled), iterations=self.total, processes=world)
+        parameters = sum(p.numel() for p in student.parameters()) / 1e6
+        name = to_dict(config)["method"]["name"]
+        sizes = {"labelled": len(splits.labeled), "unlabelled": len(splits.unlabeled), "validation": len(splits.val)}
+        log.info("%s: %s, %.1f M parameters", name, student.arch["backbone"], parameters)
+        log.info("images: %s; %d classes", ", ".join(f"{n} {k}" for k, n in sizes.items()), len(splits.classes))
+        log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
+        log.info("device: %s, %s", self.team.device, str(self.precision).removeprefix("torch."))
+        log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
+        record_run(self.folder, config, images=sizes, iterations=self.total, processes=world)
 
     def _check_batch(self) -> None:
         """BN of the pooled ASPP branch cannot normalise a single value."""
@@ -217,32 +207,14 @@ class Trainer:
         synchronised = team.world > 1 and team.device.type == "cuda"
         if train.batch_size == train.accumulate * team.world and not synchronised:
             raise UserError(
-                f"train.batch_size={train.batch_size} / {team.world} processes / train.accumulate={train.accumulate} leaves "
-                "1 image in a forward pass, and batch norm needs 2; use a larger batch or less accumulation"
+                f"train.batch_size={train.batch_size} / {team.world} processes / train.accumulate={train.accumulate} "
+                "leaves 1 image in a forward pass, and batch norm needs 2; use a larger batch or less accumulation"
             )
 
     def _check_finite(self, means: dict[str, float], counted: int) -> None:
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
             raise UserError(
-                f"loss {', '.join(bad)} is not finite in iterations {self.iteration - counted + 1} to {self.iteration}; "
-                f"{self.folder / 'last.pt'} holds the last good state. Lower train.lr, or set train.precision=fp32"
+                f"loss {', '.join(bad)} is not finite in iterations {self.iteration - counted + 1} to "
+                f"{self.iteration}; {self.folder / 'last.pt'} holds the last good state. Lower train.lr, or set train.precision=fp32"
             )
-
-
-# What may differ between a run and its resumption: it changes no weight.
-FREE_KEYS = ("run", "evaluate", "data.root", "data.workers", "train.accumulate", "model.weights_dir")
-
-
-def first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """The first key, with both values, in which two config dicts differ apart from `FREE_KEYS`; None when in none."""
-    if key in FREE_KEYS:
-        return None
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            inner = first_difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-            if inner is not None:
-                return inner
-        return None
-    same = list(old) == list(new) if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) else old == new
-    return None if same else f"{key} ({old!r}, now {new!r})"

@@ -16,6 +16,10 @@ from mgd.models.deeplab import DeepLabV3Plus
 
 log = logging.getLogger(__name__)
 LOST = 0.01  # a class below this IoU counts as lost
+REMEDY = (
+    "A student follows its teachers, down as well: train the teacher longer, with method.rampup_iterations, or from "
+    "ImageNet weights"
+)
 
 
 def score_teachers(
@@ -23,14 +27,15 @@ def score_teachers(
 ) -> None:
     """Evaluate every teacher, write teacher-<name>.json and .txt into the run's folder, and warn of a bad one."""
     assert isinstance(config.method, MGD)
+    if not config.method.score_teachers:
+        return
     baseline = _baseline_miou(config.method.baseline)
     for name, teacher in teachers.items():
         caption = f"{name} teacher" if main else ""
         report = evaluate(teacher, splits.val, splits.classes, config, device, progress=caption)
         log.info("%s teacher: mIoU %.2f on %d validation images", name, 100 * report.miou, report.images)
         for warning in warnings_about(report, baseline):
-            log.warning("WARNING: the %s teacher %s. A student follows its teachers, down as well: train it longer, "
-                        "with method.rampup_iterations or from ImageNet weights", name, warning)
+            log.warning("WARNING: the %s teacher %s. %s", name, warning, REMEDY)
         if main:
             report.write(Path(config.run.dir), f"teacher-{name}")
 
@@ -54,4 +59,4 @@ def _baseline_miou(path: str) -> float | None:
     try:
         return float(json.loads(Path(path).read_text())["miou"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"method.baseline={path} is not the JSON of an evaluation; set it to \"\" or evaluate again") from error
+        raise UserError(f"method.baseline={path} is not the JSON of an evaluation; evaluate that run again") from error

@@ -1,6 +1,7 @@
 """Backbones: a network from images (N,3,H,W) to a stride-4 feature and a deep feature."""
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torchvision
@@ -19,11 +20,8 @@ def canonical_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def build_backbone(name: str, *, output_stride: int | None = None) -> nn.Module:
+def build_backbone(name: str, *, output_stride: int | None = None) -> Backbone:
     """Build a backbone with random weights.
-
-    It has `low_channels`, `high_channels`, `low_reduced` (width of the reduced low-level feature in the decoder), and
-    `forward(x) -> (low, high)`: the stride-4 feature and the deep feature at `output_stride`.
 
     Args:
         name: a key of `BACKBONES`, an alias of one, or `timm:<name>` for any timm model with a stride-4 feature.
@@ -41,37 +39,58 @@ def build_backbone(name: str, *, output_stride: int | None = None) -> nn.Module:
     return BACKBONES[name](output_stride)
 
 
-class ResNet(TimmResNet):
+class Backbone(nn.Module):
+    """Images (N,3,H,W) -> the stride-4 feature and the deep feature.
+
+    Attributes:
+        low_channels, high_channels: their widths.
+        low_reduced: width of the reduced stride-4 feature in the decoder.
+    """
+
+    low_channels: int
+    high_channels: int
+    low_reduced: int = 48
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class ResNet(TimmResNet, Backbone):
     """ResNet at output stride 16 or 32 as the official code dilates it, timm's parameter names.
 
     At 16 the stride of layer4 is removed and every 3x3 convolution of its i-th block has dilation 2**(i+1)
     (timm's own `output_stride` dilates otherwise).
     """
 
-    low_reduced = 48
-
-    def __init__(self, block: type[nn.Module], layers: tuple[int, ...], output_stride: int | None, **options) -> None:
-        super().__init__(block, layers, num_classes=0, **options)
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], layers: tuple[int, ...], output_stride: int | None, **options: Any
+    ) -> None:
+        super().__init__(block, layers, num_classes=0, **options)  # type: ignore[arg-type]
         if output_stride not in (None, 16, 32):
             raise UserError(f"model.output_stride={output_stride} is not available for a ResNet; use 16 or 32")
         self.low_channels, self.high_channels = 64 * block.expansion, 512 * block.expansion
         if output_stride != 32:
-            for i, residual in enumerate(self.layer4):
+            layer4: nn.Sequential = self.layer4  # type: ignore[assignment]
+            for i, residual in enumerate(layer4):
                 _dilate(residual, 2 ** (i + 1))
-            for module in self.layer4.modules():
+            for module in layer4.modules():
                 if isinstance(module, nn.Conv2d):
                     module.stride = (1, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        low = self.layer1(x)
-        return low, self.layer4(self.layer3(self.layer2(low)))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        for module in (self.conv1, self.bn1, self.act1, self.maxpool, self.layer1):
+            x = module(x)  # type: ignore[operator]
+        low = x
+        for module in (self.layer2, self.layer3, self.layer4):
+            x = module(x)  # type: ignore[operator]
+        return low, x
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Backbone):
     """torchvision's MobileNetV2 up to its 320-channel block.
 
-    Blocks 15 to 17 have dilation 2, 4, 8. The official network stays at output stride 32; at 16 block 14 loses its stride.
+    Blocks 15 to 17 have dilation 2, 4, 8. The official network stays at output stride 32; at 16 block 14 loses its
+    stride.
     """
 
     low_channels, high_channels, low_reduced = 24, 320, 24
@@ -92,10 +111,8 @@ class MobileNetV2(nn.Module):
         return low, self.features[4:](low)
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """Any timm model that can give features: the stride-4 one and the last one."""
-
-    low_reduced = 48
 
     def __init__(self, name: str, *, output_stride: int) -> None:
         super().__init__()
@@ -107,8 +124,8 @@ class TimmBackbone(nn.Module):
                 f"model.backbone=timm:{name} cannot be built at output stride {output_stride} ({error}); "
                 "look the name up with timm.list_models(), or try model.output_stride=32"
             ) from error
-        reductions = self.body.feature_info.reduction()
-        channels = self.body.feature_info.channels()
+        info: Any = self.body.feature_info
+        reductions, channels = info.reduction(), info.channels()
         if 4 not in reductions:
             raise UserError(f"model.backbone=timm:{name} has no stride-4 feature (strides {reductions}); use another")
         self._low = len(reductions) - 1 - reductions[::-1].index(4)
@@ -126,7 +143,7 @@ def _dilate(module: nn.Module, dilation: int) -> None:
             conv.dilation = conv.padding = (dilation, dilation)
 
 
-BACKBONES: dict[str, Callable[[int | None], nn.Module]] = {
+BACKBONES: dict[str, Callable[[int | None], Backbone]] = {
     "resnet18": lambda stride: ResNet(BasicBlock, (2, 2, 2, 2), stride, stem_type="deep", stem_width=32),
     "resnet50": lambda stride: ResNet(Bottleneck, (3, 4, 6, 3), stride, stem_type="deep", stem_width=64),
     "resnet101": lambda stride: ResNet(Bottleneck, (3, 4, 23, 3), stride, stem_type="deep", stem_width=64),

@@ -1,5 +1,7 @@
 """DeepLabV3+ with the official code's parameter names: backbone, ASPP, decoder, classifier."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,7 +75,12 @@ class DeepLabV3Plus(nn.Module):
     def __init__(self, backbone: str, num_classes: int, *, channels: int, output_stride: int | None) -> None:
         super().__init__()
         name = canonical_name(backbone)
-        self.arch = dict(backbone=name, num_classes=num_classes, channels=channels, output_stride=output_stride)
+        self.arch: dict[str, Any] = {
+            "backbone": name,
+            "num_classes": num_classes,
+            "channels": channels,
+            "output_stride": output_stride,
+        }
         self.num_classes = num_classes
         self.classes: tuple[str, ...] | None = None
         self.backbone = build_backbone(name, output_stride=output_stride)
@@ -81,7 +88,7 @@ class DeepLabV3Plus(nn.Module):
         self.head = Head(low, high, reduced, channels)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         nn.init.kaiming_normal_(self.classifier.weight, mode="fan_in", nonlinearity="relu")
-        nn.init.zeros_(self.classifier.bias)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def feature(self, image: Tensor) -> Tensor:
         """Decoder feature (N,channels,H/4,W/4), rounded up: the input of the classifier."""
@@ -111,7 +118,7 @@ def build_model(
         UserError: unknown backbone, or an output stride that it cannot have.
     """
     if num_classes < 2 or channels < 1:
-        raise UserError(f"num_classes={num_classes}, channels={channels}: there must be 2 classes and 1 channel or more")
+        raise UserError(f"num_classes={num_classes}, channels={channels}: at least 2 classes and 1 channel are needed")
     return DeepLabV3Plus(backbone, num_classes, channels=channels, output_stride=output_stride)
 
 

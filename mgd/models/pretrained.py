@@ -44,9 +44,7 @@ SOURCES = {
     ),
     "resnet50": Source(("resnet50_v1c.pth",), _timm("resnet50s.gluon_in1k")),
     "resnet101": Source(("resnet101_v1c.pth",), _timm("resnet101s.gluon_in1k")),
-    "wide_resnet50_2": Source(
-        ("checkpoint-wres34.pth.tar", "wide_resnet50_2.pth"), _timm("wide_resnet50_2.tv_in1k")
-    ),
+    "wide_resnet50_2": Source(("checkpoint-wres34.pth.tar", "wide_resnet50_2.pth"), _timm("wide_resnet50_2.tv_in1k")),
     "mobilenet_v2": Source(
         ("mobilenet_v2.pth", "mobilenet_v2-b0353104.pth"),
         lambda: torchvision.models.mobilenet_v2(weights="IMAGENET1K_V1").state_dict(),
@@ -106,8 +104,8 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
     lost = [k for k in missing if not k.startswith(STEM)]
     if lost or strange:
         raise UserError(
-            f"{origin} does not fit {name}: {len(lost)} tensors are missing ({', '.join(lost[:3])}), {len(strange)} are "
-            f"unknown ({', '.join(strange[:3])}); use weights of this architecture or model.pretrained=False"
+            f"{origin} does not fit {name}: {len(lost)} tensors are missing ({', '.join(lost[:3])}), "
+            f"{len(strange)} are unknown ({', '.join(strange[:3])}); use weights of this architecture or model.pretrained=False"
         )
     backbone.load_state_dict(fitting, strict=False)  # what is missing was checked above
     log.info("ImageNet weights of %s from %s: %d tensors loaded", name, origin, len(fitting))

@@ -64,6 +64,5 @@ def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Pl
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
     network = build_model(model.backbone, num_classes, channels=model.channels, output_stride=model.output_stride)
     if model.pretrained:
-        name = network.arch["backbone"]
-        load_imagenet(network.backbone, name, model.weights_dir, read=lambda path: flat_state(read(path)))
+        load_imagenet(network.backbone, network.arch["backbone"], model.weights_dir, read=lambda p: flat_state(read(p)))
     return network

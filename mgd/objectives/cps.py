@@ -23,7 +23,7 @@ class CPSObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         labeled, u0, u1, mask = batch.labeled, batch.first, batch.second, batch.mask
-        assert labeled.label is not None and u0 is not None and u1 is not None and mask is not None
+        assert labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
         weight = self.config.weight * rampup(batch.iteration, self.config.rampup_iterations)
         mixed = mix(u0.image, u1.image, mask)
         with torch.no_grad():

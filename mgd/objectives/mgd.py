@@ -44,8 +44,8 @@ class MGDObjective(Objective):
         logits = self.student(labeled.image)
         terms = {"supervised": supervised_loss(logits, labeled.label, config.criterion)}
         if config.pixel_labeled:
-            pixel = sum(pixel_level_loss(logits, label) for label in self._labels(labeled).values())
-            terms["pixel_labeled"] = config.pixel_labeled * pixel
+            labels = self._labels(labeled)
+            terms["pixel_labeled"] = config.pixel_labeled * self._pixel_term(logits, labels)
         if config.pixel_unlabeled or config.lambda_image or config.lambda_region:
             terms |= self._unlabeled_terms(batch)
         return terms
@@ -53,7 +53,7 @@ class MGDObjective(Objective):
     def _unlabeled_terms(self, batch: Batch) -> dict[str, Tensor]:
         """The terms on CutMix images, without those whose weight is 0."""
         u0, u1, mask, config = batch.first, batch.second, batch.mask, self.config
-        assert u0 is not None and u1 is not None and mask is not None
+        assert u0 is not None and u1 is not None and mask is not None  # noqa: PT018
         mixed = Views(mix(u0.image, u1.image, mask), mix(u0.valid, u1.valid, mask))
         size = mixed.image.shape[-2:]
         feature = self.student.feature(mixed.image)
@@ -62,9 +62,9 @@ class MGDObjective(Objective):
         if config.pixel_unlabeled:
             first, second = self._labels(u0), self._labels(u1)
             # The mask is binary, so mixing the labels is the same as mixing the logits before the argmax.
-            pixel = sum(pixel_level_loss(logits, mix(first[name], second[name], mask)) for name in self.teachers)
+            labels = {name: mix(first[name], second[name], mask) for name in self.teachers}
             weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
-            terms["pixel_unlabeled"] = weight * pixel
+            terms["pixel_unlabeled"] = weight * self._pixel_term(logits, labels)
         if config.lambda_image and "deep" in self.teachers:
             with torch.no_grad():
                 target = self.teachers["deep"](mixed.image)
@@ -75,6 +75,11 @@ class MGDObjective(Objective):
             region = region_level_loss(feature, target, grid=config.region_grid, valid=mixed.valid)
             terms["region"] = config.lambda_region * region
         return terms
+
+    @staticmethod
+    def _pixel_term(logits: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+        """Sum over the teachers of the consistency with their pseudo-labels."""
+        return torch.stack([pixel_level_loss(logits, label) for label in labels.values()]).sum()
 
     @torch.no_grad()
     def _labels(self, views: Views) -> dict[str, Tensor]:

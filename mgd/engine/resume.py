@@ -1,0 +1,44 @@
+"""Whether a run may go on from the state that its folder holds."""
+
+from pathlib import Path
+from typing import Any
+
+from mgd import checkpoint
+from mgd.config import Experiment, to_dict
+from mgd.errors import UserError
+
+# What may differ between a run and its resumption, since it is no part of what is trained.
+FREE_KEYS = ("run", "evaluate", "data.root", "data.workers", "model.weights_dir")
+
+
+def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpoint.Recognised | None:
+    """The run to go on from; None when the folder has none.
+
+    Raises:
+        UserError: there is one and `resume` is not asked for, or it was trained with other settings.
+    """
+    last = folder / "last.pt"
+    if not last.exists():
+        return None
+    if not resume:
+        raise UserError(f"{last} exists: go on with --resume, set another run.dir, or delete it to start anew")
+    found = checkpoint.recognise(checkpoint.read(last), last)
+    if found.config is None or "training" not in found.extra:
+        raise UserError(f"{last} has no training state; delete it to start anew")
+    if (key := first_difference(found.config, to_dict(config))) is not None:
+        raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
+    return found
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> str | None:
+    """The first key, with both values, in which two config dicts differ apart from `FREE_KEYS`; None when in none."""
+    if key in FREE_KEYS:
+        return None
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            inner = first_difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            if inner is not None:
+                return inner
+        return None
+    same = list(old) == list(new) if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) else old == new
+    return None if same else f"{key} ({old!r}, now {new!r})"
