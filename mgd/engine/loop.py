@@ -104,8 +104,8 @@ class Trainer:
         for part in range(parts):
             batch = to_device(next(batches), device, self.iteration)
             # Gradients are averaged over the processes once, with the last part.
-            alone = isinstance(model, DistributedDataParallel) and part < parts - 1
-            with model.no_sync() if alone else contextlib.nullcontext():
+            wrapped = model if isinstance(model, DistributedDataParallel) and part < parts - 1 else None
+            with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
                 with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
                     terms = {name: term / parts for name, term in model(batch).items()}
                 self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
@@ -214,7 +214,8 @@ class Trainer:
     def _check_finite(self, means: dict[str, float], counted: int) -> None:
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
+            span = f"iterations {self.iteration - counted + 1} to {self.iteration}"
             raise UserError(
-                f"loss {', '.join(bad)} is not finite in iterations {self.iteration - counted + 1} to "
-                f"{self.iteration}; {self.folder / 'last.pt'} holds the last good state. Lower train.lr, or set train.precision=fp32"
+                f"loss {', '.join(bad)} is not finite in {span}; {self.folder / 'last.pt'} holds the last good state. "
+                "Lower train.lr, or set train.precision=fp32"
             )

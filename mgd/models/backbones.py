@@ -15,6 +15,22 @@ ALIASES = {"wresnet34": "wide_resnet50_2", "mobilev2": "mobilenet_v2"}
 TIMM_PREFIX = "timm:"
 
 
+class Backbone(nn.Module):
+    """Images (N,3,H,W) -> the stride-4 feature and the deep feature.
+
+    Attributes:
+        low_channels, high_channels: their widths.
+        low_reduced: width of the reduced stride-4 feature in the decoder.
+    """
+
+    low_channels: int
+    high_channels: int
+    low_reduced: int = 48
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
 def canonical_name(name: str) -> str:
     """The backbone's one name: the official files call `wide_resnet50_2` "wresnet34" and `mobilenet_v2` "mobilev2"."""
     return ALIASES.get(name, name)
@@ -37,22 +53,6 @@ def build_backbone(name: str, *, output_stride: int | None = None) -> Backbone:
         known = ", ".join([*BACKBONES, *ALIASES])
         raise UserError(f"model.backbone={name!r} is unknown; use one of {known}, or timm:<name> for a model of timm")
     return BACKBONES[name](output_stride)
-
-
-class Backbone(nn.Module):
-    """Images (N,3,H,W) -> the stride-4 feature and the deep feature.
-
-    Attributes:
-        low_channels, high_channels: their widths.
-        low_reduced: width of the reduced stride-4 feature in the decoder.
-    """
-
-    low_channels: int
-    high_channels: int
-    low_reduced: int = 48
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
 
 
 class ResNet(TimmResNet, Backbone):

@@ -104,8 +104,8 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
     lost = [k for k in missing if not k.startswith(STEM)]
     if lost or strange:
         raise UserError(
-            f"{origin} does not fit {name}: {len(lost)} tensors are missing ({', '.join(lost[:3])}), "
-            f"{len(strange)} are unknown ({', '.join(strange[:3])}); use weights of this architecture or model.pretrained=False"
+            f"{origin} does not fit {name}: {len(lost)} tensors are missing, such as {lost[:2]}, {len(strange)} unknown, "
+            f"such as {strange[:2]}; use weights of this architecture or model.pretrained=False"
         )
     backbone.load_state_dict(fitting, strict=False)  # what is missing was checked above
     log.info("ImageNet weights of %s from %s: %d tensors loaded", name, origin, len(fitting))
