@@ -67,17 +67,25 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="folder of the report; default: evaluation/ beside the checkpoint")
 
     command = add("compare", _compare, "Score several networks on one list; draw them side by side.")
-    command.add_argument("checkpoints", nargs="+", metavar="NAME:FILE", help="checkpoints, with a caption each")
+    command.add_argument("checkpoints", nargs="+", metavar="NAME:FILE", help="checkpoints, or key.sub=value")
     command.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture (default compare.png)")
     command.add_argument("--images", type=int, default=6, help="rows of the picture (default 6)")
     command.set_defaults(overrides=[])
 
     command = add("import", _import, "Turn an official checkpoint into ours, or one of ours into an official one.")
     command.add_argument("file", type=Path)
-    command.add_argument("--as", dest="role", choices=("teacher", "student"), default="student", help="for the report")
+    which = (
+        "which of the three networks of a student's official file: the student (default), or the teacher whose "
+        "architecture --backbone names; in every other file there is one that counts"
+    )
+    command.add_argument("--as", dest="role", choices=("teacher", "student"), default="student", help=which)
     command.add_argument("--backbone", default="", help="what it must be; default: recognised from the tensors")
-    command.add_argument("--out", type=Path, help="default: beside FILE, .pt (or .official.pth)")
-    command.add_argument("--to-official", action="store_true", help="write the official layout")
+    where = (
+        "default: beside FILE, .pt (.official.pth with --to-official); ImageNet weights of a backbone get the name "
+        "that model.pretrained looks for in model.weights_dir"
+    )
+    command.add_argument("--out", type=Path, help=where)
+    command.add_argument("--to-official", action="store_true", help="the other way: one of ours to the official layout")
 
     command = add("prepare", _prepare, "Make a data set in VOC layout.")
     command.add_argument("what", choices=("scenes",), help="scenes: generated street scenes, no download")
@@ -114,7 +122,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         classes = read_classes(config.data.classes, Path(config.data.root))
         if len(classes) != network.num_classes:
             kind = f"data.classes={config.data.classes}"
-            raise UserError(f"{file} was trained for {network.num_classes} classes, {kind} has {len(classes)}")
+            raise UserError(
+                f"{file} was trained for {network.num_classes} classes, {kind} has {len(classes)}; set data.root and "
+                "data.classes to the data that it was trained on"
+            )
         pictures, caption = folder / f"{file.stem}-pictures", "evaluation" if team.is_main else ""
         items = open_val(config.data)
         network.to(team.device).to(memory_format=torch.channels_last)
@@ -130,10 +141,19 @@ def _compare(options: argparse.Namespace) -> None:
     from mgd.engine.distributed import pick_device
     from mgd.evaluate import open_target
 
-    named = [text.partition(":") for text in options.checkpoints]
-    if bad := [name for name, _, file in named if not (name and file)]:
-        raise UserError(f"{bad[0]} must be NAME:FILE, such as student:exp.demo/scenes.student/run/last.pt")
-    files = {name: Path(file) for name, _, file in named}
+    if options.images < 1:
+        raise UserError(f"--images {options.images} must be 1 or more")
+    files: dict[str, Path] = {}
+    for text in options.checkpoints:
+        name, _, file = text.partition(":")
+        if "=" in name:  # key.sub=value: argparse cannot tell the two apart
+            options.overrides = [*options.overrides, text]
+        elif name and file:
+            files[name] = Path(file)
+        else:
+            raise UserError(f"{text} must be NAME:FILE, such as student:exp.demo/scenes.student/run/last.pt")
+    if not files:
+        raise UserError("compare needs a network, such as student:exp.demo/scenes.student/run/last.pt")
     config, _, _ = open_target(next(iter(files.values())), options.overrides)
     device = pick_device(config.run.device, 0, torch.cuda.device_count())
     print(compare(files, config, device, out=options.out, images=options.images))

@@ -1,21 +1,24 @@
 """Checkpoint files: ours (config inside, atomic, strict) and the official ones, told apart by what they hold."""
 
-import pickle
-import zipfile
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mgd.errors import UserError
 from mgd.files import atomic
-from mgd.models.backbones import canonical_name
+from mgd.models.backbones import canonical_name, recognise_backbone
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 
 FORMAT = "mgd-1"
+MAIN_BRANCH = "branch1"  # of the networks in an official file the one that counts
+IMAGENET_HEADS = ("backbone.fc.", "backbone.classifier.")  # in some official files, used by no one
 State = dict[str, Tensor]
 
 
@@ -32,6 +35,7 @@ class Recognised:
         classes: class names, when the file tells.
         config: the experiment as a plain dict, in our files.
         progress: (iteration, total) of the run, in our files.
+        extra: what else our file holds; "unused", in both kinds of file: the tensors of ImageNet heads.
     """
 
     arch: dict[str, Any]
@@ -62,7 +66,7 @@ def save(
         "model": network.state_dict(),
         **extra,
     }
-    with atomic(path) as file:
+    with atomic(path, durable=True) as file:
         torch.save(content, file)
 
 
@@ -70,65 +74,92 @@ def read(path: str | Path) -> Any:
     """Load a file of tensors and plain values; code in it is never run.
 
     Raises:
-        UserError: missing, truncated, no checkpoint, or a pickle that wants to run code.
+        UserError: missing, a folder, truncated, no checkpoint, or a pickle that wants to run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path.absolute()} does not exist; expected a checkpoint file")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path.absolute()} {found}; expected a checkpoint file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
-            raise UserError(
-                f"{path} wants to run code when it is loaded and was refused; expected tensors only"
-            ) from error
-        raise UserError(f"{path} is not a checkpoint, or is damaged; expected a file written by torch.save") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is truncated or not a checkpoint ({reason}); copy or train it again") from error
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    try:
+        with torch.serialization.safe_globals(NUMPY), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on bytes that are no checkpoint the unpickler raises whatever they lead it to
+        complaint = _complaint(head, str(error))
+        raise UserError(f"{path} {complaint}; expected a file of tensors written by torch.save") from error
 
 
-def recognise(content: Any, path: str | Path, *, network: str = "branch1", backbone: str = "") -> Recognised:
+# Old files may hold numpy numbers beside the tensors; these make numbers and arrays of numbers and do nothing else.
+NUMPY: list[Any] = [
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+]
+
+
+def _complaint(head: bytes, error: str) -> str:
+    """What is wrong with a file that cannot be loaded, from its first bytes and the loader's error."""
+    refused = re.search(r"GLOBAL ([\w.]+)", error)
+    if refused:
+        return f"wants to run or build {refused[1]} when it is loaded and was refused"
+    if not head:
+        return "is empty"
+    if head.startswith(b"PK"):
+        return "is a truncated or damaged checkpoint, or another kind of zip file"
+    if head.startswith(b"\x80"):
+        return "is a truncated checkpoint, or a pickle that could run code and was refused"
+    return f"is not a checkpoint: it begins with {head!r}"
+
+
+def recognise(content: Any, path: str | Path, *, network: str = MAIN_BRANCH, backbone: str = "") -> Recognised:
     """Find the segmentation network in what `read` returned.
 
     Args:
         path: for messages.
-        network: official files hold up to three networks; "branch1" is the one that counts.
+        network: which of the up to three networks of an official file. A file with one network may have no prefix.
         backbone: what the architecture must be; "" recognises it from names and shapes.
 
     Raises:
         UserError: no network in it, an unknown architecture, or one other than `backbone`.
     """
-    if isinstance(content, Mapping) and content.get("format") == FORMAT:
-        found = _recognise_ours(content)
-    else:
-        found = _recognise_official(content, path, network)
+    found = _recognise_ours(content, path) if is_ours(content) else _recognise_official(content, path, network)
     if backbone and found.arch["backbone"] != canonical_name(backbone):
         raise UserError(f"{path} holds a {found.arch['backbone']} network, expected {canonical_name(backbone)}")
     return found
 
 
+def is_ours(content: Any) -> bool:
+    """Whether `read` returned our format."""
+    return isinstance(content, Mapping) and content.get("format") == FORMAT
+
+
 def network_of(found: Recognised, path: str | Path) -> DeepLabV3Plus:
     """Build the network and load it, strictly. Raises UserError naming the first tensors that do not fit."""
     network = build_model(**found.arch)
-    expected = network.state_dict()
-    missing = sorted(expected.keys() - found.state.keys())
-    surplus = sorted(found.state.keys() - expected.keys())
-    shapes = [k for k in expected if k in found.state and expected[k].shape != found.state[k].shape]
-    for problem, names in {"lacks": missing, "has unknown": surplus, "has other shapes for": shapes}.items():
-        if names:
-            raise UserError(
-                f"{path} does not fit {found.arch['backbone']} with {found.arch['num_classes']} classes: it {problem} "
-                f"{len(names)} tensors, first {', '.join(names[:3])}"
-            )
+    check_fit(found.state, network.state_dict(), path, f"{found.arch['backbone']} with {network.num_classes} classes")
     network.load_state_dict(found.state)
     network.classes = found.classes
     return network
 
 
-def to_official(network: DeepLabV3Plus) -> dict[str, Any]:
-    """The content of an official file: `{"model": {"branch1.<name>": tensor}}`."""
-    return {"model": {f"branch1.{name}": tensor for name, tensor in network.state_dict().items()}}
+def check_fit(state: State, expected: State, path: str | Path, what: str) -> None:
+    """Raise UserError where names or shapes of `state` and `expected` differ, naming the first tensors that do."""
+    problems = {
+        "lacks": sorted(expected.keys() - state.keys()),
+        "has unknown": sorted(state.keys() - expected.keys()),
+        "has other shapes for": [n for n in expected if n in state and expected[n].shape != state[n].shape],
+    }
+    for problem, names in problems.items():
+        if names:
+            raise UserError(
+                f"{path} does not fit {what}: it {problem} {len(names)} of the expected {len(expected)} tensors, first "
+                f"{', '.join(names[:3])}"
+            )
 
 
 def flat_state(content: Any) -> State | None:
@@ -138,8 +169,7 @@ def flat_state(content: Any) -> State | None:
             content = content[key]
     if not isinstance(content, Mapping):
         return None
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return state or None
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)} or None
 
 
 def strip_prefix(state: State, prefix: str) -> State:
@@ -147,7 +177,9 @@ def strip_prefix(state: State, prefix: str) -> State:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
-def _recognise_ours(content: Mapping[str, Any]) -> Recognised:
+def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
+    if not content.keys() >= {"arch", "model"}:
+        raise UserError(f"{path} says it is {FORMAT} but lacks arch or model; expected a file that mgd wrote")
     classes = content.get("classes")
     known = {"format", "arch", "classes", "config", "model", "iteration", "total"}
     return Recognised(
@@ -166,34 +198,21 @@ def _recognise_official(content: Any, path: str | Path, network: str) -> Recogni
     if raw is None:
         raise UserError(f"{path} holds no tensors; expected a checkpoint of a segmentation network")
     state = strip_prefix(raw, "module.")
-    if any(name.startswith(f"{network}.") for name in state):
-        own = {name: tensor for name, tensor in state.items() if name.startswith(f"{network}.")}
-        unused = [name for name in state if name not in own]
-        state = strip_prefix(own, f"{network}.")
-    elif network == "branch1":
-        own, unused = state, []
-    else:
+    own = {name: tensor for name, tensor in state.items() if name.startswith(f"{network}.")}
+    if not own and network != MAIN_BRANCH:
         raise UserError(f"{path} has no tensor under {network}.; expected an official file with several networks")
-    arch = _recognise_arch(state, path)
-    used = build_meta(arch).state_dict().keys()
-    heads = [name for name in state if name.startswith(IMAGENET_HEADS) and name not in used]
+    others = [name for name in state if own and name not in own]
+    state = strip_prefix(own or state, f"{network}.")
+    heads = {name: tensor for name, tensor in state.items() if name.startswith(IMAGENET_HEADS)}
     state = {name: tensor for name, tensor in state.items() if name not in heads}
     return Recognised(
-        arch=arch,
+        arch=_recognise_arch(state, path),
         state=state,
         origin="official",
         renamed=sum(name not in raw for name in state),
-        unused=(*unused, *heads),
+        unused=(*others, *heads),
+        extra={"unused": heads} if heads else {},
     )
-
-
-IMAGENET_HEADS = ("backbone.fc.", "backbone.classifier.")
-
-
-def build_meta(arch: Mapping[str, Any]) -> DeepLabV3Plus:
-    """The network without memory for its weights."""
-    with torch.device("meta"):
-        return build_model(**arch)
 
 
 def _recognise_arch(state: State, path: str | Path) -> dict[str, Any]:
@@ -214,19 +233,4 @@ def _recognise_arch(state: State, path: str | Path) -> dict[str, Any]:
             f"{path} has a backbone of an unknown architecture; known are resnet18, resnet50, resnet101, "
             "wide_resnet50_2 and mobilenet_v2"
         )
-    return dict(backbone=backbone, num_classes=classifier[0], channels=head[0], output_stride=None)
-
-
-def recognise_backbone(shape: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The backbone's name from its parameters' names and shapes; None when it is none of ours."""
-    if shape.get("features.17.conv.2.weight") == (320, 960, 1, 1):
-        return "mobilenet_v2"
-    blocks = len({name.split(".")[1] for name in shape if name.startswith("layer3.")})
-    width = shape.get("layer1.0.conv1.weight", (0,))[0]
-    key = (blocks, "layer1.0.conv3.weight" in shape, width)
-    return {
-        (2, False, 64): "resnet18",
-        (6, True, 64): "resnet50",
-        (23, True, 64): "resnet101",
-        (6, True, 128): "wide_resnet50_2",
-    }.get(key)
+    return {"backbone": backbone, "num_classes": classifier[0], "channels": head[0], "output_stride": None}

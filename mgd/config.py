@@ -1,6 +1,7 @@
 """What an experiment is: frozen dataclasses, read from a config.py, changed by `key.sub=value`."""
 
 import dataclasses
+import math
 import runpy
 import types
 import typing
@@ -173,7 +174,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
         config = runpy.run_path(str(path)).get("config")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # config.py is a person's Python: whatever it raises is a mistake in it
         raise UserError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
     if not isinstance(config, Experiment):
         raise UserError(f"{path} must define `config = Experiment(...)`, found {type(config).__name__}")
@@ -246,6 +247,8 @@ def _set(values: dict[str, Any], key: str, text: str) -> None:
     *sections, last = key.split(".")
     kind: Any = Experiment
     for i, part in enumerate([*sections, last]):
+        if not dataclasses.is_dataclass(kind):
+            raise UserError(f"{key} is not a key of this config; {'.'.join(sections[:i])} has no keys below it")
         hints = _hints(kind)
         if part not in hints:
             prefix = "".join(f"{s}." for s in [*sections, last][:i])
@@ -301,7 +304,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
@@ -315,13 +318,13 @@ def _describe(kind: Any) -> str:
         return f"values separated by commas, each {_describe(arguments[0])}"
     if arguments:
         return " or ".join(_describe(argument) for argument in arguments)
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "none"}
     return words.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _check_values(c: Experiment) -> None:
     """What types cannot say."""
-    positive = {
+    positive: dict[str, float] = {
         "data.partition": c.data.partition,
         "data.crop_size": c.data.crop_size,
         "train.batch_size": c.train.batch_size,
@@ -333,19 +336,25 @@ def _check_values(c: Experiment) -> None:
         "run.log_every": c.run.log_every,
         "run.save_every": c.run.save_every,
     }
+    if isinstance(c.method, MGD):
+        positive["method.region_grid"] = c.method.region_grid
     for key, value in positive.items():
         if value <= 0:
             raise UserError(f"{key}={value} must be greater than 0")
-    not_negative = {
+    not_negative: dict[str, float] = {
         "data.short_side": c.data.short_side,
         "data.workers": c.data.workers,
         "train.max_iterations": c.train.max_iterations,
         "train.seed": c.train.seed,
+        "train.power": c.train.power,
+        "train.momentum": c.train.momentum,
         "train.weight_decay": c.train.weight_decay,
         "evaluate.crop_size": c.evaluate.crop_size,
         "evaluate.every": c.evaluate.every,
         "evaluate.pictures": c.evaluate.pictures,
     }
+    for path, section in {"method": c.method, "method.criterion": c.method.criterion}.items():  # weights and lengths
+        not_negative |= {f"{path}.{key}": value for key, value in vars(section).items() if _fits(value, float)}
     for key, value in not_negative.items():
         if value < 0:
             raise UserError(f"{key}={value} must not be negative")

@@ -1,4 +1,4 @@
-"""Writing files so that what was there stays whole until the new content is: temporary name, then rename."""
+"""Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
 import json
 import os
@@ -14,8 +14,11 @@ from mgd.errors import UserError
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
+def atomic(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A file to write `path`'s new content into; it takes the name when the block ends without an error.
+
+    Args:
+        durable: wait until the content is on the disk, so that it survives a machine that goes down.
 
     Raises:
         UserError: the disk is full or the folder not writable.
@@ -25,8 +28,9 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
         kept = "the previous one is kept" if path.exists() else "nothing was written"
@@ -35,10 +39,23 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, atomically."""
+    with atomic(path) as file:
+        file.write(content)
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 text file. Raises UserError when it cannot be read or is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}); expected a UTF-8 text file") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, atomically."""
-    with atomic(path) as file:
-        file.write(text.encode())
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -50,5 +67,4 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
     """Write RGB uint8 (H,W,3) as PNG, atomically."""
     done, encoded = cv2.imencode(".png", rgb[..., ::-1])
     assert done
-    with atomic(path) as file:
-        file.write(encoded.tobytes())
+    write_bytes(path, encoded.tobytes())

@@ -80,14 +80,23 @@ def region_level_loss(
     Args:
         student_feature: (N,C,h,w). teacher_feature: (N,C',h',w'). valid: (N,H,W) bool, any H and W; None means all.
     """
-    student = _self_similarity(_region_pool(student_feature, grid, valid))
-    teacher = _self_similarity(_region_pool(teacher_feature, grid, valid))
+    student = self_similarity(_region_pool(student_feature, grid, valid))
+    teacher = self_similarity(_region_pool(teacher_feature, grid, valid))
     squared = (student - teacher).square()
     if valid is None:
         return squared.mean()
     seen = F.adaptive_avg_pool2d(valid.float()[:, None], grid).flatten(1) > 0
     pairs = (seen[:, :, None] & seen[:, None, :]).float()
     return (squared * pairs).sum() / pairs.sum().clamp(min=1)
+
+
+def self_similarity(regions: Tensor) -> Tensor:
+    """(N,C,R) -> (N,R,R): cosines between regions; 0, with gradient 0 or finite, where a region is all zero."""
+    with torch.autocast(regions.device.type, enabled=False):
+        squared_norm = regions.square().sum(dim=1, keepdim=True)
+        # The norm of a zero vector has no gradient: replace it before the root, not after.
+        unit = regions / torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()
+        return unit.transpose(1, 2) @ unit
 
 
 def _global_pool(logits: Tensor, valid: Tensor | None) -> Tensor:
@@ -106,12 +115,3 @@ def _region_pool(feature: Tensor, grid: int, valid: Tensor | None) -> Tensor:
     share = F.adaptive_avg_pool2d(valid.float()[:, None], (feature.shape[-2], feature.shape[-1]))
     pooled = F.adaptive_avg_pool2d(feature * share, grid) / F.adaptive_avg_pool2d(share, grid).clamp(min=1e-6)
     return pooled.flatten(2)
-
-
-def _self_similarity(regions: Tensor) -> Tensor:
-    """(N,C,R) -> (N,R,R): cosines between regions; 0, with gradient 0 or finite, where a region is all zero."""
-    with torch.autocast(regions.device.type, enabled=False):
-        squared_norm = regions.square().sum(dim=1, keepdim=True)
-        # The norm of a zero vector has no gradient: replace it before the root, not after.
-        unit = regions / torch.where(squared_norm > 0, squared_norm, 1.0).sqrt()
-        return unit.transpose(1, 2) @ unit

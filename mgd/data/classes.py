@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mgd.errors import UserError
+from mgd.files import read_text
 from mgd.metrics import IGNORE_INDEX
 
 COLUMNS = ("index", "name", "red", "green", "blue")
@@ -44,12 +45,11 @@ def read_classes(name: str, root: Path) -> Classes:
             f"{path} does not exist: data.classes must be one of {', '.join(BUILT_IN)} or a CSV file below data.root "
             f"with the header {','.join(COLUMNS)}"
         )
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            found = ",".join(reader.fieldnames or ())
-            raise UserError(f"{path}: the header must be {','.join(COLUMNS)}, found {found}")
-        rows = list(reader)
+    reader = csv.DictReader(read_text(path).splitlines())
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        found = ",".join(reader.fieldnames or ())
+        raise UserError(f"{path}: the header must be {','.join(COLUMNS)}, found {found}")
+    rows = list(reader)
     names, colors = [], []
     for line, row in enumerate(rows, start=2):
         try:

@@ -10,6 +10,7 @@ from mgd.config import Data
 from mgd.data.classes import Classes, read_classes
 from mgd.data.partitions import split
 from mgd.errors import UserError
+from mgd.files import read_text
 from mgd.metrics import IGNORE_INDEX
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -68,7 +69,7 @@ def read_list(path: Path, root: Path, folder: str, *, labels: bool) -> list[Item
     """
     if not path.is_file():
         raise UserError(f"{path.absolute()} does not exist; it should list one image a line (see README, data layout)")
-    lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; it should list one image a line")
     items = [_parse_line(line, root, folder) for line in lines]
@@ -77,7 +78,9 @@ def read_list(path: Path, root: Path, folder: str, *, labels: bool) -> list[Item
     files = [file for item in items for file in (item.image, item.label if labels else None) if file is not None]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise UserError(f"{path} names {len(missing)} files that do not exist, first {missing[0]}")
+        raise UserError(
+            f"{path} names {len(missing)} files that do not exist, first {missing[0]}; put them there or take them out"
+        )
     return items
 
 
@@ -90,7 +93,7 @@ def load_image(path: Path) -> np.ndarray:
     image = _open(path)
     if image.mode.startswith("I") or image.mode == "F":
         raise UserError(f"{path} has {image.mode} pixels, expected 8 bits a channel; convert it to 8-bit RGB")
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: torch wants arrays that it may write to
 
 
 def load_label(path: Path, num_classes: int, ignore_values: tuple[int, ...] = ()) -> np.ndarray:
@@ -131,7 +134,7 @@ def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.
     if image.shape[:2] != label.shape:
         raise UserError(
             f"{item.label} is {label.shape[1]}x{label.shape[0]} but its image {item.image} is "
-            f"{image.shape[1]}x{image.shape[0]}; they must have the same size"
+            f"{image.shape[1]}x{image.shape[0]}; replace one of them or take both out of the list"
         )
     return image, label
 
@@ -139,9 +142,8 @@ def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.
 def _partition(data: Data, root: Path) -> tuple[list[Item], list[Item]]:
     """The user's own lists of the partition when they are there, else every r-th name of the training list."""
     if data.partition_lists:
-        paths = [
-            root / data.partition_lists.format(part=part, ratio=data.partition) for part in ("labeled", "unlabeled")
-        ]
+        pattern = data.partition_lists.replace("{ratio}", str(data.partition))
+        paths = [root / pattern.replace("{part}", part) for part in ("labeled", "unlabeled")]
         if all(path.is_file() for path in paths):
             return (
                 read_list(paths[0], root, data.train_folder, labels=True),
@@ -180,7 +182,7 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path)
         image.load()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist; put it there or take it out of the list") from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
         raise UserError(f"{path} cannot be decoded ({error}); replace the file or take it out of the list") from error
     return image

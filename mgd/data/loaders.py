@@ -110,12 +110,13 @@ class PositionSampler(Sampler[list[int]]):
     """The positions of one rank's micro-batches, from `start` (iteration) to `stop`."""
 
     def __init__(self, start: int, stop: int, *, batch_size: int, accumulate: int, rank: int, world: int) -> None:
-        if batch_size % (accumulate * world):
-            fitting = [size for size in range(1, 4 * batch_size) if size % (accumulate * world) == 0]
-            near = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:2])
+        parts = accumulate * world
+        if batch_size % parts:
+            below = batch_size // parts * parts
+            near = [str(size) for size in (below, below + parts) if size]
             raise UserError(
                 f"train.batch_size={batch_size} does not divide among {world} processes x {accumulate} micro-batches; "
-                f"use {' or '.join(map(str, near))}"
+                f"use {' or '.join(near)}"
             )
         self.start, self.stop, self.batch_size = start, stop, batch_size
         self.accumulate, self.rank, self.world = accumulate, rank, world

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mgd.errors import UserError
 
@@ -46,6 +47,12 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     finally:
         if world > 1:
             dist.destroy_process_group()
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the main one's buffers: without SyncBN each has running statistics of its own images."""
+    for buffer in module.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def pick_device(device: str, local_rank: int, gpus: int) -> torch.device:

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from mgd.config import Experiment, to_dict
+from mgd.errors import UserError
 from mgd.files import write_json
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,12 @@ def set_up_logging(folder: Path | None, *, main: bool) -> None:
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)
     if folder is not None and main:
-        folder.mkdir(parents=True, exist_ok=True)
-        logger.addHandler(_formatted(logging.FileHandler(folder / "log.txt"), "%(asctime)s %(levelname)s %(message)s"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = logging.FileHandler(folder / "log.txt")
+        except OSError as error:
+            raise UserError(f"run.dir={folder} cannot be written to ({error}); choose another run.dir") from error
+        logger.addHandler(_formatted(file, "%(asctime)s %(levelname)s %(message)s"))
 
 
 def _formatted(handler: logging.Handler, text: str) -> logging.Handler:

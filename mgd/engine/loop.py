@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from mgd import checkpoint
 from mgd.config import Experiment, to_dict
 from mgd.data.datasets import Splits, open_splits
-from mgd.data.loaders import PositionSampler, TrainingSamples, make_loader, to_device
-from mgd.engine.distributed import Processes
+from mgd.data.loaders import Batch, PositionSampler, TrainingSamples, make_loader, to_device
+from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.log import Meter, record_run
 from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
 from mgd.engine.resume import previous_state
@@ -23,6 +24,7 @@ from mgd.engine.teachers import score_teachers
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective
+from mgd.objectives.base import Terms, add_terms
 from mgd.objectives.mgd import MGDObjective
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,10 @@ class Trainer:
         self.splits = open_splits(config.data)
         self.epoch, self.total = run_length(config, self.splits)
         self._check_batch()
+        self.precision = pick_precision(config.train.precision, team.device)
         previous = previous_state(self.folder, config, resume=resume)
+        self.iteration = previous.progress[0] if previous is not None and previous.progress else 0
+        self.loader = self._make_loader()
 
         torch.manual_seed(config.train.seed)
         self.objective = build_objective(config, len(self.splits.classes))
@@ -53,9 +58,8 @@ class Trainer:
         self.objective.to(team.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.objective, config.train, team.device)
         self.schedule = make_schedule(self.optimizer, config.train, self.total)
-        self.precision = pick_precision(config.train.precision, team.device)
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.precision == torch.float16)
-        self.iteration, self.best = 0, -math.inf
+        self.best = -math.inf
         if previous is not None:
             self._restore(previous)
 
@@ -78,46 +82,60 @@ class Trainer:
             self._loop(model, meter)
 
     def _loop(self, model: nn.Module, meter: Meter) -> None:
-        config, batches = self.config, self._batches()
-        losses: dict[str, Tensor] = {}
+        config, batches = self.config, iter(self.loader)
+        losses: Terms = {}
         counted = 0
         while self.iteration < self.total:
             # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
             torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
             lr = float(self.schedule.get_last_lr()[0])
-            for name, value in self._step(model, batches).items():
-                losses[name] = losses[name] + value if name in losses else value
+            add_terms(losses, self._step(model, batches))
             self.iteration += 1
             counted += 1
             meter.advance()
-            if self.iteration % config.run.log_every == 0 or self.iteration == self.total:
+            saves = self._saves_now()
+            if saves or self.iteration % config.run.log_every == 0:  # no state is saved before its losses are checked
                 means = dict(zip(losses, (torch.stack(list(losses.values())) / counted).tolist(), strict=True))
                 self._check_finite(means, counted)
                 meter.train(self.iteration, {"total": sum(means.values()), **means}, lr)
                 losses, counted = {}, 0
-            self._save_and_evaluate(meter)
+            if saves:
+                self._evaluate_and_save(meter)
 
-    def _step(self, model: nn.Module, batches: Iterator[Any]) -> dict[str, Tensor]:
+    def _step(self, model: nn.Module, batches: Iterator[Any]) -> Terms:
         """One optimiser step; returns the terms, detached and still on the device."""
-        parts, device = self.config.train.accumulate, self.team.device
-        sums: dict[str, Tensor] = {}
-        for part in range(parts):
-            batch = to_device(next(batches), device, self.iteration)
-            # Gradients are averaged over the processes once, with the last part.
-            wrapped = model if isinstance(model, DistributedDataParallel) and part < parts - 1 else None
+        micro_batches = self.config.train.accumulate
+        sums: Terms = {}
+        for i in range(micro_batches):
+            batch = to_device(next(batches), self.team.device, self.iteration)
+            # Gradients are averaged over the processes once, with the last micro-batch.
+            wrapped = model if isinstance(model, DistributedDataParallel) and i < micro_batches - 1 else None
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
-                with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
-                    terms = {name: term / parts for name, term in model(batch).items()}
-                self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-            for name, term in terms.items():
-                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+                for terms in self._backward(model, batch):
+                    add_terms(sums, {name: term.detach() / micro_batches for name, term in terms.items()})
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         return sums
 
-    def _batches(self) -> Iterator[Any]:
+    def _backward(self, model: nn.Module, batch: Batch) -> Iterator[Terms]:
+        """Yield groups of an objective's terms, after their gradients have been added.
+
+        A single process goes group by group, which holds fewer activations; DDP needs all terms in one forward.
+        """
+        groups = self.objective.parts(batch) if model is self.objective else _whole(model, batch)
+        while True:
+            with torch.autocast(self.team.device.type, self.precision, enabled=self.precision != torch.float32):
+                terms = next(groups, None)
+            if terms is None:
+                return
+            loss = torch.stack(list(terms.values())).sum() / self.config.train.accumulate
+            self.scaler.scale(loss).backward()
+            yield terms
+
+    def _make_loader(self) -> DataLoader[Any]:
+        """What is left of the run. Made before any network, since it refuses what cannot be trained on."""
         train = self.config.train
         sampler = PositionSampler(
             self.iteration,
@@ -129,15 +147,17 @@ class Trainer:
         )
         samples = TrainingSamples(self.splits, self.config)
         workers = self.config.data.workers
-        return iter(make_loader(samples, sampler, workers=workers, device=self.team.device, batched=True))
+        return make_loader(samples, sampler, workers=workers, device=self.team.device, batched=True)
 
-    def _save_and_evaluate(self, meter: Meter) -> None:
-        run, every = self.config.run, self.config.evaluate.every
-        done, epoch_done = self.iteration == self.total, self.iteration % self.epoch == 0
-        if not (done or epoch_done or self.iteration % run.save_every == 0):
-            return
+    def _saves_now(self) -> bool:
+        """At the ends of the run and of every epoch, and every so many iterations."""
+        every = self.config.run.save_every
+        return self.iteration == self.total or self.iteration % self.epoch == 0 or self.iteration % every == 0
+
+    def _evaluate_and_save(self, meter: Meter) -> None:
+        every, epoch_done = self.config.evaluate.every, self.iteration % self.epoch == 0
         meter.pause()
-        if every and (done or (epoch_done and self.iteration // self.epoch % every == 0)):
+        if every and (self.iteration == self.total or (epoch_done and self.iteration // self.epoch % every == 0)):
             self._evaluate(meter)
         if self.team.is_main:
             self._save()
@@ -147,6 +167,8 @@ class Trainer:
         caption = "evaluation" if self.team.is_main else ""
         splits = self.splits
         network = self.objective.student
+        if self.team.world > 1:
+            share_buffers(network)
         report = evaluate(network, splits.val, splits.classes, self.config, self.team.device, progress=caption)
         meter.write(self.iteration, {"miou": report.miou})
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
@@ -183,8 +205,6 @@ class Trainer:
         self.schedule.load_state_dict(training["schedule"])
         self.scaler.load_state_dict(training["scaler"])
         self.best = training["best"]
-        assert previous.progress is not None
-        self.iteration = previous.progress[0]
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
 
     def _describe(self) -> None:
@@ -216,6 +236,11 @@ class Trainer:
         if bad:
             span = f"iterations {self.iteration - counted + 1} to {self.iteration}"
             raise UserError(
-                f"loss {', '.join(bad)} is not finite in {span}; {self.folder / 'last.pt'} holds the last good state. "
-                "Lower train.lr, or set train.precision=fp32"
+                f"loss {', '.join(bad)} is not finite in {span}, none of which was saved to {self.folder}; train again "
+                "with a lower train.lr or train.precision=fp32"
             )
+
+
+def _whole(model: nn.Module, batch: Batch) -> Iterator[Terms]:
+    """All terms as one group; nothing is computed before it is asked for."""
+    yield model(batch)

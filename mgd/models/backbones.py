@@ -1,6 +1,6 @@
 """Backbones: a network from images (N,3,H,W) to a stride-4 feature and a deep feature."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -53,6 +53,21 @@ def build_backbone(name: str, *, output_stride: int | None = None) -> Backbone:
         known = ", ".join([*BACKBONES, *ALIASES])
         raise UserError(f"model.backbone={name!r} is unknown; use one of {known}, or timm:<name> for a model of timm")
     return BACKBONES[name](output_stride)
+
+
+def recognise_backbone(shape: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The backbone's name from its parameters' names and shapes; None when it is none of ours."""
+    if shape.get("features.17.conv.2.weight") == (320, 960, 1, 1):
+        return "mobilenet_v2"
+    blocks = len({name.split(".")[1] for name in shape if name.startswith("layer3.")})
+    width = shape.get("layer1.0.conv1.weight", (0,))[0]
+    key = (blocks, "layer1.0.conv3.weight" in shape, width)
+    return {
+        (2, False, 64): "resnet18",
+        (6, True, 64): "resnet50",
+        (23, True, 64): "resnet101",
+        (6, True, 128): "wide_resnet50_2",
+    }.get(key)
 
 
 class ResNet(TimmResNet, Backbone):

@@ -95,7 +95,7 @@ def _download(source: Source, name: str, folder: str | Path) -> Mapping[str, Ten
 
 def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: str) -> None:
     expected = backbone.state_dict()
-    renamed = {_our_name(key, state): tensor for key, tensor in state.items()}
+    renamed = {our_name(key, state): tensor for key, tensor in state.items()}
     fitting = {k: v for k, v in renamed.items() if k in expected and v.shape == expected[k].shape}
     skipped = sorted(k for k in renamed if k not in fitting)
     missing = sorted(k for k in expected if k not in fitting and not k.endswith("num_batches_tracked"))
@@ -104,13 +104,13 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
     lost = [k for k in missing if not k.startswith(STEM)]
     if lost or strange:
         raise UserError(
-            f"{origin} does not fit {name}: {len(lost)} tensors are missing, such as {lost[:2]}, {len(strange)} unknown, "
-            f"such as {strange[:2]}; use weights of this architecture or model.pretrained=False"
+            f"{origin} does not fit {name}: {len(lost)} tensors are missing, such as {lost[:2]}, {len(strange)} "
+            f"unknown, such as {strange[:2]}; use weights of this architecture or model.pretrained=False"
         )
     backbone.load_state_dict(fitting, strict=False)  # what is missing was checked above
     log.info("ImageNet weights of %s from %s: %d tensors loaded", name, origin, len(fitting))
     if changed:
-        log.info("  renamed: %s", ", ".join(f"{k} -> {_our_name(k, state)}" for k in changed))
+        log.info("  renamed: %s", ", ".join(f"{k} -> {our_name(k, state)}" for k in changed))
     if skipped:
         log.info("  skipped: %s", ", ".join(skipped))
     if missing:
@@ -119,7 +119,7 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
         log.warning("  %s", note)
 
 
-def _our_name(key: str, state: State) -> str:
+def our_name(key: str, state: State) -> str:
     """Names in files of other projects -> ours."""
     key = key.removeprefix("module.").removeprefix("backbone.")
     if key.startswith("stem."):  # OpenMMLab: the last convolution's BN is part of its stem

@@ -1,6 +1,7 @@
 """What every objective is: a student, and one forward from a batch to weighted loss terms."""
 
 import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from mgd.data.loaders import Batch
 from mgd.losses import cross_entropy, ohem_cross_entropy
 from mgd.models.deeplab import DeepLabV3Plus
 
+Terms = dict[str, Tensor]  # scalar loss terms, already weighted
+
 
 class Objective(nn.Module):
-    """All trainable computation of a step.
-
-    `forward(batch)` returns scalar terms, already weighted, whose sum is the loss; under DDP it is the wrapped forward.
+    """All trainable computation of a step; the loss is the sum of its terms.
 
     Attributes:
         student: the network that the run is for.
@@ -22,8 +23,25 @@ class Objective(nn.Module):
 
     student: DeepLabV3Plus
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def parts(self, batch: Batch) -> Iterator[Terms]:
+        """The terms, in groups that share no graph.
+
+        Whoever runs backward on each group before asking for the next holds one group's activations at a time.
+        """
         raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Terms:
+        """All terms at once: what DDP wraps."""
+        terms: Terms = {}
+        for part in self.parts(batch):
+            add_terms(terms, part)
+        return terms
+
+
+def add_terms(sums: Terms, terms: Mapping[str, Tensor]) -> None:
+    """Add terms to the sums of the same names, in place."""
+    for name, term in terms.items():
+        sums[name] = sums[name] + term if name in sums else term
 
 
 def supervised_loss(logits: Tensor, target: Tensor, criterion: Criterion) -> Tensor:

@@ -1,5 +1,7 @@
 """Cross pseudo supervision with CutMix (Chen et al., CVPR 2021): how the teachers are trained."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from mgd.config import CPS
 from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, hard_label, rampup, supervised_loss
+from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_loss
 
 
 class CPSObjective(Objective):
@@ -21,23 +23,25 @@ class CPSObjective(Objective):
         super().__init__()
         self.student, self.peer, self.config = student, peer, config
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def parts(self, batch: Batch) -> Iterator[Terms]:
         labeled, u0, u1, mask = batch.labeled, batch.first, batch.second, batch.mask
         assert labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
         weight = self.config.weight * rampup(batch.iteration, self.config.rampup_iterations)
         mixed = mix(u0.image, u1.image, mask)
-        with torch.no_grad():
-            label_of_student, label_of_peer = (
-                # The mask is binary, so mixing the labels is the same as mixing the logits before the argmax.
-                mix(hard_label(network(u0.image), u0.valid), hard_label(network(u1.image), u1.valid), mask)
-                for network in (self.student, self.peer)
-            )
+        label_of_student, label_of_peer = self._pseudo_label(self.student, batch), self._pseudo_label(self.peer, batch)
 
         def loss(network: DeepLabV3Plus, image: Tensor, label: Tensor) -> Tensor:
             return supervised_loss(network(image), label, self.config.criterion)
 
-        return {
-            "supervised": loss(self.student, labeled.image, labeled.label)
-            + loss(self.peer, labeled.image, labeled.label),
-            "cps": weight * (loss(self.student, mixed, label_of_peer) + loss(self.peer, mixed, label_of_student)),
-        }
+        yield {"supervised": loss(self.student, labeled.image, labeled.label)}
+        yield {"supervised": loss(self.peer, labeled.image, labeled.label)}
+        yield {"cps": weight * loss(self.student, mixed, label_of_peer)}
+        yield {"cps": weight * loss(self.peer, mixed, label_of_student)}
+
+    @staticmethod
+    @torch.no_grad()
+    def _pseudo_label(network: DeepLabV3Plus, batch: Batch) -> Tensor:
+        """(N,H,W): the mask is binary, so mixing labels is the same as mixing logits before the argmax."""
+        u0, u1, mask = batch.first, batch.second, batch.mask
+        assert u0 is not None and u1 is not None and mask is not None  # noqa: PT018
+        return mix(hard_label(network(u0.image), u0.valid), hard_label(network(u1.image), u1.valid), mask)

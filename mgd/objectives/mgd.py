@@ -1,6 +1,6 @@
 """Multi-granularity distillation (Qin et al., ECCV 2022): how a student is trained from two frozen teachers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views
 from mgd.losses import image_level_loss, pixel_level_loss, region_level_loss
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, hard_label, rampup, supervised_loss
+from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_loss
 
 Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
 
@@ -38,7 +38,13 @@ class MGDObjective(Objective):
             teacher._apply(*args, **kwargs)
         return self
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def parts(self, batch: Batch) -> Iterator[Terms]:
+        config = self.config
+        yield self._labeled_terms(batch)
+        if config.pixel_unlabeled or config.lambda_image or config.lambda_region:
+            yield self._unlabeled_terms(batch)
+
+    def _labeled_terms(self, batch: Batch) -> Terms:
         labeled, config = batch.labeled, self.config
         assert labeled.label is not None
         logits = self.student(labeled.image)
@@ -46,11 +52,9 @@ class MGDObjective(Objective):
         if config.pixel_labeled:
             labels = self._labels(labeled)
             terms["pixel_labeled"] = config.pixel_labeled * self._pixel_term(logits, labels)
-        if config.pixel_unlabeled or config.lambda_image or config.lambda_region:
-            terms |= self._unlabeled_terms(batch)
         return terms
 
-    def _unlabeled_terms(self, batch: Batch) -> dict[str, Tensor]:
+    def _unlabeled_terms(self, batch: Batch) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
         u0, u1, mask, config = batch.first, batch.second, batch.mask, self.config
         assert u0 is not None and u1 is not None and mask is not None  # noqa: PT018

@@ -1,11 +1,11 @@
 """Labels alone: the lower bound that every other method is held against."""
 
-from torch import Tensor
+from collections.abc import Iterator
 
 from mgd.config import Supervised
 from mgd.data.loaders import Batch
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, supervised_loss
+from mgd.objectives.base import Objective, Terms, supervised_loss
 
 
 class SupervisedObjective(Objective):
@@ -15,7 +15,7 @@ class SupervisedObjective(Objective):
         super().__init__()
         self.student, self.config = student, config
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def parts(self, batch: Batch) -> Iterator[Terms]:
         logits = self.student(batch.labeled.image)
         assert batch.labeled.label is not None
-        return {"supervised": supervised_loss(logits, batch.labeled.label, self.config.criterion)}
+        yield {"supervised": supervised_loss(logits, batch.labeled.label, self.config.criterion)}

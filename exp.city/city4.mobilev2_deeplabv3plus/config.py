@@ -1,0 +1,21 @@
+"""Student (MGD) on Cityscapes, 1/4 labelled: DeepLabV3+ with MobileNetV2.
+
+Paper:   Cityscapes, partition 1/4 (744 of 2,975 images with labels), MobileNetV2; its settings are not published:
+         those of ResNet-18 with lambda_region 50
+Cost:    19,043 iterations (2,231 unlabelled // 16 = 139 an epoch, 137 epochs) of 40.2 T multiply-accumulates
+Score:   not yet measured with this code
+Command: bash script.sh, after the same in exp.city/city4.resnet101_deeplabv3plus and
+         exp.city/city4.wresnet34_deeplabv3plus or with the official teachers in DATA/model-weight
+"""
+
+from dataclasses import replace
+
+from mgd.config import Experiment, Model
+from mgd.published import CITY, CITY_MGD_MOBILENET, CITY_TRAIN
+
+config = Experiment(
+    data=replace(CITY, partition=4),
+    model=Model(backbone="mobilenet_v2"),
+    method=CITY_MGD_MOBILENET,
+    train=CITY_TRAIN,
+)

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The whole method on generated scenes: two teachers (CPS), then the MGD student beside one that sees labels alone.
+#   bash exp.demo/demo.sh [SEED]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+seed=${1:-0}
+python=${PYTHON:-python3}
+[ -x .venv/bin/python ] && python=${PYTHON:-.venv/bin/python}
+export PYTHON=$python OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# Two trainings run side by side: these networks are too small to keep many threads busy.
+cores=$("$python" -c 'import os; print(os.cpu_count() or 1)')
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 3 ? cores / 2 : 1))}
+
+run() { echo "exp.demo/scenes8.$1/run-$seed"; }
+train() { # NAME [override ...]
+  local name=$1
+  shift
+  bash "exp.demo/scenes8.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" 2>&1 | sed -u "s/^/[$name] /"
+}
+side_by_side() { wait "$1" && wait "$2"; }
+
+started=$SECONDS
+"$python" -m mgd prepare scenes --out DATA/scenes
+train wide & wide=$!
+train deep & deep=$!
+side_by_side $wide $deep
+train supervised & supervised=$!
+train mgd method.wide_teacher="$(run wide)/last.pt" method.deep_teacher="$(run deep)/last.pt" & mgd=$!
+side_by_side $supervised $mgd
+
+echo
+"$python" -m mgd compare T_W:"$(run wide)/last.pt" T_D:"$(run deep)/last.pt" \
+  supervised:"$(run supervised)/last.pt" MGD:"$(run mgd)/last.pt" --out "exp.demo/demo-$seed.png"
+echo "seed $seed: $((SECONDS - started)) seconds"

@@ -1,0 +1,20 @@
+"""Wide teacher T_W (CPS) on PASCAL VOC, 1/16 labelled: DeepLabV3+ with wide ResNet-50.
+
+Paper:   PASCAL VOC, partition 1/16 (662 of 10,582 images with labels), T_W wide ResNet-50 (the official files call it
+         "wresnet34")
+Cost:    42,160 iterations (9,920 unlabelled // 8 = 1,240 an epoch, 34 epochs) of 16.3 T multiply-accumulates
+Score:   not yet measured with this code
+Command: bash script.sh
+"""
+
+from dataclasses import replace
+
+from mgd.config import Experiment, Model
+from mgd.published import VOC, VOC_CPS, VOC_TRAIN
+
+config = Experiment(
+    data=replace(VOC, partition=16),
+    model=Model(backbone="wide_resnet50_2"),
+    method=VOC_CPS,
+    train=replace(VOC_TRAIN, lr=0.001),
+)

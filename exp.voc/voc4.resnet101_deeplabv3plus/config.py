@@ -1,0 +1,19 @@
+"""Deep teacher T_D (CPS) on PASCAL VOC, 1/4 labelled: DeepLabV3+ with ResNet-101.
+
+Paper:   PASCAL VOC, partition 1/4 (2,646 of 10,582 images with labels), T_D ResNet-101
+Cost:    33,728 iterations (7,936 unlabelled // 8 = 992 an epoch, 34 epochs) of 12.2 T multiply-accumulates
+Score:   not yet measured with this code
+Command: bash script.sh
+"""
+
+from dataclasses import replace
+
+from mgd.config import Experiment, Model
+from mgd.published import VOC, VOC_CPS, VOC_TRAIN
+
+config = Experiment(
+    data=replace(VOC, partition=4),
+    model=Model(backbone="resnet101"),
+    method=VOC_CPS,
+    train=VOC_TRAIN,
+)

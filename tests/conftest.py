@@ -1,0 +1,28 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import write_network
+
+from mgd.data.prepare.scenes import CLASSES, generate_scenes
+
+torch.set_num_threads(1)  # the networks here are too small for more
+
+
+@pytest.fixture(scope="session")
+def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 training and 3 validation scenes of 64x48 in VOC layout; not to be changed."""
+    out = tmp_path_factory.mktemp("data") / "scenes"
+    generate_scenes(out, train=12, val=3, height=48, width=64)
+    return out
+
+
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that make a run an MGD run with two small teachers, of different widths."""
+    folder = tmp_path_factory.mktemp("teachers")
+    deep = write_network(folder / "deep.pt", num_classes=len(CLASSES), channels=16, seed=1)
+    wide = write_network(folder / "wide.pt", num_classes=len(CLASSES), channels=24, seed=2)
+    return ["method=mgd", f"method.deep_teacher={deep}", f"method.wide_teacher={wide}"]

@@ -1,0 +1,471 @@
+"""Test data: lists, partitions, labels, augmentation, CutMix pairs, sampling, what reaches the device."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import write_image
+
+from mgd.config import CPS, Data, Experiment, Model, Supervised, Train
+from mgd.data.classes import BUILT_IN, Classes, read_classes
+from mgd.data.cutmix import box_masks, mix
+from mgd.data.datasets import Item, Splits, load_image, load_label, open_splits, open_val, read_list
+from mgd.data.loaders import (
+    LABELED,
+    PARTNER,
+    UNLABELED,
+    PositionSampler,
+    TrainingSamples,
+    ValidationSamples,
+    draw,
+    make_loader,
+    to_device,
+)
+from mgd.data.partitions import split
+from mgd.data.transforms import augment, shrink
+from mgd.errors import UserError
+from mgd.published import CITY, VOC
+
+SCALES = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
+CPU = torch.device("cpu")
+
+
+def write_pair(image: Path, label: Path) -> None:
+    write_image(image, np.full((6, 8, 3), 90, np.uint8))
+    write_image(label, np.zeros((6, 8), np.uint8))
+
+
+def write_voc(root: Path, names: list[str], val: list[str]) -> None:
+    """Bare names, in the folders of VOC's layout."""
+    root.mkdir(exist_ok=True)
+    for folder, part in (("train_aug", names), ("val", val)):
+        (root / f"{folder}.txt").write_text("".join(f"{name}\n" for name in part))
+        for name in part:
+            write_pair(root / folder / "image" / f"{name}.jpg", root / folder / "label" / f"{name}.png")
+
+
+def names(items: list[Item]) -> list[str]:
+    return [item.name for item in items]
+
+
+# Lists
+
+
+def test_bare_names_stand_for_the_folders_of_voc(tmp_path: Path) -> None:
+    write_voc(tmp_path, ["a", "b"], ["c"])
+    items = read_list(tmp_path / "train_aug.txt", tmp_path, "train_aug", labels=True)
+    folder = tmp_path / "train_aug"
+    assert items == [Item(n, folder / "image" / f"{n}.jpg", folder / "label" / f"{n}.png") for n in ("a", "b")]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_line_may_name_image_and_label_with_or_without_the_slash_of_cityscapes(tmp_path: Path, slash: str) -> None:
+    write_pair(tmp_path / "images/train/a.png", tmp_path / "segmentation/train/a_gt.png")
+    (tmp_path / "list.txt").write_text(f"{slash}images/train/a.png\t{slash}segmentation/train/a_gt.png\r\n\n")
+    items = read_list(tmp_path / "list.txt", tmp_path, "unused", labels=True)
+    assert items == [Item("a", tmp_path / "images/train/a.png", tmp_path / "segmentation/train/a_gt.png")]
+
+
+def test_a_line_may_name_an_image_alone_where_no_label_is_asked_for(tmp_path: Path) -> None:
+    write_image(tmp_path / "photos/a.JPEG", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "list.txt").write_text("photos/a.JPEG\n")
+    assert read_list(tmp_path / "list.txt", tmp_path, "", labels=False)[0].label is None
+    with pytest.raises(UserError, match=r"list.txt: a has no label; write image<TAB>label"):
+        read_list(tmp_path / "list.txt", tmp_path, "", labels=True)
+
+
+def test_the_published_layouts_are_read_as_they_are(tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc", ["a", "b", "c", "d"], ["e"])
+    voc = open_splits(replace(VOC, root=str(tmp_path / "voc"), partition=2))
+    assert [names(part) for part in (voc.labeled, voc.unlabeled, voc.val)] == [["a", "c"], ["b", "d"], ["e"]]
+    assert len(voc.classes) == 21
+
+    city = tmp_path / "city"
+    (city / "config_new").mkdir(parents=True)
+    for part, some in {"train": "pqrs", "val": "t"}.items():
+        pairs = [(f"images/{part}/{n}.png", f"segmentation/{part}/{n}_gtFine.png") for n in some]
+        (city / f"config_new/{part}.txt").write_text("".join(f"/{i}\t/{s}\n" for i, s in pairs))
+        for image, label in pairs:
+            write_pair(city / image, city / label)
+    found = open_splits(replace(CITY, root=str(city), partition=4))
+    assert [names(part) for part in (found.labeled, found.unlabeled, found.val)] == [["p"], ["q", "r", "s"], ["t"]]
+    assert len(found.classes) == 19
+
+
+# Partitions
+
+
+@pytest.mark.parametrize(
+    ("total", "ratio", "labeled"),
+    [
+        *((10_582, ratio, count) for ratio, count in {16: 662, 8: 1323, 4: 2646, 2: 5291}.items()),
+        *((2_975, ratio, count) for ratio, count in {16: 186, 8: 372, 4: 744, 2: 1488}.items()),
+    ],
+)
+def test_partitions_have_the_published_sizes(total: int, ratio: int, labeled: int) -> None:
+    few, many = split(range(total), ratio)
+    assert (len(few), len(many)) == (labeled, total - labeled)
+
+
+@pytest.mark.parametrize("ratio", [1, 3, 5, 50])
+def test_a_partition_takes_every_rth_name_and_keeps_the_order(ratio: int) -> None:
+    some = [f"n{i:02}" for i in range(17)]
+    labeled, unlabeled = split(some, ratio)
+    assert labeled == some[::ratio]
+    assert unlabeled == sorted(set(some) - set(labeled))
+
+
+def test_the_users_own_partition_lists_are_used_when_they_are_there(tmp_path: Path) -> None:
+    write_voc(tmp_path, list("abcdef"), ["v"])
+    data = replace(VOC, root=str(tmp_path), partition=3)
+    assert names(open_splits(data).labeled) == ["a", "d"]
+    folder = tmp_path / "subset_train_aug"
+    folder.mkdir()
+    (folder / "train_aug_labeled_1-3.txt").write_text("f\nb\n")
+    (folder / "train_aug_unlabeled_1-3.txt").write_text("e\na\n")
+    splits = open_splits(data)
+    assert (names(splits.labeled), names(splits.unlabeled)) == (["f", "b"], ["e", "a"])
+    assert names(open_splits(replace(data, partition=2)).labeled) == ["a", "c", "e"]
+
+
+def test_unlabelled_photos_come_from_a_list_or_a_folder_and_are_added(tmp_path: Path) -> None:
+    write_voc(tmp_path, ["a", "b"], ["v"])
+    for name in ("z.jpg", "deep/y.png"):
+        write_image(tmp_path / "photos" / name, np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "photos/notes.txt").write_text("no photo")
+    (tmp_path / "unlabeled.txt").write_text("photos/z.jpg\n")
+    data = replace(VOC, root=str(tmp_path), partition=2)
+    assert names(open_splits(replace(data, unlabeled="unlabeled.txt")).unlabeled) == ["b", "z"]
+    assert names(open_splits(replace(data, unlabeled="photos")).unlabeled) == ["b", "y", "z"]
+
+
+def test_the_unlabelled_part_has_no_labels_whatever_is_on_the_disk(small_scenes: Path) -> None:
+    splits = open_splits(Data(root=str(small_scenes), train_list="train_aug.txt", partition=4))
+    assert all(item.label is None for item in splits.unlabeled)
+    assert all(item.label is not None for item in splits.labeled)
+
+
+# Files
+
+
+def test_a_palette_png_gives_its_indices(tmp_path: Path) -> None:
+    from PIL import Image
+
+    values = np.array([[0, 3], [255, 1]], np.uint8)
+    picture = Image.fromarray(values, mode="P")
+    picture.putpalette([7 * i % 256 for i in range(768)])
+    picture.save(tmp_path / "label.png")
+    assert np.array_equal(load_label(tmp_path / "label.png", 4), values)
+
+
+def test_ignored_values_become_255_and_others_are_refused(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "label.png", np.array([[0, 11], [2, 30]], np.uint8))
+    assert load_label(path, 3, (11, 30)).tolist() == [[0, 255], [2, 255]]
+    with pytest.raises(UserError, match=r"label.png holds the label value 30, expected 0..2 or 255.*ignore_values"):
+        load_label(path, 3, (11,))
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    grey = write_image(tmp_path / "grey.png", np.full((2, 3), 7, np.uint8))
+    clear = write_image(tmp_path / "clear.png", np.full((2, 3, 4), (1, 2, 3, 0), np.uint8))
+    assert np.array_equal(load_image(grey), np.full((2, 3, 3), 7))
+    assert np.array_equal(load_image(clear), np.broadcast_to((1, 2, 3), (2, 3, 3)))
+
+
+def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "deep.png", np.full((2, 3), 700, np.uint16))
+    with pytest.raises(UserError, match=r"deep.png has I.* pixels, expected 8 bits"):
+        load_image(path)
+
+
+def test_a_class_table_is_read_from_csv(tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text("index,name,red,green,blue\n0,sky,1,2,3\n1,tree,4,5,6\n")
+    classes = read_classes("classes.csv", tmp_path)
+    assert classes == Classes(("sky", "tree"), ((1, 2, 3), (4, 5, 6)))
+    assert classes.palette()[[0, 1, 255]].tolist() == [[1, 2, 3], [4, 5, 6], [255, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name,index\n", "the header must be index,name,red,green,blue"),
+        ("index,name,red,green,blue\n0,sky,1,2,3\n2,tree,4,5,6\n", "line 3: expected index 1"),
+        ("index,name,red,green,blue\n0,sky,1,2,300\n", "line 2: expected index 0.*0..255"),
+        ("index,name,red,green,blue\n0,sky,1,2,3\n", "lists 1 classes"),
+    ],
+)
+def test_a_wrong_class_table_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "classes.csv").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_classes("classes.csv", tmp_path)
+
+
+def test_built_in_palettes_are_the_published_ones() -> None:
+    voc, city = BUILT_IN["voc"], BUILT_IN["city"]
+    assert voc.colors[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert voc.colors[20] == (0, 64, 128)
+    assert city.colors[city.names.index("person")] == (220, 20, 60)
+
+
+@pytest.mark.parametrize(("short", "size"), [(0, (40, 60)), (20, (20, 30)), (40, (40, 60)), (50, (40, 60))])
+def test_photos_shrink_to_a_short_side_and_never_grow(short: int, size: tuple[int, int]) -> None:
+    assert shrink(np.zeros((40, 60, 3), np.uint8), short).shape[:2] == size
+    assert shrink(np.zeros((60, 40, 3), np.uint8), short).shape[:2] == size[::-1]
+
+
+# Augmentation
+
+
+def checkerboard(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose red tells the label's column of 8 pixels, and whose green tells the row."""
+    rows, columns = np.arange(height)[:, None] // 8, np.arange(width)[None] // 8
+    image = np.stack(np.broadcast_arrays(20 * (columns + 1), 20 * (rows + 1), 77), axis=2).astype(np.uint8)
+    return image, (8 * rows + columns).astype(np.uint8)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("crop", [24, 80])
+def test_image_and_label_stay_aligned_and_the_extent_marks_the_image(scale: float, crop: int) -> None:
+    whole = checkerboard(48, 56)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        image, label, extent = augment(*whole, scales=(scale,), crop=crop, rng=rng)
+        assert label is not None
+        assert (image.shape, label.shape) == ((crop, crop, 3), (crop, crop))
+        top, bottom, left, right = extent
+        inside = np.zeros((crop, crop), bool)
+        inside[top:bottom, left:right] = True
+        assert np.array_equal(image.any(axis=2), inside)  # no pixel of the picture is black
+        assert np.array_equal(label != 255, inside)
+        assert inside.sum() == min(crop, round(48 * scale)) * min(crop, round(56 * scale))
+        colour = np.stack([20 * (label % 8 + 1.0), 20 * (label // 8 + 1.0)], axis=2)
+        off = np.abs(image[..., :2] - colour)[inside]
+        assert off.max() <= 20  # bilinear mixes neighbours at the borders of squares
+        assert (off <= 1).mean() > 0.5
+
+
+def test_an_image_without_label_is_augmented_like_one_with() -> None:
+    image, label = checkerboard(48, 56)
+    with_label = augment(image, label, scales=SCALES, crop=32, rng=np.random.default_rng(3))
+    without = augment(image, None, scales=SCALES, crop=32, rng=np.random.default_rng(3))
+    assert np.array_equal(with_label[0], without[0])
+    assert without[1] is None
+
+
+def test_half_are_mirrored_and_every_scale_is_drawn_as_often() -> None:
+    image, label = checkerboard(40, 56)
+    rng, seen = np.random.default_rng(0), Counter()
+    for _ in range(600):
+        found, _, (top, bottom, left, right) = augment(image, label, scales=SCALES, crop=120, rng=rng)
+        mirrored = bool(found[top, left, 0] > found[top, right - 1, 0])
+        seen[mirrored, (bottom - top) / 40] += 1
+    assert {scale for _, scale in seen} == set(SCALES)
+    assert 250 < sum(count for (mirrored, _), count in seen.items() if mirrored) < 350
+    for scale in SCALES:
+        assert 65 < seen[True, scale] + seen[False, scale] < 135
+
+
+def test_crops_reach_every_part_of_the_image() -> None:
+    image, label = checkerboard(40, 56)
+    seen = np.zeros(64, bool)
+    for seed in range(60):
+        _, found, _ = augment(image, label, scales=(1.0,), crop=16, rng=np.random.default_rng(seed))
+        seen[found.ravel()] = True
+    assert set(np.flatnonzero(seen)) == set(label.ravel())
+
+
+# CutMix
+
+
+def test_masks_are_binary_differ_and_take_between_a_tenth_and_a_half() -> None:
+    masks = box_masks(64, 32, 48, generator=np.random.default_rng(0))
+    assert masks.shape == (64, 1, 32, 48)
+    assert set(masks.unique().tolist()) == {0, 1}
+    assert len({mask.numpy().tobytes() for mask in masks}) == 64
+    share = masks.float().mean(dim=(1, 2, 3))
+    # Three boxes of 1/12 to 1/6 each; where two overlap the mask is 0 again.
+    assert share.max() <= 0.55
+    assert 0.2 < share.mean() < 0.4
+
+
+def test_mixing_takes_the_second_where_the_mask_is_one() -> None:
+    first, second = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    mask = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert torch.equal(mix(first, second, mask), mask.float().expand(2, 3, 4, 4))
+    assert torch.equal(mix(first[:, 0], second[:, 0], mask), mask[:, 0].float())
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("stream", [LABELED, UNLABELED, PARTNER])
+@pytest.mark.parametrize("count", [2, 3, 7, 50])
+def test_every_image_occurs_once_in_every_epoch_of_every_stream(stream: int, count: int) -> None:
+    for epoch in range(4):
+        drawn = [draw(5, stream, epoch * count + place, count) for place in range(count)]
+        assert sorted(drawn) == list(range(count))
+
+
+def test_the_order_changes_with_the_epoch_the_seed_and_the_stream() -> None:
+    def order(seed: int, stream: int, epoch: int) -> list[int]:
+        return [draw(seed, stream, 50 * epoch + place, 50) for place in range(50)]
+
+    orders = [order(0, LABELED, 0), order(0, LABELED, 1), order(1, LABELED, 0), order(0, UNLABELED, 0)]
+    assert all(one != other for i, one in enumerate(orders) for other in orders[:i])
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 50])
+def test_the_two_images_of_a_cutmix_pair_always_differ(count: int) -> None:
+    for position in range(6 * count):
+        assert draw(1, UNLABELED, position, count) != draw(1, PARTNER, position, count)
+
+
+def test_cutmix_partners_are_others_in_other_epochs() -> None:
+    pairs = [{(draw(0, UNLABELED, p, 20), draw(0, PARTNER, p, 20)) for p in range(20 * e, 20 * e + 20)} for e in (0, 1)]
+    assert len(pairs[0] & pairs[1]) < 10
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_ranks_and_micro_batches_split_every_iteration_without_overlap(world: int, accumulate: int) -> None:
+    size = 24
+    samplers = [
+        PositionSampler(3, 8, batch_size=size, accumulate=accumulate, rank=rank, world=world) for rank in range(world)
+    ]
+    batches = [list(sampler) for sampler in samplers]
+    assert all(len(one) == len(sampler) == 5 * accumulate for one, sampler in zip(batches, samplers, strict=True))
+    for step, iteration in enumerate(range(3, 8)):
+        parts = [batch for one in batches for batch in one[step * accumulate : (step + 1) * accumulate]]
+        assert all(len(part) == size // (world * accumulate) for part in parts)
+        assert sorted(position for part in parts for position in part) == list(
+            range(size * iteration, size * (iteration + 1))
+        )
+
+
+def test_a_run_that_goes_on_from_the_middle_gets_the_same_positions() -> None:
+    def positions(start: int) -> list[list[int]]:
+        return list(PositionSampler(start, 9, batch_size=4, accumulate=2, rank=0, world=1))
+
+    assert positions(5) == positions(0)[5 * 2 :]
+
+
+@pytest.mark.parametrize(("size", "remedy"), [(6, "use 4 or 8"), (3, "use 4")])
+def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do(size: int, remedy: str) -> None:
+    with pytest.raises(UserError, match=rf"train.batch_size={size} does not divide among 4 processes .* {remedy}$"):
+        PositionSampler(0, 1, batch_size=size, accumulate=1, rank=0, world=4)
+
+
+def experiment(root: Path, method: Any, **data: Any) -> Experiment:
+    options = {"train_list": "train_aug.txt", "partition": 4, "crop_size": 32} | data
+    return Experiment(
+        data=Data(root=str(root), **options),
+        model=Model(backbone="resnet18"),
+        method=method,
+        train=Train(batch_size=4),
+    )
+
+
+def samples_of(config: Experiment) -> TrainingSamples:
+    return TrainingSamples(open_splits(config.data), config)
+
+
+def flat(sample: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(sample, dict):
+        return {prefix: sample}
+    return {k: v for name, value in sample.items() for k, v in flat(value, f"{prefix}.{name}").items()}
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+def test_samples_are_the_same_for_any_number_of_workers(small_scenes: Path) -> None:
+    samples = samples_of(experiment(small_scenes, CPS()))
+
+    def batches(workers: int) -> list[dict[str, Any]]:
+        sampler = PositionSampler(0, 5, batch_size=4, accumulate=1, rank=0, world=1)
+        return [flat(b) for b in make_loader(samples, sampler, workers=workers, device=CPU, batched=True)]
+
+    alone = batches(0)
+    assert len(alone) == 5
+    for workers in (1, 3):
+        for one, other in zip(alone, batches(workers), strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_sample_changes_with_the_epoch_and_with_the_seed(small_scenes: Path) -> None:
+    config = experiment(small_scenes, Supervised(), partition=12)  # a single labelled image
+    samples = samples_of(config)
+    other = samples_of(replace(config, train=replace(config.train, seed=1)))
+    first = samples[0]["labeled"]["image"]
+    assert torch.equal(first, samples[0]["labeled"]["image"])
+    assert not torch.equal(first, samples[1]["labeled"]["image"])
+    assert not torch.equal(first, other[0]["labeled"]["image"])
+
+
+def test_the_images_of_a_position_are_named(small_scenes: Path) -> None:
+    splits = open_splits(experiment(small_scenes, CPS()).data)
+    samples = samples_of(experiment(small_scenes, CPS()))
+    for position in range(20):
+        labeled, first, second = samples.names(position)
+        assert labeled in names(splits.labeled)
+        assert {first, second} <= set(names(splits.unlabeled))
+        assert first != second
+
+
+def test_labels_alone_load_no_unlabelled_image(small_scenes: Path) -> None:
+    assert samples_of(experiment(small_scenes, Supervised()))[0].keys() == {"labeled"}
+
+
+def test_a_single_unlabelled_image_is_refused_for_cutmix(small_scenes: Path) -> None:
+    splits = open_splits(experiment(small_scenes, CPS()).data)
+    lonely = Splits(splits.classes, splits.labeled, splits.unlabeled[:1], splits.val)
+    with pytest.raises(UserError, match=r"data.partition=4 leaves 1 unlabelled images.*method=supervised"):
+        TrainingSamples(lonely, experiment(small_scenes, CPS()))
+
+
+def test_validation_keeps_the_labels_own_size_when_photos_shrink(small_scenes: Path) -> None:
+    config = experiment(small_scenes, Supervised(), short_side=24)
+    sample = ValidationSamples(open_val(config.data), config, 8)[1]
+    assert sample["image"].shape == (3, 24, 32)
+    assert sample["label"].shape == (48, 64)
+
+
+# On the device
+
+
+def test_what_reaches_the_device_is_normalised_and_zero_in_the_padding(small_scenes: Path) -> None:
+    samples = samples_of(experiment(small_scenes, CPS(), crop_size=56, scales=(0.5, 1.0)))
+    sampler = PositionSampler(0, 1, batch_size=6, accumulate=1, rank=0, world=1)
+    raw = next(iter(make_loader(samples, sampler, workers=0, device=CPU, batched=True)))
+    batch = to_device(raw, CPU, 7)
+    assert batch.iteration == 7
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    assert batch.first is not None
+    assert batch.second is not None
+    for name, views in {"labeled": batch.labeled, "first": batch.first, "second": batch.second}.items():
+        assert raw[name]["image"].dtype == torch.uint8
+        plain = (raw[name]["image"] / 255 - mean[:, None, None]) / std[:, None, None]
+        for image, valid, expected, (top, bottom, left, right) in zip(
+            views.image, views.valid, plain, raw[name]["extent"].tolist(), strict=True
+        ):
+            part = (slice(None), slice(top, bottom), slice(left, right))
+            assert torch.allclose(image[part], expected[part], atol=1e-5)
+            assert valid[part[1:]].all()
+            assert int(valid.sum()) == (bottom - top) * (right - left) < 56 * 56
+            assert not image[:, ~valid].any()
+    assert batch.labeled.label is not None
+    assert batch.labeled.label.dtype == torch.int64
+    assert torch.equal(batch.labeled.label, raw["labeled"]["label"].long())
+    assert (batch.labeled.label[~batch.labeled.valid] == 255).all()
+    assert batch.mask is not None
+    assert torch.equal(batch.mask, raw["mask"] == 1)
+
+
+def test_labels_alone_make_a_batch_without_unlabelled_views(small_scenes: Path) -> None:
+    samples = samples_of(experiment(small_scenes, Supervised()))
+    sampler = PositionSampler(0, 1, batch_size=2, accumulate=1, rank=0, world=1)
+    batch = to_device(next(iter(make_loader(samples, sampler, workers=0, device=CPU, batched=True))), CPU, 0)
+    assert (batch.first, batch.second, batch.mask) == (None, None, None)

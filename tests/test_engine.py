@@ -1,0 +1,393 @@
+"""Test the engine: schedule, optimiser, devices; whole small runs, repeated, interrupted, resumed, in two processes."""
+
+import gc
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import differences, read, run_processes, train, write_config
+from torch import nn
+
+import mgd.engine.loop as loop
+from mgd.__main__ import main
+from mgd.config import Data, Experiment, Model, Supervised, Train
+from mgd.data.classes import BUILT_IN
+from mgd.data.datasets import Item, Splits
+from mgd.engine.distributed import pick_device
+from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
+from mgd.engine.teachers import warnings_about
+from mgd.errors import UserError
+from mgd.evaluate import Report
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+METHODS = ["supervised", "cps", "mgd"]
+
+# Parts
+
+
+def test_the_learning_rate_falls_as_published_from_the_first_iteration_to_zero() -> None:
+    optimizer = make_optimizer(nn.Conv2d(3, 4, 1), Train(lr=0.0025), CPU)
+    schedule = make_schedule(optimizer, Train(lr=0.0025), 10)
+    seen = []
+    for _ in range(10):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx([0.0025 * (1 - i / 10) ** 0.9 for i in range(10)])
+    assert schedule.get_last_lr() == [0.0, 0.0]
+
+
+def test_only_convolution_weights_decay_and_everything_learns() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    optimizer = make_optimizer(module, Train(weight_decay=0.01, momentum=0.8), CPU)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {name: 0.01 if name in ("0.weight", "2.weight") else 0.0 for name, _ in module.named_parameters()}
+    assert {name: decay[id(p)] for name, p in module.named_parameters()} == expected
+    assert all(group["momentum"] == 0.8 for group in optimizer.param_groups)
+
+
+def test_frozen_parameters_are_not_optimised() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3).requires_grad_(False), nn.Conv2d(4, 2, 1))
+    groups = make_optimizer(module, Train(), CPU).param_groups
+    assert sum(len(group["params"]) for group in groups) == 2
+
+
+def test_precision_is_full_on_a_cpu_unless_asked_otherwise() -> None:
+    assert pick_precision("auto", CPU) == torch.float32
+    assert pick_precision("bf16", CPU) == torch.bfloat16
+    assert pick_precision("fp16", GPU) == torch.float16
+    assert pick_precision("fp32", GPU) == torch.float32
+    with pytest.raises(UserError, match=r"train.precision=fp16 needs a GPU; use fp32 or bf16"):
+        pick_precision("fp16", CPU)
+
+
+def test_every_process_takes_a_gpu_of_its_own_where_there_are_some() -> None:
+    assert pick_device("auto", 0, 0) == CPU
+    assert pick_device("cpu", 3, 4) == CPU
+    assert pick_device("auto", 3, 4) == torch.device("cuda", 3)
+    assert pick_device("cuda", 1, 2) == torch.device("cuda", 1)
+    with pytest.raises(UserError, match=r"run.device=cuda but this machine has no GPU.*run.device=cpu"):
+        pick_device("cuda", 0, 0)
+    with pytest.raises(UserError, match=r"process 4 has no GPU of its own: there are 4; set NGPUS=4"):
+        pick_device("auto", 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("labeled", "unlabeled", "options", "expected"),
+    [
+        (1323, 9259, {"epochs": 34}, (1157, 39338)),  # VOC 1/8: 9259 // 8 = 1157; x 34
+        (662, 9920, {"epochs": 34}, (1240, 42160)),  # VOC 1/16
+        (186, 2789, {"epochs": 137, "batch_size": 16}, (174, 23838)),  # Cityscapes 1/16
+        (1323, 9259, {"max_iterations": 1}, (1157, 1)),
+        (10, 0, {"epochs": 3}, (1, 3)),  # all labelled: the labelled list is what an epoch goes through
+        (3, 5, {"epochs": 2}, (1, 2)),  # fewer images than a batch
+    ],
+)
+def test_a_run_is_as_long_as_published(
+    labeled: int, unlabeled: int, options: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    def items(count: int) -> list[Item]:
+        return [Item(str(i), Path(f"{i}.jpg"), None) for i in range(count)]
+
+    config = Experiment(
+        data=Data(root=""), model=Model(backbone="resnet18"), method=Supervised(), train=Train(**options)
+    )
+    splits = Splits(BUILT_IN["voc"], items(labeled), items(unlabeled), [])
+    assert loop.run_length(config, splits) == expected
+
+
+def test_a_teacher_below_the_labels_alone_or_collapsed_is_warned_of() -> None:
+    classes = replace(BUILT_IN["camvid"], names=tuple("abcd"), colors=BUILT_IN["camvid"].colors[:4])
+    good = Report(classes, torch.eye(4, dtype=torch.int64), 1)
+    collapsed = Report(classes, torch.zeros(4, 4, dtype=torch.int64), 1)
+    collapsed.confusion[:, 0] = 1  # everything is taken for class a
+    assert warnings_about(good, 0.9) == warnings_about(good, None) == []
+    assert warnings_about(good, 1.1) == ["scores 100.00 mIoU, labels alone give 110.00"]
+    assert warnings_about(collapsed, None) == ["has lost 3 of 4 classes (b, c, d)"]
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def method_options(teachers: list[str]) -> dict[str, list[str]]:
+    return {"supervised": ["method=supervised"], "cps": ["method=cps"], "mgd": teachers}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    small_scenes: Path, tmp_path_factory: pytest.TempPathFactory, method_options: dict[str, list[str]]
+) -> Callable[[str], Path]:
+    """The run folder of 5 undisturbed iterations of a method; made once."""
+    made: dict[str, Path] = {}
+
+    def run(method: str) -> Path:
+        if method not in made:
+            folder = tmp_path_factory.mktemp(method)
+            made[method] = train(folder, small_scenes, *method_options[method], "train.max_iterations=5")
+        return made[method]
+
+    return run
+
+
+def trained_state(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that a run has trained: weights, buffers, momentum."""
+    training = read(run / "last.pt")["training"]
+    momentum = {f"momentum.{i}": s["momentum_buffer"] for i, s in training["optimizer"]["state"].items()}
+    return training["objective"] | momentum
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_writes_its_whole_record(
+    small_scenes: Path, tmp_path: Path, method: str, method_options: dict[str, list[str]]
+) -> None:
+    options = [*method_options[method], "train.max_iterations=3", "evaluate.every=1", "evaluate.mode=whole"]
+    run = train(tmp_path, small_scenes, *options)
+    record = json.loads((run / "config.json").read_text())
+    assert record["config"]["method"]["name"] == method
+    assert record["config"]["train"]["max_iterations"] == record["iterations"] == 3
+    assert set(record["versions"]) >= {"python", "torch", "torchvision", "timm"}
+    assert "git" in record
+    assert "iteration 3/3" in (run / "log.txt").read_text()
+    assert any((run / "tensorboard").iterdir())
+    training = [line for line in metrics(run) if "lr" in line]
+    assert [line["step"] for line in training] == [1, 2, 3]
+    assert all(line["loss/total"] > 0 and line["images_per_second"] > 0 for line in training)
+    assert [line["step"] for line in metrics(run) if "miou" in line] == [2, 3]  # 9 unlabelled // 4 = 2 an epoch
+    for name in ("last.pt", "best.pt"):
+        content = read(run / name)
+        assert content["config"] == record["config"] or json.loads(json.dumps(content["config"])) == record["config"]
+        assert len(content["classes"]) == 8
+        assert not any(tensor.isnan().any() for tensor in content["model"].values())
+    assert read(run / "last.pt")["iteration"] == 3
+    assert all((run / f"teacher-{name}.json").is_file() is (method == "mgd") for name in ("deep", "wide"))
+    assert not [path.name for path in run.iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(
+    small_scenes: Path,
+    tmp_path: Path,
+    method: str,
+    method_options: dict[str, list[str]],
+    undisturbed: Callable[[str], Path],
+) -> None:
+    options = [*method_options[method], "train.max_iterations=5"]
+    for workers in (0, 2) if method == "mgd" else (1,):
+        again = train(tmp_path / str(workers), small_scenes, *options, f"data.workers={workers}")
+        assert differences(trained_state(again), trained_state(undisturbed(method))) == []
+
+
+def test_another_seed_gives_other_weights(
+    small_scenes: Path, tmp_path: Path, undisturbed: Callable[[str], Path]
+) -> None:
+    other = train(tmp_path, small_scenes, "train.max_iterations=5", "train.seed=1")
+    assert differences(trained_state(other), trained_state(undisturbed("supervised")))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_that_is_resumed_ends_in_the_same_weights(
+    small_scenes: Path,
+    tmp_path: Path,
+    method: str,
+    method_options: dict[str, list[str]],
+    undisturbed: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = str(write_config(tmp_path, small_scenes))
+    # Saves come at 2 and 4 (ends of epochs) and 3; the run breaks off in iteration 4, 3 being saved.
+    command = ["train", config, *method_options[method], "train.max_iterations=5", "run.save_every=3", "--resume"]
+
+    def interrupt(*arguments: Any) -> Any:
+        if arguments[2] == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    whole = loop.to_device
+    monkeypatch.setattr(loop, "to_device", interrupt)
+    assert main(command) == 130
+    assert read(tmp_path / "run/last.pt")["iteration"] == 3
+    monkeypatch.setattr(loop, "to_device", whole)
+    assert main(command) == 0
+    assert differences(trained_state(tmp_path / "run"), trained_state(undisturbed(method))) == []
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+def test_a_killed_run_that_is_resumed_ends_in_the_same_weights(
+    small_scenes: Path, tmp_path: Path, undisturbed: Callable[[str], Path]
+) -> None:
+    config = str(write_config(tmp_path, small_scenes))
+    command = ["train", config, "method=cps", "train.max_iterations=5", "run.save_every=1", "--resume"]
+    last = tmp_path / "run/last.pt"
+    for pause in (0.0, 0.05):  # killed early and late in a step or a save
+        process = multiprocessing.get_context("fork").Process(target=main, args=(command,))
+        seen = last.stat().st_mtime_ns if last.exists() else 0
+        process.start()
+        deadline = time.monotonic() + 60
+        while process.is_alive() and time.monotonic() < deadline:
+            if last.exists() and last.stat().st_mtime_ns != seen:
+                break
+            time.sleep(0.001)
+        time.sleep(pause)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert 0 < read(last)["iteration"] <= 5
+    assert main(command) == 0
+    assert differences(trained_state(tmp_path / "run"), trained_state(undisturbed("cps"))) == []
+
+
+def test_evaluation_in_the_middle_does_not_change_what_is_trained(
+    small_scenes: Path, tmp_path: Path, undisturbed: Callable[[str], Path]
+) -> None:
+    options = ["method=cps", "train.max_iterations=5", "evaluate.every=1", "evaluate.mode=whole"]
+    run = train(tmp_path, small_scenes, *options)
+    assert len([line for line in metrics(run) if "miou" in line]) == 3
+    assert differences(trained_state(run), trained_state(undisturbed("cps"))) == []
+
+
+def test_the_best_evaluation_is_kept(small_scenes: Path, tmp_path: Path) -> None:
+    options = ["train.max_iterations=6", "train.lr=0.1", "evaluate.every=1", "evaluate.mode=whole"]
+    run = train(tmp_path, small_scenes, *options)
+    scores = {int(line["step"]): line["miou"] for line in metrics(run) if "miou" in line}
+    best = read(run / "best.pt")
+    assert best["miou"] == max(scores.values()) == scores[best["iteration"]]
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(run / "best.pt"), *out]) == 0
+    assert json.loads((tmp_path / "out/best.json").read_text())["miou"] == pytest.approx(best["miou"])
+
+
+def test_accumulation_makes_as_many_iterations_at_the_same_learning_rates(
+    small_scenes: Path, tmp_path: Path, undisturbed: Callable[[str], Path]
+) -> None:
+    run = train(tmp_path, small_scenes, "method=cps", "train.max_iterations=5", "train.accumulate=2")
+    whole = metrics(undisturbed("cps"))
+    assert [(line["step"], line["lr"]) for line in metrics(run)] == [(line["step"], line["lr"]) for line in whole]
+    # The terms are means over the batch, not sums over its parts.
+    assert metrics(run)[0]["loss/total"] == pytest.approx(whole[0]["loss/total"], rel=0.2)
+
+
+def test_bf16_trains_to_nearly_the_losses_of_fp32(
+    small_scenes: Path, tmp_path: Path, method_options: dict[str, list[str]], undisturbed: Callable[[str], Path]
+) -> None:
+    run = train(tmp_path, small_scenes, *method_options["mgd"], "train.max_iterations=1", "train.precision=bf16")
+    full, half = metrics(undisturbed("mgd"))[0], metrics(run)[0]
+    for name in ("loss/supervised", "loss/pixel_labeled", "loss/pixel_unlabeled"):
+        assert half[name] == pytest.approx(full[name], rel=0.05)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in read(run / "last.pt")["model"].values())
+
+
+# Going on
+
+
+def test_a_finished_run_that_is_resumed_does_nothing(small_scenes: Path, tmp_path: Path) -> None:
+    run = train(tmp_path, small_scenes)
+    before, lines = trained_state(run), metrics(run)
+    train(tmp_path, small_scenes, "--resume")
+    assert differences(before, trained_state(run)) == []
+    assert metrics(run) == lines
+
+
+def test_an_existing_run_is_not_overwritten(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path, small_scenes)
+    before = (run / "last.pt").read_bytes()
+    capsys.readouterr()
+    assert main(["train", str(tmp_path)]) == 2
+    assert "last.pt exists: go on with --resume" in capsys.readouterr().err
+    assert (run / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("train.lr=0.02", "train.lr (0.01, now 0.02)"),
+        ("train.seed=3", "train.seed (0, now 3)"),
+        ("data.partition=3", "data.partition (4, now 3)"),
+        ("data.scales=1", "data.scales"),
+        ("model.channels=24", "model.channels (16, now 24)"),
+        ("method=cps", "method."),
+    ],
+)
+def test_going_on_with_another_setting_is_refused(
+    small_scenes: Path, tmp_path: Path, change: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, small_scenes, "train.max_iterations=1")
+    assert main(["train", str(tmp_path), "train.max_iterations=1", change, "--resume"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"was trained with another {words}" in error
+    assert "set it back, or use another run.dir" in error
+
+
+def test_what_changes_no_weight_may_differ_when_a_run_goes_on(small_scenes: Path, tmp_path: Path) -> None:
+    train(tmp_path, small_scenes, "train.max_iterations=1")
+    changes = ["data.workers=1", "evaluate.every=2", "run.log_every=7", "run.save_every=9"]
+    train(tmp_path, small_scenes, "train.max_iterations=1", *changes, "--resume")
+
+
+# Two processes
+
+
+def test_two_processes_train_one_network_and_evaluate_the_one_that_is_saved(
+    small_scenes: Path, tmp_path: Path, method_options: dict[str, list[str]]
+) -> None:
+    config = write_config(tmp_path, small_scenes)
+    options = [*method_options["mgd"], "train.max_iterations=4", "train.lr=0.1", "evaluate.every=1"]
+    run_processes(2, "train", str(config), *options)
+    run = tmp_path / "run"
+    assert [line["step"] for line in metrics(run) if "lr" in line] == [1, 2, 3, 4]  # one process writes
+    assert json.loads((run / "config.json").read_text())["processes"] == 2
+    last = read(run / "last.pt")
+    assert last["iteration"] == 4
+    assert main(["evaluate", str(run / "last.pt")]) == 0
+    alone = json.loads((run / "evaluation/last.json").read_text())["miou"]
+    assert [line["miou"] for line in metrics(run) if "miou" in line][-1] == pytest.approx(alone)
+
+
+def test_processes_end_with_the_same_parameters(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = loop.Meter.close
+
+    def close_and_write(meter: loop.Meter) -> None:
+        """At its end every process writes the parameters that it holds: a run writes those of one."""
+        close(meter)
+        trainer = next(one for one in gc.get_objects() if isinstance(one, loop.Trainer))
+        torch.save(dict(trainer.objective.named_parameters()), tmp_path / f"rank{trainer.team.rank}.pt")
+
+    monkeypatch.setattr(loop.Meter, "close", close_and_write)
+    run_processes(2, "train", str(write_config(tmp_path, small_scenes)), "method=cps", "train.lr=0.1")
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert differences(first, second) == []
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes(small_scenes: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, small_scenes)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mgd"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loop.__file__).parents[2])}
+    done = subprocess.run(
+        [*launcher, "train", str(config), "train.max_iterations=1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/config.json").read_text())["processes"] == 2
+    assert read(tmp_path / "run/last.pt")["iteration"] == 1

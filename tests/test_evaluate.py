@@ -1,0 +1,205 @@
+"""Test evaluation: report, pictures, what it leaves alone, how processes share it."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import copy_of, differences, run_processes, train, write_config, write_image, write_network
+from PIL import Image
+from torch import Tensor, nn
+
+from mgd.__main__ import main
+from mgd.config import Data, Evaluate, Experiment, Model, Supervised
+from mgd.data.classes import Classes, read_classes
+from mgd.data.datasets import open_val
+from mgd.data.normalise import normalise
+from mgd.evaluate import EveryNth, Report, evaluate
+from mgd.models import build_model
+
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220))
+CLASSES = Classes(("red", "green", "blue", "grey"), COLOURS)
+CPU = torch.device("cpu")
+
+
+class NearestColour(nn.Module):
+    """Scores a pixel by how near its colour is to each class's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        colours = normalise(torch.tensor(COLOURS, dtype=torch.uint8)[:, :, None, None])
+        self.register_buffer("colours", colours)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x[:, None] - self.get_buffer("colours")[None]).square().sum(dim=2)
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images, a column of pixels for each class, of which the first three occur; the last column is ignored."""
+    root = tmp_path_factory.mktemp("painted")
+    table = np.array([*COLOURS], np.uint8)
+    names = [f"image{i}" for i in range(5)]
+    for i, name in enumerate(names):
+        label = np.zeros((6 + i, 9), np.uint8)
+        label[:, 3:6], label[:, 6:8], label[:, 8] = 1, 2, 255
+        write_image(root / "val/image" / f"{name}.png", table[np.minimum(label, 3)])
+        write_image(root / "val/label" / f"{name}.png", label)
+    (root / "val.txt").write_text("".join(f"val/image/{n}.png\tval/label/{n}.png\n" for n in names))
+    rows = [f"{i},{n},{r},{g},{b}" for i, (n, (r, g, b)) in enumerate(zip(CLASSES.names, COLOURS, strict=True))]
+    (root / "classes.csv").write_text("\n".join(["index,name,red,green,blue", *rows]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(painted: Path) -> Experiment:
+    return Experiment(
+        data=Data(root=str(painted), crop_size=16, workers=0),
+        model=Model(backbone="resnet18"),
+        method=Supervised(),
+        evaluate=Evaluate(pictures=2),
+    )
+
+
+def test_a_perfect_network_scores_one_and_absent_classes_are_left_out(config: Experiment) -> None:
+    report = evaluate(NearestColour(), open_val(config.data), CLASSES, config, CPU)
+    assert report.images == 5
+    assert report.miou == 1.0
+    rows = sum(6 + i for i in range(5))
+    assert report.confusion.tolist() == torch.diag(torch.tensor([3 * rows, 3 * rows, 2 * rows, 0])).tolist()
+
+
+def test_the_report_is_a_table_and_json_with_the_same_figures(tmp_path: Path) -> None:
+    confusion = torch.tensor([[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    report = Report(CLASSES, confusion, 7)
+    report.write(tmp_path / "deep", "last", checkpoint="some.pt")
+    table = [line.split() for line in (tmp_path / "deep/last.txt").read_text().splitlines()]
+    assert table[:4] == [["red", "33.33"], ["green", "66.67"], ["blue", "50.00"], ["grey", "absent"]]
+    assert table[-2:] == [["mIoU", "50.00"], ["pixel", "accuracy", "66.67"]]
+    found = json.loads((tmp_path / "deep/last.json").read_text())
+    assert found["miou"] == pytest.approx(0.5)
+    assert found["pixel_accuracy"] == pytest.approx(4 / 6)
+    assert found["iou"] == {"red": pytest.approx(1 / 3), "green": pytest.approx(2 / 3), "blue": 0.5, "grey": None}
+    assert (found["images"], found["checkpoint"], found["confusion"]) == (7, "some.pt", confusion.tolist())
+
+
+def test_pictures_show_photo_truth_and_prediction_in_the_classes_colours(config: Experiment, tmp_path: Path) -> None:
+    items = open_val(config.data)
+    evaluate(NearestColour(), items, CLASSES, config, CPU, pictures=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image0.png", "image1.png"]
+    picture = np.asarray(Image.open(tmp_path / "image1.png"))
+    assert picture.shape == (7, 27, 3)
+    photo, truth, prediction = np.split(picture, 3, axis=1)
+    assert np.array_equal(photo, np.asarray(Image.open(items[1].image)))
+    assert truth[0].tolist() == [list(COLOURS[c]) for c in (0, 0, 0, 1, 1, 1, 2, 2)] + [[255, 255, 255]]
+    assert prediction[0].tolist() == [list(COLOURS[c]) for c in (0, 0, 0, 1, 1, 1, 2, 2, 3)]
+
+
+def test_labels_are_scored_in_their_own_size_when_photos_shrink(config: Experiment, painted: Path) -> None:
+    small = Experiment(
+        data=Data(root=str(painted), crop_size=16, short_side=3, workers=0),
+        model=config.model,
+        method=config.method,
+    )
+    report = evaluate(NearestColour(), open_val(small.data), CLASSES, small, CPU)
+    whole = evaluate(NearestColour(), open_val(config.data), CLASSES, config, CPU)
+    assert torch.equal(report.confusion.sum(dim=1), whole.confusion.sum(dim=1))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_processes_share_the_images_and_each_counts_once(count: int, world: int) -> None:
+    samplers = [EveryNth(count, rank, world) for rank in range(world)]
+    assert sorted(index for sampler in samplers for index in sampler) == list(range(count))
+    assert max(map(len, samplers)) - min(map(len, samplers)) <= 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_changes_neither_the_network_nor_any_random_state(
+    small_scenes: Path, workers: int, training: bool
+) -> None:
+    config = Experiment(
+        data=Data(root=str(small_scenes), crop_size=32, workers=workers),
+        model=Model(backbone="timm:test_resnet"),
+        method=Supervised(),
+    )
+    network = build_model("timm:test_resnet", 8, channels=16).train(training)
+    before = copy_of(network.state_dict())
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    evaluate(network, open_val(config.data), read_classes("classes.csv", small_scenes), config, CPU)
+    assert differences(before, network.state_dict()) == []
+    assert all(module.training is training for module in network.modules())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index]
+    assert random.getstate() == states[2]
+
+
+def test_scores_that_are_not_finite_name_the_image(config: Experiment) -> None:
+    class Broken(NearestColour):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    with pytest.raises(ValueError, match=r"not finite on .*image0.png"):
+        evaluate(Broken(), open_val(config.data), CLASSES, config, CPU)
+
+
+# The command
+
+
+def test_a_checkpoint_is_scored_on_any_list_with_the_config_inside(small_scenes: Path, tmp_path: Path) -> None:
+    run = train(tmp_path, small_scenes, "train.max_iterations=1")
+    (tmp_path / "two.txt").write_text("scene_00002\nscene_00000\n")
+    arguments = [f"data.val_list={tmp_path}/two.txt", "evaluate.mode=whole", "evaluate.pictures=1"]
+    assert main(["evaluate", str(run / "last.pt"), *arguments]) == 0
+    report = json.loads((run / "evaluation/last.json").read_text())
+    assert (report["images"], report["config"]["evaluate"]["mode"]) == (2, "whole")
+    assert [path.name for path in (run / "evaluation/last-pictures").iterdir()] == ["scene_00002.png"]
+
+
+def test_a_config_scores_its_last_checkpoint_or_the_one_that_is_named(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, small_scenes)
+    assert main(["evaluate", str(config)]) == 2
+    assert "last.pt does not exist: train it first" in capsys.readouterr().err
+    train(tmp_path, small_scenes, "train.max_iterations=1")
+    assert main(["evaluate", str(tmp_path)]) == 0
+    other = write_network(tmp_path / "other.pt", num_classes=8)
+    assert main(["evaluate", str(config), "--checkpoint", str(other), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "run/evaluation/last.json").is_file()
+    assert json.loads((tmp_path / "out/other.json").read_text())["checkpoint"] == str(other)
+
+
+def test_networks_are_compared_in_one_table_and_one_picture(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path, small_scenes, "train.max_iterations=1")
+    other = write_network(tmp_path / "other.pt", num_classes=8)
+    named = [f"trained:{run / 'last.pt'}", f"random:{other}"]
+    out = tmp_path / "sheet.png"
+    assert main(["compare", *named, "evaluate.mode=whole", "--out", str(out), "--images", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["trained", "random"]
+    assert [line.split()[0] for line in lines[1:10]] == [*read_classes("classes.csv", small_scenes).names, "mIoU"]
+    assert Image.open(out).width >= 4 * 64  # image, truth, two predictions
+
+
+@pytest.mark.parametrize("images", ["0", "-1"])
+def test_a_comparison_of_no_images_is_refused(
+    small_scenes: Path, tmp_path: Path, images: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", f"a:{tmp_path}/a.pt", "--images", images]) == 2
+    assert f"--images {images}" in capsys.readouterr().err
+
+
+def test_two_processes_give_the_report_of_one(small_scenes: Path, tmp_path: Path) -> None:
+    run = train(tmp_path, small_scenes, "train.max_iterations=1")
+    assert main(["evaluate", str(run / "last.pt"), "--out", str(tmp_path / "one")]) == 0
+    run_processes(2, "evaluate", str(run / "last.pt"), "--out", str(tmp_path / "two"))
+    one, two = (json.loads((tmp_path / name / "last.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    pictures = [sorted(p.name for p in (tmp_path / name / "last-pictures").iterdir()) for name in ("one", "two")]
+    assert pictures[0] == pictures[1] == [f"scene_0000{i}.png" for i in range(3)]

@@ -1,0 +1,134 @@
+"""Test inference: windows, whole image, scales, flip, size of the result."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mgd.config import Evaluate
+from mgd.data.normalise import normalise
+from mgd.infer import predict_scores
+
+SIZES = [(40, 60), (16, 16), (17, 16), (9, 60), (5, 7), (31, 64)]
+WHOLE = Evaluate(mode="whole")
+
+
+def windows(crop: int, **options: object) -> Evaluate:
+    return Evaluate(mode="slide", crop_size=crop, **options)  # type: ignore[arg-type]
+
+
+def photo(height: int, width: int) -> Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class Counting(nn.Module):
+    """Scores 1 for the only class, so that the result counts the windows over a pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x[:, :1])
+
+
+@pytest.fixture
+def pixelwise() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 5, 1)
+
+
+@pytest.fixture
+def lopsided() -> nn.Module:
+    """A network that sees left and right differently."""
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 5, 3, padding=1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", [1.0, 2 / 3, 0.3])
+def test_windows_cover_every_pixel(size: tuple[int, int], stride: float) -> None:
+    counts = predict_scores(Counting(), photo(*size), windows(16, stride=stride))
+    assert counts.shape == (1, *size)
+    assert counts.min() >= 1
+
+
+def test_windows_overlap_only_as_much_as_the_stride_asks_for() -> None:
+    counts = predict_scores(Counting(), photo(32, 48), windows(16, stride=1.0))
+    assert (counts == 1).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_windows_equal_the_whole_image_for_a_pixelwise_network(pixelwise: nn.Module, size: tuple[int, int]) -> None:
+    image, how = photo(*size), windows(16)
+    counts = predict_scores(Counting(), image, how)
+    whole = predict_scores(pixelwise, image, WHOLE)
+    assert torch.allclose(predict_scores(pixelwise, image, how) / counts, whole, atol=1e-5)
+
+
+def test_the_whole_image_is_scored_as_the_network_does(lopsided: nn.Module) -> None:
+    image = photo(20, 30)
+    assert torch.allclose(predict_scores(lopsided, image, WHOLE), lopsided(normalise(image[None]))[0], atol=1e-5)
+
+
+def test_an_image_smaller_than_the_window_is_padded_with_zeros_after_normalising(lopsided: nn.Module) -> None:
+    image = photo(10, 12)
+    padded = torch.zeros(1, 3, 16, 16)
+    padded[:, :, 3:13, 2:14] = normalise(image[None])
+    expected = lopsided(padded)[0, :, 3:13, 2:14]
+    assert torch.allclose(predict_scores(lopsided, image, windows(16)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [WHOLE, windows(16)])
+def test_scores_are_summed_over_scales(pixelwise: nn.Module, how: Evaluate) -> None:
+    flat = torch.full((3, 24, 24), 200, dtype=torch.uint8)
+    parts = [
+        predict_scores(pixelwise, flat, Evaluate(mode=how.mode, crop_size=how.crop_size, stride=1.0, scales=(scale,)))
+        for scale in (0.5, 1.0, 1.5)
+    ]
+    together = Evaluate(mode=how.mode, crop_size=how.crop_size, stride=1.0, scales=(0.5, 1.0, 1.5))
+    assert torch.allclose(predict_scores(pixelwise, flat, together), sum(parts, torch.zeros(1)), atol=1e-4)
+
+
+def test_the_network_sees_the_image_at_every_scale() -> None:
+    seen = []
+
+    class Spy(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape[-2:]))
+            return super().forward(x)
+
+    scores = predict_scores(Spy(), photo(20, 30), Evaluate(mode="whole", scales=(0.5, 1.0, 2.0)))
+    assert seen == [(10, 15), (20, 30), (40, 60)]
+    assert scores.shape == (1, 20, 30)
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_with_flip_a_mirrored_image_has_mirrored_scores(lopsided: nn.Module, mode: str) -> None:
+    image, crop = photo(32, 32), 32
+    scores, mirrored = (
+        predict_scores(lopsided, one, Evaluate(mode=mode, crop_size=crop, flip=True))  # type: ignore[arg-type]
+        for one in (image, image.flip(-1))
+    )
+    assert torch.allclose(mirrored.flip(-1), scores, atol=1e-5)
+    assert not torch.allclose(predict_scores(lopsided, image, WHOLE) * 2, scores, atol=1e-2)
+
+
+def test_flip_doubles_the_scores_of_a_pixelwise_network(pixelwise: nn.Module) -> None:
+    image = photo(20, 30)
+    plain, flipped = (predict_scores(pixelwise, image, windows(16, flip=flip)) for flip in (False, True))
+    assert torch.allclose(flipped, 2 * plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [2, 5, 100])
+def test_the_number_of_windows_in_a_forward_pass_does_not_matter(lopsided: nn.Module, batch: int) -> None:
+    image = photo(40, 60)
+    alone = predict_scores(lopsided, image, windows(16, window_batch=1))
+    assert torch.allclose(predict_scores(lopsided, image, windows(16, window_batch=batch)), alone, atol=1e-5)
+
+
+def test_scores_are_given_in_the_size_that_is_asked_for(pixelwise: nn.Module) -> None:
+    flat = torch.full((3, 12, 16), 90, dtype=torch.uint8)
+    scores = predict_scores(pixelwise, flat, WHOLE, size=(24, 40))
+    assert scores.shape == (5, 24, 40)
+    expected = predict_scores(pixelwise, flat, WHOLE)[:, :1, :1].expand(5, 24, 40)
+    assert torch.allclose(scores, expected, atol=1e-5)
+
+
+def test_inference_leaves_no_graph_behind(pixelwise: nn.Module) -> None:
+    assert not predict_scores(pixelwise, photo(8, 8), WHOLE).requires_grad

@@ -1,0 +1,322 @@
+"""Test objectives: the terms against the equations, what learns and what never changes."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import BACKBONE, copy_of, differences
+from torch import Tensor
+
+from mgd.config import CPS, MGD, Criterion, Supervised
+from mgd.data.cutmix import box_masks
+from mgd.data.loaders import Batch, Views
+from mgd.losses import image_level_loss, ohem_cross_entropy, region_level_loss
+from mgd.models import DeepLabV3Plus, build_model
+from mgd.objectives.base import Objective, hard_label, rampup
+from mgd.objectives.cps import CPSObjective
+from mgd.objectives.mgd import MGDObjective
+from mgd.objectives.supervised import SupervisedObjective
+
+CLASSES, SIZE = 5, 32
+METHOD = MGD(deep_teacher=("deep.pt",), wide_teacher=("wide.pt",), lambda_image=0.1)
+PEERS = CPS()
+
+
+def network(seed: int, channels: int = 16) -> DeepLabV3Plus:
+    torch.manual_seed(seed)
+    return build_model(BACKBONE, CLASSES, channels=channels)
+
+
+def settled(seed: int, channels: int = 16) -> DeepLabV3Plus:
+    """A teacher: its running statistics are no longer those of a new network."""
+    teacher = network(seed, channels).train()
+    with torch.no_grad():
+        for _ in range(3):
+            teacher(torch.randn(4, 3, SIZE, SIZE))
+    return teacher.eval()
+
+
+def batch(*, padded: int = 8, iteration: int = 0, images: int = 2) -> Batch:
+    """Random images whose last `padded` columns are crop padding."""
+    torch.manual_seed(11)
+    valid = torch.ones(images, SIZE, SIZE, dtype=torch.bool)
+    valid[:, :, SIZE - padded :] = False
+
+    def views(label: Tensor | None = None) -> Views:
+        return Views(torch.randn(images, 3, SIZE, SIZE) * valid[:, None], valid, label)
+
+    label = torch.where(valid, torch.randint(0, CLASSES, valid.shape), 255)
+    mask = torch.stack([torch.eye(SIZE, dtype=torch.bool).cumsum(dim=1).bool()[None]] * images)
+    return Batch(views(label), views(), views(), mask, iteration)
+
+
+def mgd(config: MGD = METHOD, **teachers: DeepLabV3Plus) -> MGDObjective:
+    return MGDObjective(network(0), teachers or {"deep": settled(1), "wide": settled(2, channels=24)}, config)
+
+
+def cps(config: CPS = PEERS) -> CPSObjective:
+    return CPSObjective(network(0), network(1), config)
+
+
+def learn(objective: Objective, steps: int = 3) -> None:
+    """Training steps as the loop makes them."""
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05, momentum=0.9)
+    objective.train()
+    for iteration in range(steps):
+        torch.stack(list(objective(batch(iteration=iteration)).values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# Teachers
+
+
+def test_training_changes_no_parameter_and_no_buffer_of_a_teacher_by_a_bit() -> None:
+    objective = mgd()
+    before = {name: copy_of(teacher.state_dict()) for name, teacher in objective.teachers.items()}
+    student = copy_of(objective.student.state_dict())
+    learn(objective)
+    assert all(differences(before[name], objective.teachers[name].state_dict()) == [] for name in before)
+    changed = differences(student, objective.student.state_dict())
+    assert set(changed) == set(student)  # every tensor of the student has learned or counted
+
+
+def test_teachers_that_use_batch_statistics_as_officially_drift_in_their_buffers_only() -> None:
+    objective = mgd(replace(METHOD, teacher_norm="batch"))
+    teacher = objective.teachers["deep"]
+    before = copy_of(teacher.state_dict())
+    learn(objective)
+    changed = differences(before, teacher.state_dict())
+    assert changed
+    assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in changed)
+
+
+def test_teachers_are_in_neither_the_parameters_nor_the_state_of_an_objective() -> None:
+    objective = mgd()
+    own = {id(parameter) for parameter in objective.student.parameters()}
+    assert {id(parameter) for parameter in objective.parameters()} == own
+    assert set(objective.state_dict()) == {f"student.{name}" for name in objective.student.state_dict()}
+    assert all(id(module) not in map(id, objective.modules()) for module in objective.teachers.values())
+
+
+def test_train_and_eval_do_not_reach_the_teachers() -> None:
+    objective = mgd()
+    for mode in (True, False):
+        objective.train(mode)
+        assert objective.student.training is mode
+        assert not any(module.training for teacher in objective.teachers.values() for module in teacher.modules())
+
+
+def test_teachers_move_with_their_objective() -> None:
+    objective = mgd().double()
+    for teacher in objective.teachers.values():
+        assert {p.dtype for p in teacher.parameters()} == {torch.float64}
+        assert {b.dtype for b in teacher.buffers() if b.is_floating_point()} == {torch.float64}
+    objective.to("meta")
+    assert all(p.is_meta for teacher in objective.teachers.values() for p in teacher.parameters())
+
+
+def test_a_teacher_gets_no_gradient_and_the_student_gets_one_everywhere() -> None:
+    objective = mgd()
+    torch.stack(list(objective(batch()).values())).sum().backward()
+    assert all(p.grad is None for teacher in objective.teachers.values() for p in teacher.parameters())
+    assert all(p.grad is not None for p in objective.student.parameters())
+
+
+# Terms
+
+
+def test_supervised_terms_are_the_criterion_on_the_labels() -> None:
+    one = batch()
+    objective = SupervisedObjective(network(0), Supervised())
+    terms = objective(one)
+    expected = F.cross_entropy(objective.student(one.labeled.image), one.labeled.label, ignore_index=255)
+    assert terms.keys() == {"supervised"}
+    assert torch.allclose(terms["supervised"], expected)
+
+
+def test_hard_examples_are_counted_for_each_image_of_the_batch() -> None:
+    one = batch(images=3)
+    criterion = Criterion(kind="ohem", threshold=0.1, min_kept=40)
+    objective = SupervisedObjective(network(0), Supervised(criterion=criterion))
+    logits = objective.student(one.labeled.image)
+    assert one.labeled.label is not None
+    expected = ohem_cross_entropy(logits, one.labeled.label, threshold=0.1, min_kept=120)
+    assert torch.allclose(objective(one)["supervised"], expected)
+
+
+def paper_label(teacher: DeepLabV3Plus, one: Batch) -> Tensor:
+    """argmax of the mixed logits, 255 in the padding, as the paper has it."""
+    assert one.first is not None
+    assert one.second is not None
+    assert one.mask is not None
+    mask = one.mask.float()
+    with torch.no_grad():
+        logits = teacher(one.first.image) * (1 - mask) + teacher(one.second.image) * mask
+    return torch.where(one.first.valid, logits.argmax(dim=1), 255)  # here both images are valid in the same place
+
+
+def paper_mix(one: Batch) -> Tensor:
+    assert one.first is not None
+    assert one.second is not None
+    assert one.mask is not None
+    return one.first.image * ~one.mask + one.second.image * one.mask
+
+
+def test_cps_is_the_published_equation() -> None:
+    one, objective = batch(), cps(CPS(weight=1.5))
+    a, b = objective.student, objective.peer
+    terms, mixed, label = objective(one), paper_mix(one), one.labeled.label
+
+    def ce(logits: Tensor, target: Tensor | None) -> Tensor:
+        return F.cross_entropy(logits, target, ignore_index=255)
+
+    supervised = ce(a(one.labeled.image), label) + ce(b(one.labeled.image), label)
+    crossed = ce(a(mixed), paper_label(b, one)) + ce(b(mixed), paper_label(a, one))
+    assert terms.keys() == {"supervised", "cps"}
+    assert torch.allclose(terms["supervised"], supervised, atol=1e-5)
+    assert torch.allclose(terms["cps"], 1.5 * crossed, atol=1e-5)
+
+
+def test_mgd_is_the_published_equation() -> None:
+    one, objective = batch(), mgd(replace(METHOD, pixel_unlabeled=0.7, pixel_labeled=0.3))
+    student, teachers = objective.student, objective.teachers
+    terms, mixed, valid = objective(one), paper_mix(one), one.labeled.valid
+
+    def consistency(image: Tensor, labels: list[Tensor]) -> Tensor:
+        return torch.stack([F.cross_entropy(student(image), label, ignore_index=255) for label in labels]).sum()
+
+    with torch.no_grad():
+        labels = [hard_label(teacher(one.labeled.image), valid) for teacher in teachers.values()]
+        deep, wide = teachers["deep"](mixed), teachers["wide"].feature(mixed)
+    expected = {
+        "supervised": F.cross_entropy(student(one.labeled.image), one.labeled.label, ignore_index=255),
+        "pixel_labeled": 0.3 * consistency(one.labeled.image, labels),
+        "pixel_unlabeled": 0.7 * consistency(mixed, [paper_label(teacher, one) for teacher in teachers.values()]),
+        "image": 0.1 * image_level_loss(student(mixed), deep, valid=valid),
+        "region": 100 * region_level_loss(student.feature(mixed), wide, grid=7, valid=valid),
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(terms[name], value, rtol=1e-4, atol=1e-6), name
+
+
+def test_pseudo_labels_of_cps_come_without_gradient() -> None:
+    """Each copy's gradient is that of its own losses, the other's pseudo-labels being constants."""
+    one, objective = batch(), cps()
+    alone = copy.deepcopy(objective.student)
+    label, mixed = paper_label(copy.deepcopy(objective.peer), one), paper_mix(one)
+    torch.stack(list(objective(one).values())).sum().backward()
+    for image, target in ((one.labeled.image, one.labeled.label), (mixed, label)):
+        F.cross_entropy(alone(image), target, ignore_index=255).backward()
+    for own, expected in zip(objective.student.parameters(), alone.parameters(), strict=True):
+        assert own.grad is not None
+        assert torch.allclose(own.grad, expected.grad, rtol=1e-3, atol=1e-5)
+    assert all(p.grad is not None for p in objective.peer.parameters())
+
+
+def test_the_two_copies_of_cps_start_from_different_weights_and_both_learn() -> None:
+    objective = cps()
+    assert differences(objective.student.state_dict(), objective.peer.state_dict())
+    before = {name: copy_of(getattr(objective, name).state_dict()) for name in ("student", "peer")}
+    learn(objective)
+    for name, state in before.items():
+        assert set(differences(state, getattr(objective, name).state_dict())) == set(state)
+
+
+def test_the_label_under_the_padding_of_a_mixed_image_is_ignored() -> None:
+    """Each pixel of the mix is valid where the image that it comes from is."""
+    one = batch(padded=0)
+    assert one.first is not None
+    assert one.mask is not None
+    half = torch.zeros_like(one.first.valid)
+    half[:, :, : SIZE // 2] = True
+    partly = one._replace(first=one.first._replace(valid=half))
+    seen = (half | one.mask[:, 0]).sum()
+    objective = mgd(replace(METHOD, pixel_labeled=0.0, lambda_image=0.0, lambda_region=0.0))
+    everywhere = {name: paper_label(teacher, one) for name, teacher in objective.teachers.items()}
+    logits, total = objective.student(paper_mix(one)), torch.zeros(())
+    for label in everywhere.values():
+        loss = F.cross_entropy(logits, label, reduction="none")
+        total = total + loss[half | one.mask[:, 0]].sum() / seen
+    assert torch.allclose(objective(partly)["pixel_unlabeled"], total, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "term"),
+    [
+        ("pixel_labeled", "pixel_labeled"),
+        ("pixel_unlabeled", "pixel_unlabeled"),
+        ("lambda_image", "image"),
+        ("lambda_region", "region"),
+    ],
+)
+def test_a_term_of_weight_zero_is_absent_and_leaves_the_others_as_they_were(weight: str, term: str) -> None:
+    one, objective = batch(), mgd()
+    with_term = objective(one)
+    objective.config = replace(METHOD, **{weight: 0.0})
+    without = objective(one)
+    assert with_term.keys() - without.keys() == {term}
+    assert all(torch.allclose(without[name], with_term[name]) for name in without)
+
+
+def test_without_any_distillation_the_student_is_trained_on_labels_alone() -> None:
+    nothing = replace(METHOD, pixel_labeled=0.0, pixel_unlabeled=0.0, lambda_image=0.0, lambda_region=0.0)
+    assert mgd(nothing)(batch()).keys() == {"supervised"}
+
+
+@pytest.mark.parametrize(("name", "own"), [("deep", "image"), ("wide", "region")])
+def test_one_teacher_alone_gives_its_own_granularity_and_the_pixel_level(name: str, own: str) -> None:
+    objective = mgd(METHOD, **{name: settled(1)})
+    learn(objective, steps=1)
+    assert objective(batch()).keys() == {"supervised", "pixel_labeled", "pixel_unlabeled", own}
+
+
+@pytest.mark.parametrize("kind", ["supervised", "cps", "mgd"])
+@pytest.mark.parametrize("criterion", [Criterion(), Criterion(kind="ohem", min_kept=20)])
+def test_images_that_are_nothing_but_padding_give_finite_terms_and_gradients(kind: str, criterion: Criterion) -> None:
+    objective: Objective = {
+        "supervised": lambda: SupervisedObjective(network(0), Supervised(criterion=criterion)),
+        "cps": lambda: cps(CPS(criterion=criterion)),
+        "mgd": lambda: mgd(replace(METHOD, criterion=criterion)),
+    }[kind]()
+    terms = objective(batch(padded=SIZE))
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(value.detach() == 0 for value in terms.values())
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+
+
+# Ramp-up
+
+
+def test_ramp_up_rises_from_exp_minus_five_to_one() -> None:
+    assert rampup(0, 100) == pytest.approx(math.exp(-5))
+    assert rampup(50, 100) == pytest.approx(math.exp(-1.25))
+    assert rampup(100, 100) == rampup(1000, 100) == 1.0
+    values = [rampup(i, 100) for i in range(101)]
+    assert values == sorted(values)
+
+
+def test_without_ramp_up_the_weight_is_full_from_the_first_iteration() -> None:
+    assert rampup(0, 0) == 1.0
+
+
+def test_ramp_up_weighs_pseudo_labels_on_unlabelled_images_only() -> None:
+    for make, ramped in ((cps, "cps"), (mgd, "pixel_unlabeled")):
+        objective = make()
+        full = objective(batch(iteration=5))
+        objective.config = replace(objective.config, rampup_iterations=10)
+        begun = objective(batch(iteration=5))
+        for name in full:
+            factor = math.exp(-1.25) if name == ramped else 1.0
+            assert torch.allclose(begun[name], factor * full[name], rtol=1e-4), name
+
+
+def test_a_mask_as_drawn_by_the_loader_mixes_as_well() -> None:
+    import numpy as np
+
+    one = batch()._replace(mask=box_masks(2, SIZE, SIZE, generator=np.random.default_rng(0)).bool())
+    assert all(torch.isfinite(term) for term in mgd()(one).values())
