@@ -1,5 +1,7 @@
-# make demo | test | lint | env | clean. The environment is .venv; PYTHON chooses what makes it.
+# make demo | test | lint | format | env | clean. The environment is .venv; PYTHON chooses what makes it.
 PYTHON ?= python3
+SEED ?= 0
+unexport PYTHON  # the scripts below shall find .venv
 BIN := .venv/bin
 # OpenMP threads that spin while they wait take the cores from everything else on a small machine.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -7,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: demo test lint format env clean
 
 demo: env
-	bash exp.demo/demo.sh
+	bash exp.demo/demo.sh $(SEED)
 
 test: env
 	$(BIN)/python -m pytest

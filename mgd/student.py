@@ -21,7 +21,8 @@ def load_student(path: str | Path, device: str | torch.device = "cpu", *, num_cl
         num_classes: the class count that the data set needs; 0 takes any.
 
     Returns:
-        The network in eval mode: normalised images (N,3,H,W) -> logits (N,K,H,W). `.num_classes`; `.classes` when known.
+        The network in eval mode: normalised images (N,3,H,W) -> logits (N,K,H,W). It has `.num_classes`, and
+        `.classes` when known.
 
     Raises:
         UserError: missing, truncated, no checkpoint, code in it, unknown architecture, other class count.

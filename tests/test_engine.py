@@ -1,6 +1,5 @@
 """Test the engine: schedule, optimiser, devices; whole small runs, repeated, interrupted, resumed, in two processes."""
 
-import gc
 import json
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import differences, read, run_processes, train, write_config
 from torch import nn
 
@@ -343,37 +343,28 @@ def test_what_changes_no_weight_may_differ_when_a_run_goes_on(small_scenes: Path
 # Two processes
 
 
-def test_two_processes_train_one_network_and_evaluate_the_one_that_is_saved(
-    small_scenes: Path, tmp_path: Path, method_options: dict[str, list[str]]
+def test_two_processes_train_and_evaluate_one_network_and_save_it_once(
+    small_scenes: Path, tmp_path: Path, method_options: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = write_config(tmp_path, small_scenes)
-    options = [*method_options["mgd"], "train.max_iterations=4", "train.lr=0.1", "evaluate.every=1"]
-    run_processes(2, "train", str(config), *options)
+    evaluate = loop.evaluate
+
+    def dump_and_evaluate(network: nn.Module, *arguments: Any, **options: Any) -> Report:
+        torch.save(network.state_dict(), tmp_path / f"rank{dist.get_rank()}.pt")
+        return evaluate(network, *arguments, **options)
+
+    monkeypatch.setattr(loop, "evaluate", dump_and_evaluate)
+    config, options = write_config(tmp_path, small_scenes), ["train.max_iterations=4", "evaluate.every=1"]
+    run_processes(2, "train", str(config), *method_options["mgd"], *options)
     run = tmp_path / "run"
-    assert [line["step"] for line in metrics(run) if "lr" in line] == [1, 2, 3, 4]  # one process writes
-    assert json.loads((run / "config.json").read_text())["processes"] == 2
     last = read(run / "last.pt")
     assert last["iteration"] == 4
+    for rank in (0, 1):  # parameters, and running statistics
+        assert differences(last["model"], torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)) == []
+    assert [line["step"] for line in metrics(run) if "lr" in line] == [1, 2, 3, 4]  # one process writes
+    assert json.loads((run / "config.json").read_text())["processes"] == 2
     assert main(["evaluate", str(run / "last.pt")]) == 0
     alone = json.loads((run / "evaluation/last.json").read_text())["miou"]
     assert [line["miou"] for line in metrics(run) if "miou" in line][-1] == pytest.approx(alone)
-
-
-def test_processes_end_with_the_same_parameters(
-    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    close = loop.Meter.close
-
-    def close_and_write(meter: loop.Meter) -> None:
-        """At its end every process writes the parameters that it holds: a run writes those of one."""
-        close(meter)
-        trainer = next(one for one in gc.get_objects() if isinstance(one, loop.Trainer))
-        torch.save(dict(trainer.objective.named_parameters()), tmp_path / f"rank{trainer.team.rank}.pt")
-
-    monkeypatch.setattr(loop.Meter, "close", close_and_write)
-    run_processes(2, "train", str(write_config(tmp_path, small_scenes)), "method=cps", "train.lr=0.1")
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert differences(first, second) == []
 
 
 @pytest.mark.slow

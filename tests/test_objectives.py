@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -287,6 +288,18 @@ def test_images_that_are_nothing_but_padding_give_finite_terms_and_gradients(kin
     torch.stack(list(terms.values())).sum().backward()
     assert all(value.detach() == 0 for value in terms.values())
     assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("make", [cps, mgd])
+def test_going_part_by_part_gives_the_gradient_of_all_terms_together(make: Callable[[], Objective]) -> None:
+    one, whole, parted = batch(), make(), make()
+    torch.stack(list(whole(one).values())).sum().backward()
+    for terms in parted.parts(one):
+        torch.stack(list(terms.values())).sum().backward()
+    assert differences(whole.state_dict(), parted.state_dict()) == []  # running statistics
+    for (name, expected), found in zip(whole.named_parameters(), parted.parameters(), strict=True):
+        assert expected.grad is not None
+        assert torch.allclose(found.grad, expected.grad, rtol=1e-3, atol=1e-5), name
 
 
 # Ramp-up
