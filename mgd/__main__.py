@@ -99,12 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> None:
     from mgd.engine.distributed import processes
-    from mgd.engine.log import set_up_logging
+    from mgd.engine.log import log_to_terminal
     from mgd.engine.loop import Trainer
 
     config = load(options.config, options.overrides)
     with processes(config.run.device) as team:
-        set_up_logging(Path(config.run.dir), main=team.is_main)
+        log_to_terminal(main=team.is_main)
         Trainer(config, team, resume=options.resume).run()
 
 
@@ -112,13 +112,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     from mgd.data.classes import read_classes
     from mgd.data.datasets import open_val
     from mgd.engine.distributed import processes
-    from mgd.engine.log import set_up_logging
+    from mgd.engine.log import log_to_terminal
     from mgd.evaluate import evaluate, open_target
 
     config, network, file = open_target(options.target, options.overrides, file=options.checkpoint)
     folder = options.out or file.parent / "evaluation"
     with processes(config.run.device) as team:
-        set_up_logging(None, main=team.is_main)
+        log_to_terminal(main=team.is_main)
         classes = read_classes(config.data.classes, Path(config.data.root))
         if len(classes) != network.num_classes:
             kind = f"data.classes={config.data.classes}"

@@ -137,7 +137,8 @@ def open_target(
         config = load(target, overrides)
         file = file or Path(config.run.dir) / "last.pt"
         if not file.is_file():
-            raise UserError(f"{file} does not exist: train it first, bash {Path(target).parent / 'script.sh'}")
+            script = Path(target).absolute().parent / "script.sh"
+            raise UserError(f"{file} does not exist: train it first, bash {script}")
         return config, load_student(file), file
     file = Path(target)
     found = recognise(read(file), file)

@@ -23,7 +23,7 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     Raises:
         UserError: the disk is full or the folder not writable.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a killed process left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

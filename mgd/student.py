@@ -29,7 +29,8 @@ def load_student(path: str | Path, device: str | torch.device = "cpu", *, num_cl
     """
     found = recognise(read(path), path)
     if num_classes and found.arch["num_classes"] != num_classes:
-        raise UserError(f"{path} was trained for {found.arch['num_classes']} classes, the data set has {num_classes}")
+        own = found.arch["num_classes"]
+        raise UserError(f"{path} was trained for {own} classes, the data set has {num_classes}; use another checkpoint")
     if "training" in found.extra and found.progress and found.progress[0] < found.progress[1]:
         log.warning("%s is a run in the middle: iteration %d of %d", path, *found.progress)
     return network_of(found, path).to(device).eval()

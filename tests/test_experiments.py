@@ -262,7 +262,7 @@ def test_a_missing_teacher_ends_in_the_script_that_makes_it(name, untrained, mon
     for key, files in teacher_paths(load(name).method).items():
         script = Path(files[-1]).parent.parent / "script.sh"
         assert (untrained / script).is_file()
-        with pytest.raises(UserError, match=f"{key}_teacher.*{re.escape(str(script))}$") as caught:
+        with pytest.raises(UserError, match=f"{key}_teacher.*{re.escape(str(untrained / script))}$") as caught:
             find_teacher(files, key)
         assert "\n" not in str(caught.value)
         assert all(file in str(caught.value) for file in files)

@@ -23,7 +23,7 @@ def equal(state, other):
     return all(torch.equal(state[name], other[name]) for name in other)
 
 
-@pytest.fixture()
+@pytest.fixture
 def weights():
     torch.manual_seed(0)
     return {

@@ -144,7 +144,7 @@ def _partition(data: Data, root: Path) -> tuple[list[Item], list[Item]]:
     if data.partition_lists:
         pattern = data.partition_lists.replace("{ratio}", str(data.partition))
         paths = [root / pattern.replace("{part}", part) for part in ("labeled", "unlabeled")]
-        if all(path.is_file() for path in paths):
+        if any(path.is_file() for path in paths):
             return (
                 read_list(paths[0], root, data.train_folder, labels=True),
                 read_list(paths[1], root, data.train_folder, labels=False),

@@ -1,6 +1,7 @@
 """Processes and devices: one process for each GPU under torchrun, else a single one."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mgd.errors import UserError
 
@@ -64,3 +66,14 @@ def pick_device(device: str, local_rank: int, gpus: int) -> torch.device:
     if local_rank >= gpus:
         raise UserError(f"process {local_rank} has no GPU of its own: there are {gpus}; set NGPUS={gpus}")
     return torch.device("cuda", local_rank)
+
+
+def distribute(module: nn.Module, team: Processes) -> nn.Module:
+    """`module` under DDP when there are several processes, else as it is."""
+    if team.world == 1:
+        return module
+    ids = [team.device.index] if team.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        # Its replacement, forward_sync_buffers, is not in every torch that we support.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)

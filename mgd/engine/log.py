@@ -34,8 +34,8 @@ class TqdmHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def set_up_logging(folder: Path | None, *, main: bool) -> None:
-    """Log to the terminal and, given a folder, to its log.txt; processes other than the main one tell errors only."""
+def log_to_terminal(*, main: bool) -> None:
+    """Begin logging; processes other than the main one tell errors only."""
     logger = logging.getLogger("mgd")
     logger.setLevel(logging.DEBUG if main else logging.ERROR)
     logger.propagate = False
@@ -45,13 +45,16 @@ def set_up_logging(folder: Path | None, *, main: bool) -> None:
     terminal = _formatted(TqdmHandler(), "%(message)s")
     terminal.setLevel(logging.INFO)
     logger.addHandler(terminal)
-    if folder is not None and main:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(folder / "log.txt")
-        except OSError as error:
-            raise UserError(f"run.dir={folder} cannot be written to ({error}); choose another run.dir") from error
-        logger.addHandler(_formatted(file, "%(asctime)s %(levelname)s %(message)s"))
+
+
+def log_to_file(folder: Path) -> None:
+    """Log to the run's log.txt as well. Raises UserError when the folder cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / "log.txt")
+    except OSError as error:
+        raise UserError(f"run.dir={folder} cannot be written to ({error}); choose another run.dir") from error
+    logging.getLogger("mgd").addHandler(_formatted(file, "%(asctime)s %(levelname)s %(message)s"))
 
 
 def _formatted(handler: logging.Handler, text: str) -> logging.Handler:

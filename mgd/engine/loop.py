@@ -16,10 +16,10 @@ from mgd import checkpoint
 from mgd.config import Experiment, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import Batch, PositionSampler, TrainingSamples, make_loader, to_device
-from mgd.engine.distributed import Processes, share_buffers
-from mgd.engine.log import Meter, record_run
+from mgd.engine.distributed import Processes, distribute, share_buffers
+from mgd.engine.log import Meter, log_to_file, record_run
 from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
-from mgd.engine.resume import previous_state
+from mgd.engine.resume import check_same_start, previous_state
 from mgd.engine.teachers import score_teachers
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
@@ -49,7 +49,10 @@ class Trainer:
         self.precision = pick_precision(config.train.precision, team.device)
         previous = previous_state(self.folder, config, resume=resume)
         self.iteration = previous.progress[0] if previous is not None and previous.progress else 0
+        check_same_start(self.iteration, self.folder)
         self.loader = self._make_loader()
+        if team.is_main:
+            log_to_file(self.folder)
 
         torch.manual_seed(config.train.seed)
         self.objective = build_objective(config, len(self.splits.classes))
@@ -70,10 +73,7 @@ class Trainer:
             self._describe()
         if isinstance(self.objective, MGDObjective) and self.iteration == 0:
             score_teachers(self.objective.teachers, config, self.splits, team.device, main=team.is_main)
-        model: nn.Module = self.objective
-        if team.world > 1:
-            ids = [team.device.index] if team.device.type == "cuda" else None
-            model = DistributedDataParallel(self.objective, device_ids=ids, broadcast_buffers=False)
+        model = distribute(self.objective, team)
         model.train()
         meter = Meter(
             self.folder, start=self.iteration, total=self.total, images=config.train.batch_size, main=team.is_main

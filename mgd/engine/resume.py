@@ -3,12 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from mgd import checkpoint
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
 
 # What may differ between a run and its resumption, since it is no part of what is trained.
-FREE_KEYS = ("run", "evaluate", "data.root", "data.workers", "model.weights_dir")
+FREE_KEYS = (
+    *("run", "evaluate", "data.root", "data.workers", "model.weights_dir"),
+    *("method.baseline", "method.score_teachers"),
+)
 
 
 def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpoint.Recognised | None:
@@ -28,6 +33,16 @@ def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpo
     if (key := first_difference(found.config, to_dict(config))) is not None:
         raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
     return found
+
+
+def check_same_start(iteration: int, folder: Path) -> None:
+    """Raise UserError where the processes of a run found it at different iterations."""
+    if not dist.is_initialized():
+        return
+    found: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(found, iteration)
+    if len(set(found)) > 1:
+        raise UserError(f"the processes found {folder} at iterations {found}; all machines must share the run folder")
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> str | None:
