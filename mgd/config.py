@@ -1,15 +1,14 @@
 """What an experiment is: frozen dataclasses, read from a config.py, changed by `key.sub=value`."""
 
 import dataclasses
-import math
 import runpy
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mgd.errors import UserError
+from mgd.fields import check_types, fits, hints, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +154,7 @@ class Experiment:
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        _check_types(self, "")
+        check_types(self, "")
         _check_values(self)
 
 
@@ -230,13 +229,13 @@ def _section(key: str, method: type[Method]) -> type:
 
 
 def _build(kind: type, values: dict[str, Any], path: str) -> Any:
-    hints = _hints(kind)
+    known = hints(kind)
     for key in values:
-        if key not in hints:
-            raise UserError(f"{path}.{key} is not a key; use one of {', '.join(f'{path}.{k}' for k in hints)}")
+        if key not in known:
+            raise UserError(f"{path}.{key} is not a key; use one of {', '.join(f'{path}.{k}' for k in known)}")
     return kind(
         **{
-            k: _build(hints[k], v, f"{path}.{k}") if dataclasses.is_dataclass(hints[k]) else _tuples(v)
+            k: _build(known[k], v, f"{path}.{k}") if dataclasses.is_dataclass(known[k]) else _tuples(v)
             for k, v in values.items()
         }
     )
@@ -249,77 +248,16 @@ def _set(values: dict[str, Any], key: str, text: str) -> None:
     for i, part in enumerate([*sections, last]):
         if not dataclasses.is_dataclass(kind):
             raise UserError(f"{key} is not a key of this config; {'.'.join(sections[:i])} has no keys below it")
-        hints = _hints(kind)
-        if part not in hints:
+        known = hints(kind)
+        if part not in known:
             prefix = "".join(f"{s}." for s in [*sections, last][:i])
-            raise UserError(f"{key} is not a key of this config; use one of {', '.join(prefix + k for k in hints)}")
-        kind = METHODS[values["method"]["name"]] if (i, part) == (0, "method") else hints[part]
+            raise UserError(f"{key} is not a key of this config; use one of {', '.join(prefix + k for k in known)}")
+        kind = METHODS[values["method"]["name"]] if (i, part) == (0, "method") else known[part]
     if dataclasses.is_dataclass(kind):
-        raise UserError(f"{key} is a section; set one of {', '.join(f'{key}.{k}' for k in _hints(kind))}")
+        raise UserError(f"{key} is a section; set one of {', '.join(f'{key}.{k}' for k in hints(kind))}")
     for part in sections:
         values = values[part]
-    values[last] = _parse(text, kind, key)
-
-
-def _parse(text: str, kind: Any, key: str) -> Any:
-    """Text -> value of a field's type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        parts = [part.strip() for part in text.strip("()[]").split(",")]
-        return tuple(_parse(part, arguments[0], key) for part in parts if part)
-    if origin in (typing.Union, types.UnionType):
-        inner = next(a for a in arguments if a is not type(None))
-        return None if text.lower() == "none" else _parse(text, inner, key)
-    if origin is Literal or kind is str:
-        return text
-    if kind is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() in words:
-            return words[text.lower()]
-    else:
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    raise UserError(f"{key}={text} must be {_describe(kind)}")
-
-
-def _check_types(section: Any, path: str) -> None:
-    for key, kind in _hints(type(section)).items():
-        value, name = getattr(section, key), f"{path}{key}"
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            if not isinstance(value, kind):
-                raise UserError(f"{name} must be {_describe(kind)}, found {type(value).__name__}")
-            _check_types(value, f"{name}.")
-        elif not _fits(value, kind):
-            raise UserError(f"{name}={value!r} must be {_describe(kind)}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if origin is Literal:
-        return value in arguments
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _describe(kind: Any) -> str:
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(map(str, arguments))
-    if typing.get_origin(kind) is tuple:
-        return f"values separated by commas, each {_describe(arguments[0])}"
-    if arguments:
-        return " or ".join(_describe(argument) for argument in arguments)
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "none"}
-    return words.get(kind, getattr(kind, "__name__", str(kind)))
+    values[last] = parse(text, kind, key)
 
 
 def _check_values(c: Experiment) -> None:
@@ -354,7 +292,7 @@ def _check_values(c: Experiment) -> None:
         "evaluate.pictures": c.evaluate.pictures,
     }
     for path, section in {"method": c.method, "method.criterion": c.method.criterion}.items():  # weights and lengths
-        not_negative |= {f"{path}.{key}": value for key, value in vars(section).items() if _fits(value, float)}
+        not_negative |= {f"{path}.{key}": value for key, value in vars(section).items() if fits(value, float)}
     for key, value in not_negative.items():
         if value < 0:
             raise UserError(f"{key}={value} must not be negative")
@@ -389,12 +327,6 @@ def _fill_in(config: Experiment, folder: Path) -> Experiment:
             baseline=fill(method.baseline),
         )
     return dataclasses.replace(config, method=method, run=dataclasses.replace(config.run, dir=fill(config.run.dir)))
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    """Field name -> type."""
-    hints = typing.get_type_hints(kind)
-    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 
 
 def _plain(value: Any) -> dict[str, Any]:

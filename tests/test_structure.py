@@ -14,6 +14,7 @@ TREES = {file: ast.parse(file.read_text()) for file in FILES}
 # From the bottom up. A unit (a file of mgd/, or a folder) imports from the layers below its own, never beside it.
 LAYERS = (
     {"errors", "version"},
+    {"fields"},
     {"metrics", "config", "files"},
     {"losses", "models", "data"},
     {"checkpoint"},

@@ -4,6 +4,7 @@ A training *position* p = iteration * batch_size + slot owns one labelled image,
 and one CutMix mask. Workers, ranks and micro-batches only decide who computes a position.
 """
 
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -150,7 +151,11 @@ def _permutation(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
 
 
 def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: torch.device, batched: bool) -> DataLoader:
-    """A loader over `sampler`; `batched` says that it yields lists of indices."""
+    """A loader over `sampler`; `batched` says that it yields lists of indices.
+
+    There are no more workers than cores: how many there are changes no sample.
+    """
+    workers = min(workers, os.cpu_count() or 1)
     return DataLoader(
         dataset,
         sampler=None if batched else sampler,

@@ -1,0 +1,79 @@
+"""Typed fields of dataclasses: parse a text as a field's type, check values against types, say what a type wants."""
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Any, Literal
+
+from mgd.errors import UserError
+
+
+def hints(kind: Any) -> dict[str, Any]:
+    """Field name -> type."""
+    types_of = typing.get_type_hints(kind)
+    return {f.name: types_of[f.name] for f in dataclasses.fields(kind)}
+
+
+def parse(text: str, kind: Any, key: str) -> Any:
+    """Text -> value of a field's type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        parts = [part.strip() for part in text.strip("()[]").split(",")]
+        return tuple(parse(part, arguments[0], key) for part in parts if part)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(a for a in arguments if a is not type(None))
+        return None if text.lower() == "none" else parse(text, inner, key)
+    if origin is Literal or kind is str:
+        return text
+    if kind is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() in words:
+            return words[text.lower()]
+    else:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise UserError(f"{key}={text} must be {describe(kind)}")
+
+
+def check_types(section: Any, path: str) -> None:
+    """Raise UserError naming the first field of a dataclass, sections included, whose value is of another type."""
+    for key, kind in hints(type(section)).items():
+        value, name = getattr(section, key), f"{path}{key}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if not isinstance(value, kind):
+                raise UserError(f"{name} must be {describe(kind)}, found {type(value).__name__}")
+            check_types(value, f"{name}.")
+        elif not fits(value, kind):
+            raise UserError(f"{name}={value!r} must be {describe(kind)}")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type; a whole number is a float too, NaN and infinity are not."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(item, arguments[0]) for item in value)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def describe(kind: Any) -> str:
+    """What a field of this type wants, for messages."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, arguments))
+    if typing.get_origin(kind) is tuple:
+        return f"values separated by commas, each {describe(arguments[0])}"
+    if arguments:
+        return " or ".join(describe(argument) for argument in arguments)
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "none"}
+    return words.get(kind, getattr(kind, "__name__", str(kind)))
