@@ -12,16 +12,16 @@ export PYTHON=$python OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 cores=$("$python" -c 'import os; print(os.cpu_count() or 1)')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 3 ? cores / 2 : 1))}
 
-run() { echo "exp.demo/scenes8.$1/run-$seed"; }
+run() { echo "exp.demo/scenes16.$1/run-$seed"; }
 train() { # NAME [override ...]
   local name=$1
   shift
-  bash "exp.demo/scenes8.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" 2>&1 | sed -u "s/^/[$name] /"
+  bash "exp.demo/scenes16.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" 2>&1 | sed -u "s/^/[$name] /"
 }
 side_by_side() { wait "$1" && wait "$2"; }
 
 started=$SECONDS
-"$python" -m mgd prepare scenes --out DATA/scenes
+"$python" -m mgd prepare scenes --out DATA/scenes --val 128
 train wide & wide=$!
 train deep & deep=$!
 side_by_side $wide $deep

@@ -13,6 +13,7 @@ from mgd.errors import UserError
 
 ALIASES = {"wresnet34": "wide_resnet50_2", "mobilev2": "mobilenet_v2"}
 TIMM_PREFIX = "timm:"
+WIDTHS = (64, 128, 256, 512)  # of a ResNet's four stages
 
 
 class Backbone(nn.Module):
@@ -83,7 +84,9 @@ class ResNet(TimmResNet, Backbone):
         super().__init__(block, layers, num_classes=0, **options)  # type: ignore[arg-type]
         if output_stride not in (None, 16, 32):
             raise UserError(f"model.output_stride={output_stride} is not available for a ResNet; use 16 or 32")
-        self.low_channels, self.high_channels = 64 * block.expansion, 512 * block.expansion
+        self.low_channels, *_, self.high_channels = (
+            block.expansion * width for width in options.get("channels", WIDTHS)
+        )
         if output_stride != 32:
             layer4: nn.Sequential = self.layer4  # type: ignore[assignment]
             for i, residual in enumerate(layer4):
@@ -164,4 +167,8 @@ BACKBONES: dict[str, Callable[[int | None], Backbone]] = {
     "resnet101": lambda stride: ResNet(Bottleneck, (3, 4, 23, 3), stride, stem_type="deep", stem_width=64),
     "wide_resnet50_2": lambda stride: ResNet(Bottleneck, (3, 4, 6, 3), stride, base_width=128),
     "mobilenet_v2": MobileNetV2,
+    # Ours, for small machines: ResNet-18 with half the width and less.
+    "resnet18_slim": lambda stride: ResNet(
+        BasicBlock, (2, 2, 2, 2), stride, stem_type="deep", stem_width=16, channels=(32, 48, 64, 96)
+    ),
 }

@@ -1,0 +1,25 @@
+"""T_D of the demo: CPS, deep teacher, on generated scenes, 1/16 labelled.
+
+Data:    32 of 512 scenes with labels, 480 without; `python -m mgd prepare scenes --out DATA/scenes --val 128` makes them
+Cost:    400 iterations of 4 images at crop 64, about 2 minutes on a core
+Score:   see README
+Command: make demo, or bash script.sh
+"""
+
+from mgd.config import CPS, Data, Evaluate, Experiment, Model, Train
+
+config = Experiment(
+    data=Data(
+        root="DATA/scenes",
+        train_list="train_aug.txt",
+        partition=16,
+        short_side=64,
+        crop_size=64,
+        scales=(0.75, 1.0, 1.25, 1.5),
+        workers=0,
+    ),
+    model=Model(backbone="timm:lcnet_100", pretrained=False, channels=48),
+    method=CPS(weight=0.5, rampup_iterations=340),
+    train=Train(batch_size=4, max_iterations=400, lr=0.03),
+    evaluate=Evaluate(every=0),
+)
