@@ -8,6 +8,7 @@ seed=${1:-0}
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] && python=${PYTHON:-.venv/bin/python}
 export PYTHON=$python OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+export NGPUS=${NGPUS:-1} # these networks need no more
 # Two trainings run side by side: these networks are too small to keep many threads busy.
 cores=$("$python" -c 'import os; print(os.cpu_count() or 1)')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 3 ? cores / 2 : 1))}
@@ -19,9 +20,11 @@ train() { # NAME [override ...]
   bash "exp.demo/scenes16.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" 2>&1 | sed -u "s/^/[$name] /"
 }
 side_by_side() { wait "$1" && wait "$2"; }
+trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT # when one of two fails, the other ends too
 
 started=$SECONDS
-"$python" -m mgd prepare scenes --out DATA/scenes --val 128
+for name in wide deep supervised mgd; do rm -rf "$(run $name)"; done # a demo starts anew
+"$python" -m mgd prepare scenes --out DATA/scenes --val 96
 train wide & wide=$!
 train deep & deep=$!
 side_by_side $wide $deep

@@ -32,6 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mgd {options.command}: {sentence(error)}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError as error:
+        if options.debug:
+            raise
+        reason = str(error).split(". ")[0]
+        remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
+        print(f"mgd {options.command}: {reason}; {remedy}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)
         return 130

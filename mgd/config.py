@@ -32,6 +32,7 @@ class Data:
     short_side: int = 0  # shrink photos to this short side when they are read; 0 keeps their size
     crop_size: int = 512
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
+    cache: bool = False  # keep decoded images in memory, for small data sets
     workers: int = 4  # loader processes for each training process
 
 
@@ -70,7 +71,8 @@ class CPS:
     uses_unlabeled: ClassVar[bool] = True
     criterion: Criterion = Criterion()  # for labels and pseudo-labels
     weight: float = 1.0
-    rampup_iterations: int = 0  # iterations over which `weight` rises, exp(-5 (1 - t/T)^2); published: none
+    burn_in_iterations: int = 0  # iterations on labels alone, at first; published: none
+    rampup_iterations: int = 0  # iterations over which `weight` then rises, exp(-5 (1 - t/T)^2); published: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,8 +310,12 @@ def _check_values(c: Experiment) -> None:
             f"train.batch_size={c.train.batch_size} does not divide by train.accumulate={c.train.accumulate}; "
             "choose a divisor"
         )
-    if isinstance(c.method, MGD) and not c.method.deep_teacher and not c.method.wide_teacher:
-        raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
+    if isinstance(c.method, MGD):
+        if not c.method.deep_teacher and not c.method.wide_teacher:
+            raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
+        for weight, teacher in {"lambda_image": "deep_teacher", "lambda_region": "wide_teacher"}.items():
+            if getattr(c.method, weight) and not getattr(c.method, teacher):
+                raise UserError(f"method.{weight} needs method.{teacher}, which is empty; set method.{weight}=0")
 
 
 def _fill_in(config: Experiment, folder: Path) -> Experiment:

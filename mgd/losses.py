@@ -104,7 +104,8 @@ def _global_pool(logits: Tensor, valid: Tensor | None) -> Tensor:
     if valid is None:
         return logits.float().mean(dim=(2, 3))
     weight = valid.float()
-    return torch.einsum("nkhw,nhw->nk", logits.float(), weight) / weight.sum(dim=(1, 2)).clamp(min=1)[:, None]
+    # A sum, not a matrix product: autocast would run that in half precision.
+    return (logits.float() * weight[:, None]).sum(dim=(2, 3)) / weight.sum(dim=(1, 2)).clamp(min=1)[:, None]
 
 
 def _region_pool(feature: Tensor, grid: int, valid: Tensor | None) -> Tensor:

@@ -185,3 +185,13 @@ def test_nothing_but_padding_gives_loss_0_and_gradient_0() -> None:
         (gradient,) = torch.autograd.grad(loss, student)
         assert loss.item() == 0
         assert not gradient.any()
+
+
+def test_the_image_level_loss_is_float32_under_autocast():
+    """At the published crop a sum over pixels in fp16 would be infinite."""
+    valid = torch.ones(1, 512, 512, dtype=torch.bool)
+    student, teacher = torch.full((1, 2, 512, 512), 5.0), torch.full((1, 2, 512, 512), 3.0)
+    with torch.autocast("cpu", torch.float16):
+        loss = image_level_loss(student, teacher, valid=valid)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, torch.tensor(4.0))

@@ -323,3 +323,27 @@ def test_a_mask_as_drawn_by_the_loader_mixes_as_well() -> None:
 
     one = batch()._replace(mask=box_masks(2, SIZE, SIZE, generator=np.random.default_rng(0)).bool())
     assert all(torch.isfinite(term) for term in mgd()(one).values())
+
+
+def test_during_burn_in_cps_learns_from_labels_alone_and_its_ramp_up_starts_after_it() -> None:
+    objective = CPSObjective(network(0), network(1), CPS(burn_in_iterations=5, rampup_iterations=10))
+    assert set(objective(batch(iteration=4))) == {"supervised"}
+    full = CPSObjective(copy.deepcopy(objective.student), copy.deepcopy(objective.peer), CPS())(batch())["cps"]
+    torch.testing.assert_close(objective(batch(iteration=5))["cps"], math.exp(-5) * full)
+
+
+def test_a_cps_step_under_bf16_gives_every_weight_that_learns_in_fp32_a_gradient() -> None:
+    """Casts that pseudo-labels made under no_grad must not be reused where gradients are needed."""
+    with_gradient = []
+    for enabled in (False, True):
+        objective = CPSObjective(network(0), network(1), PEERS)
+        groups = objective.parts(batch())
+        while True:
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled, cache_enabled=False):
+                terms = next(groups, None)
+            if terms is None:
+                break
+            sum(terms.values()).backward()
+        named = objective.named_parameters()
+        with_gradient.append({name for name, p in named if p.grad is not None and p.grad.abs().sum() > 0})
+    assert with_gradient[0] == with_gradient[1]

@@ -108,3 +108,16 @@ def test_every_download_has_the_names_and_shapes_of_its_backbone(monkeypatch):
         for name, source in pretrained.SOURCES.items():
             backbone = build_backbone(name)
             pretrained._load(backbone, dict(source.download()), name=name, origin="download", note="")
+
+
+def test_a_timm_file_whose_stages_are_named_with_dots_fits_a_flattened_extractor(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    weights = timm.create_model("convnext_atto", pretrained=False).state_dict()
+    torch.save(weights, tmp_path / "convnext_atto.pth")
+    backbone = build_backbone("timm:convnext_atto", output_stride=32)
+    load_imagenet(backbone, "timm:convnext_atto", tmp_path, read=lambda path: flat_state(read(path)))
+    assert torch.equal(
+        backbone.body.state_dict()["stages_0.blocks.0.conv_dw.weight"], weights["stages.0.blocks.0.conv_dw.weight"]
+    )

@@ -1,12 +1,13 @@
 """T_D of the demo: CPS, deep teacher, on generated scenes, 1/16 labelled.
 
-Data:    32 of 512 scenes with labels, 480 without; `python -m mgd prepare scenes --out DATA/scenes --val 128` makes them
-Cost:    400 iterations of 4 images at crop 64, about 2 minutes on a core
+Data:    32 of 512 scenes with labels, 480 without, made by
+         python -m mgd prepare scenes --out DATA/scenes --val 96
+Cost:    540 iterations of 4 images at crop 64, about 2 minutes on a core
 Score:   see README
 Command: make demo, or bash script.sh
 """
 
-from mgd.config import CPS, Data, Evaluate, Experiment, Model, Train
+from mgd.config import CPS, Data, Evaluate, Experiment, Model, Run, Train
 
 config = Experiment(
     data=Data(
@@ -16,10 +17,12 @@ config = Experiment(
         short_side=64,
         crop_size=64,
         scales=(0.75, 1.0, 1.25, 1.5),
+        cache=True,
         workers=0,
     ),
-    model=Model(backbone="timm:lcnet_100", pretrained=False, channels=48),
-    method=CPS(weight=0.5, rampup_iterations=340),
-    train=Train(batch_size=4, max_iterations=400, lr=0.03),
+    model=Model(backbone="resnet18_slim", pretrained=False, channels=48),
+    method=CPS(weight=0.5, burn_in_iterations=220, rampup_iterations=200),
+    train=Train(batch_size=4, max_iterations=540, lr=0.04),
     evaluate=Evaluate(every=0),
+    run=Run(log_every=100),
 )

@@ -1,12 +1,13 @@
 """The demo's student on labels alone: what MGD is held against, on generated scenes, 1/16 labelled.
 
-Data:    32 of 512 scenes with labels, 480 without; `python -m mgd prepare scenes --out DATA/scenes --val 128` makes them
+Data:    32 of 512 scenes with labels, 480 without, made by
+         python -m mgd prepare scenes --out DATA/scenes --val 96
 Cost:    450 iterations of 4 images at crop 64, about 2 minutes on a core
 Score:   see README
 Command: make demo, or bash script.sh
 """
 
-from mgd.config import Data, Evaluate, Experiment, Model, Supervised, Train
+from mgd.config import Data, Evaluate, Experiment, Model, Run, Supervised, Train
 
 config = Experiment(
     data=Data(
@@ -16,10 +17,12 @@ config = Experiment(
         short_side=64,
         crop_size=64,
         scales=(0.75, 1.0, 1.25, 1.5),
+        cache=True,
         workers=0,
     ),
     model=Model(backbone="timm:test_resnet", pretrained=False, channels=48),
     method=Supervised(),
-    train=Train(batch_size=4, max_iterations=450, lr=0.02),
+    train=Train(batch_size=4, max_iterations=450, lr=0.04),
     evaluate=Evaluate(every=0),
+    run=Run(log_every=100),
 )

@@ -34,6 +34,7 @@ class Splits:
     labeled: list[Item]
     unlabeled: list[Item]
     val: list[Item]
+    source: str = ""  # what the partition was made from, for the log
 
 
 def open_splits(data: Data) -> Splits:
@@ -46,13 +47,13 @@ def open_splits(data: Data) -> Splits:
     if not root.is_dir():
         raise UserError(f"data.root={data.root}: no folder {root.absolute()}; put the data there or set data.root")
     classes = read_classes(data.classes, root)
-    labeled, unlabeled = _partition(data, root)
+    labeled, unlabeled, source = _partition(data, root)
     if data.unlabeled:
         unlabeled += _photos(root / data.unlabeled, root)
     unlabeled = [Item(item.name, item.image, None) for item in unlabeled]
     if not labeled:
         raise UserError(f"{root / data.train_list} gives no labelled image at data.partition={data.partition}")
-    return Splits(classes, labeled, unlabeled, open_val(data))
+    return Splits(classes, labeled, unlabeled, open_val(data), source)
 
 
 def open_val(data: Data) -> list[Item]:
@@ -139,8 +140,8 @@ def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.
     return image, label
 
 
-def _partition(data: Data, root: Path) -> tuple[list[Item], list[Item]]:
-    """The user's own lists of the partition when they are there, else every r-th name of the training list."""
+def _partition(data: Data, root: Path) -> tuple[list[Item], list[Item], str]:
+    """(labelled, unlabelled, where from): the user's own lists when they are there, else every r-th of the list."""
     if data.partition_lists:
         pattern = data.partition_lists.replace("{ratio}", str(data.partition))
         paths = [root / pattern.replace("{part}", part) for part in ("labeled", "unlabeled")]
@@ -148,9 +149,11 @@ def _partition(data: Data, root: Path) -> tuple[list[Item], list[Item]]:
             return (
                 read_list(paths[0], root, data.train_folder, labels=True),
                 read_list(paths[1], root, data.train_folder, labels=False),
+                f"{paths[0]} and {paths[1].name}",
             )
     path = root / data.train_list
-    return split(read_list(path, root, data.train_folder, labels=True), data.partition)
+    labeled, unlabeled = split(read_list(path, root, data.train_folder, labels=True), data.partition)
+    return labeled, unlabeled, f"one in {data.partition} of {path}"
 
 
 def _photos(path: Path, root: Path) -> list[Item]:

@@ -50,6 +50,7 @@ class TrainingSamples(Dataset):
     def __init__(self, splits: Splits, config: Experiment) -> None:
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
         self.uses_unlabeled = config.method.uses_unlabeled
+        self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
         if self.uses_unlabeled and len(splits.unlabeled) < 2:
             raise UserError(
                 f"data.partition={config.data.partition} leaves {len(splits.unlabeled)} unlabelled images, CutMix "
@@ -73,11 +74,10 @@ class TrainingSamples(Dataset):
         return [items[draw(self.seed, stream, position, len(items))].name for items, stream in streams]
 
     def _view(self, items: list[Item], position: int, stream: int) -> dict[str, Any]:
-        item = items[draw(self.seed, stream, position, len(items))]
-        image, label = load_pair(item, self.data, len(self.splits.classes))
+        image, label = self._load(items[draw(self.seed, stream, position, len(items))])
         image, label, extent = augment(
-            shrink(image, self.data.short_side),
-            None if label is None else shrink(label, self.data.short_side, nearest=True),
+            image,
+            label,
             scales=self.data.scales,
             crop=self.data.crop_size,
             rng=self._rng(stream, position),
@@ -86,6 +86,17 @@ class TrainingSamples(Dataset):
         if label is not None:
             view["label"] = torch.from_numpy(label)
         return view
+
+    def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
+        """Decoded and shrunk; from memory with `data.cache`."""
+        if item not in self._cache:
+            image, label = load_pair(item, self.data, len(self.splits.classes))
+            small = None if label is None else shrink(label, self.data.short_side, nearest=True)
+            pair = shrink(image, self.data.short_side), small
+            if not self.data.cache:
+                return pair
+            self._cache[item] = pair
+        return self._cache[item]
 
     def _rng(self, stream: int, position: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, SAMPLE, stream, position])

@@ -44,11 +44,10 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         torch.backends.cudnn.benchmark = True
     if world > 1:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Processes(rank, world, chosen)
-    finally:
-        if world > 1:
-            dist.destroy_process_group()
+    yield Processes(rank, world, chosen)
+    # Only after success: with one process failed, leaving the group would wait for it, and torchrun ends the others.
+    if world > 1:
+        dist.destroy_process_group()
 
 
 def share_buffers(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
-from mgd.files import write_json
+from mgd.files import write_json, write_text
 
 log = logging.getLogger(__name__)
 FILE_ONLY = logging.DEBUG
@@ -83,6 +83,14 @@ def _git_revision() -> str | None:
     return revision + ("+" if changes else "")
 
 
+def _continue_jsonl(path: Path, start: int) -> TextIO:
+    """Open for appending, without what a killed run had written after the state that is gone on from."""
+    if path.is_file():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= start))
+    return open(path, "a", encoding="utf-8")
+
+
 class Meter:
     """The run's stream of metrics. Does nothing on processes other than the main one."""
 
@@ -94,7 +102,7 @@ class Meter:
         self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
         self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
         if main:
-            self.file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            self.file = _continue_jsonl(folder / "metrics.jsonl", start)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def advance(self) -> None:

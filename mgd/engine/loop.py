@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -25,7 +26,6 @@ from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective
 from mgd.objectives.base import Terms, add_terms
-from mgd.objectives.mgd import MGDObjective
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         self.objective = build_objective(config, len(self.splits.classes))
         if team.world > 1 and team.device.type == "cuda":
-            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+            self.objective = convert_sync_batchnorm(self.objective)  # timm's: it keeps fused activations
         self.objective.to(team.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.objective, config.train, team.device)
         self.schedule = make_schedule(self.optimizer, config.train, self.total)
@@ -71,7 +71,7 @@ class Trainer:
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        if isinstance(self.objective, MGDObjective) and self.iteration == 0:
+        if self.objective.teachers and self.iteration == 0:
             score_teachers(self.objective.teachers, config, self.splits, team.device, main=team.is_main)
         model = distribute(self.objective, team)
         model.train()
@@ -126,7 +126,9 @@ class Trainer:
         """
         groups = self.objective.parts(batch) if model is self.objective else _whole(model, batch)
         while True:
-            with torch.autocast(self.team.device.type, self.precision, enabled=self.precision != torch.float32):
+            # No cache of cast weights: one filled under no_grad (pseudo-labels) would cut the gradients that follow.
+            enabled = self.precision != torch.float32
+            with torch.autocast(self.team.device.type, self.precision, enabled=enabled, cache_enabled=False):
                 terms = next(groups, None)
             if terms is None:
                 return
@@ -216,6 +218,7 @@ class Trainer:
         sizes = {"labelled": len(splits.labeled), "unlabelled": len(splits.unlabeled), "validation": len(splits.val)}
         log.info("%s: %s, %.1f M parameters", name, student.arch["backbone"], parameters)
         log.info("images: %s; %d classes", ", ".join(f"{n} {k}" for k, n in sizes.items()), len(splits.classes))
+        log.info("partition: %s", splits.source)
         log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
         log.info("device: %s, %s", self.team.device, str(self.precision).removeprefix("torch."))
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
@@ -232,12 +235,15 @@ class Trainer:
             )
 
     def _check_finite(self, means: dict[str, float], counted: int) -> None:
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        """Weights are looked at too: they are what a gradient that is not finite, of any process, ends in."""
+        bad = [f"loss {name}" for name, value in means.items() if not math.isfinite(value)]
+        if not all(torch.stack([p.isfinite().all() for p in self.objective.parameters()]).tolist()):
+            bad.append("a weight")
         if bad:
             span = f"iterations {self.iteration - counted + 1} to {self.iteration}"
             raise UserError(
-                f"loss {', '.join(bad)} is not finite in {span}, none of which was saved to {self.folder}; train again "
-                "with a lower train.lr or train.precision=fp32"
+                f"{', '.join(bad)} is not finite in {span}, none of which was saved to {self.folder}; train again with "
+                "a lower train.lr or train.precision=fp32"
             )
 
 

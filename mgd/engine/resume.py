@@ -11,7 +11,7 @@ from mgd.errors import UserError
 
 # What may differ between a run and its resumption, since it is no part of what is trained.
 FREE_KEYS = (
-    *("run", "evaluate", "data.root", "data.workers", "model.weights_dir"),
+    *("run", "evaluate", "data.root", "data.workers", "data.cache", "model.weights_dir"),
     *("method.baseline", "method.score_teachers"),
 )
 

@@ -53,8 +53,9 @@ def warnings_about(report: Report, baseline: float | None) -> list[str]:
 
 
 def _baseline_miou(path: str) -> float | None:
-    """mIoU of an evaluation's JSON; None where there is none (it is optional)."""
+    """mIoU of an evaluation's JSON; None, which is told, where there is none."""
     if not path or not Path(path).is_file():
+        log.info("method.baseline: no evaluation at %r, so the teachers are not held against labels alone", path)
         return None
     try:
         return float(json.loads(Path(path).read_text())["miou"])

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import timm
@@ -30,8 +31,8 @@ class Source:
     note: str = ""
 
 
-def _timm(name: str) -> Callable[[], Mapping[str, Tensor]]:
-    return lambda: timm.create_model(name, pretrained=True).state_dict()
+def _timm(name: str, **options: Any) -> Callable[[], Mapping[str, Tensor]]:
+    return lambda: timm.create_model(name, pretrained=True, **options).state_dict()
 
 
 SOURCES = {
@@ -67,7 +68,8 @@ def load_imagenet(backbone: nn.Module, name: str, folder: str | Path, *, read: C
         UserError: no file and no download, or the weights do not fit.
     """
     if isinstance(backbone, TimmBackbone):
-        source = Source((f"{name.removeprefix(TIMM_PREFIX)}.pth",), _timm(name.removeprefix(TIMM_PREFIX)))
+        name = name.removeprefix(TIMM_PREFIX)
+        source = Source((f"{name}.pth",), _timm(name, features_only=True))
     else:
         source = SOURCES[name]
     file = next((path for path in (Path(folder) / f for f in source.files) if path.is_file()), None)
@@ -95,7 +97,8 @@ def _download(source: Source, name: str, folder: str | Path) -> Mapping[str, Ten
 
 def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: str) -> None:
     expected = backbone.state_dict()
-    renamed = {our_name(key, state): tensor for key, tensor in state.items()}
+    names = {key: _name_in(expected, key, state) for key in state}
+    renamed = {names[key]: tensor for key, tensor in state.items()}
     fitting = {k: v for k, v in renamed.items() if k in expected and v.shape == expected[k].shape}
     skipped = sorted(k for k in renamed if k not in fitting)
     missing = sorted(k for k in expected if k not in fitting and not k.endswith("num_batches_tracked"))
@@ -110,7 +113,7 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
     backbone.load_state_dict(fitting, strict=False)  # what is missing was checked above
     log.info("ImageNet weights of %s from %s: %d tensors loaded", name, origin, len(fitting))
     if changed:
-        log.info("  renamed: %s", ", ".join(f"{k} -> {our_name(k, state)}" for k in changed))
+        log.info("  renamed: %s", ", ".join(f"{k} -> {names[k]}" for k in changed))
     if skipped:
         log.info("  skipped: %s", ", ".join(skipped))
     if missing:
@@ -130,3 +133,12 @@ def our_name(key: str, state: State) -> str:
         index, parameter = rest.split(".", 1)  # a pooling comes first there
         return f"{block}.downsample.{int(index) - 1}.{parameter}"
     return key
+
+
+def _name_in(expected: Mapping[str, Tensor], key: str, state: State) -> str:
+    """What a file's tensor is called in the backbone.
+
+    Some of timm's feature extractors call a stage `stages_0` that the classifier calls `stages.0`.
+    """
+    flat = key.replace(".", "_", 1)
+    return flat if key not in expected and flat in expected else our_name(key, state)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from mgd.config import Criterion
 from mgd.data.loaders import Batch
 from mgd.losses import cross_entropy, ohem_cross_entropy
+from mgd.metrics import IGNORE_INDEX
 from mgd.models.deeplab import DeepLabV3Plus
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
@@ -19,9 +21,11 @@ class Objective(nn.Module):
 
     Attributes:
         student: the network that the run is for.
+        teachers: frozen networks, by name; outside `train()`, `parameters()`, `state_dict()` and DDP.
     """
 
     student: DeepLabV3Plus
+    teachers: Mapping[str, DeepLabV3Plus] = MappingProxyType({})
 
     def parts(self, batch: Batch) -> Iterator[Terms]:
         """The terms, in groups that share no graph.
@@ -61,4 +65,4 @@ def rampup(iteration: int, iterations: int) -> float:
 
 def hard_label(logits: Tensor, valid: Tensor) -> Tensor:
     """(N,K,H,W) -> (N,H,W) int64 pseudo-label; 255 where there is no image."""
-    return torch.where(valid, logits.argmax(dim=1), 255)
+    return torch.where(valid, logits.argmax(dim=1), IGNORE_INDEX)

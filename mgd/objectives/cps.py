@@ -26,15 +26,18 @@ class CPSObjective(Objective):
     def parts(self, batch: Batch) -> Iterator[Terms]:
         labeled, u0, u1, mask = batch.labeled, batch.first, batch.second, batch.mask
         assert labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
-        weight = self.config.weight * rampup(batch.iteration, self.config.rampup_iterations)
-        mixed = mix(u0.image, u1.image, mask)
-        label_of_student, label_of_peer = self._pseudo_label(self.student, batch), self._pseudo_label(self.peer, batch)
 
         def loss(network: DeepLabV3Plus, image: Tensor, label: Tensor) -> Tensor:
             return supervised_loss(network(image), label, self.config.criterion)
 
         yield {"supervised": loss(self.student, labeled.image, labeled.label)}
         yield {"supervised": loss(self.peer, labeled.image, labeled.label)}
+        since = batch.iteration - self.config.burn_in_iterations
+        if since < 0:
+            return
+        weight = self.config.weight * rampup(since, self.config.rampup_iterations)
+        mixed = mix(u0.image, u1.image, mask)
+        label_of_student, label_of_peer = self._pseudo_label(self.student, batch), self._pseudo_label(self.peer, batch)
         yield {"cps": weight * loss(self.student, mixed, label_of_peer)}
         yield {"cps": weight * loss(self.peer, mixed, label_of_student)}
 
