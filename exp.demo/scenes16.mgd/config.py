@@ -28,6 +28,7 @@ config = Experiment(
         lambda_region=10.0,
         pixel_labeled=0.5,
         pixel_unlabeled=0.5,
+        score_teachers=False,  # their own scripts did, a minute ago
     ),
     train=Train(batch_size=4, max_iterations=450, lr=0.04),
     evaluate=Evaluate(every=0),
