@@ -79,7 +79,8 @@ class CPS:
 class MGD:
     """Multi-granularity distillation: how students are trained.
 
-    A teacher is a tuple of checkpoint files; the first that exists is taken. An empty tuple leaves that teacher out.
+    A teacher is a tuple of checkpoint files; the first that exists is taken. An empty tuple leaves that teacher out,
+    and with it the terms that need it.
     """
 
     uses_unlabeled: ClassVar[bool] = True
@@ -310,12 +311,8 @@ def _check_values(c: Experiment) -> None:
             f"train.batch_size={c.train.batch_size} does not divide by train.accumulate={c.train.accumulate}; "
             "choose a divisor"
         )
-    if isinstance(c.method, MGD):
-        if not c.method.deep_teacher and not c.method.wide_teacher:
-            raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
-        for weight, teacher in {"lambda_image": "deep_teacher", "lambda_region": "wide_teacher"}.items():
-            if getattr(c.method, weight) and not getattr(c.method, teacher):
-                raise UserError(f"method.{weight} needs method.{teacher}, which is empty; set method.{weight}=0")
+    if isinstance(c.method, MGD) and not c.method.deep_teacher and not c.method.wide_teacher:
+        raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
 
 
 def _fill_in(config: Experiment, folder: Path) -> Experiment:

@@ -256,7 +256,7 @@ def test_a_checkpoint_of_another_class_count(data: Path, tmp_path: Path, capsys:
     sentence = refused(capsys, *score(data, tmp_path, other))
     assert f"{other} was trained for 5 classes, data.classes=classes.csv has 8" in sentence
     assert "set data.root and data.classes" in sentence
-    teach = ["method=mgd", "method.lambda_region=0", f"method.deep_teacher={other}"]
+    teach = ["method=mgd", f"method.deep_teacher={other}"]
     sentence = refused(capsys, "train", str(write_config(tmp_path, data)), *teach)
     assert f"{other} was trained for 5 classes" in sentence
 
@@ -277,7 +277,7 @@ def test_a_missing_teacher_says_what_to_run_first(data: Path, tmp_path: Path, ca
     (tmp_path / "deep/script.sh").write_text("")
     files = f"official.pth,{tmp_path}/deep/run/last.pt"
     config = str(write_config(tmp_path, data))
-    sentence = refused(capsys, "train", config, "method=mgd", "method.lambda_region=0", f"method.deep_teacher={files}")
+    sentence = refused(capsys, "train", config, "method=mgd", f"method.deep_teacher={files}")
     assert "method.deep_teacher" in sentence
     assert f"train it first: bash {tmp_path}/deep/script.sh" in sentence
 

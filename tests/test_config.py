@@ -220,10 +220,3 @@ def test_a_mistake_in_config_py_names_the_file(tmp_path: Path, text: str, words:
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{tmp_path}/config.py does not exist"):
         load(tmp_path)
-
-
-def test_a_distillation_weight_without_its_teacher_is_refused():
-    data, model = Data(root="data"), Model(backbone="resnet18")
-    with pytest.raises(UserError, match=r"method\.lambda_region needs method\.wide_teacher.*lambda_region=0"):
-        Experiment(data=data, model=model, method=MGD(deep_teacher=("deep.pt",)))
-    Experiment(data=data, model=model, method=MGD(deep_teacher=("deep.pt",), lambda_region=0.0))

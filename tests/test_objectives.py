@@ -347,3 +347,9 @@ def test_a_cps_step_under_bf16_gives_every_weight_that_learns_in_fp32_a_gradient
         named = objective.named_parameters()
         with_gradient.append({name for name, p in named if p.grad is not None and p.grad.abs().sum() > 0})
     assert with_gradient[0] == with_gradient[1]
+
+
+def test_a_weight_whose_teacher_is_left_out_adds_no_term() -> None:
+    objective = mgd(replace(METHOD, pixel_unlabeled=0.0, lambda_region=0.0), wide=settled(2))
+    assert set(objective(batch())) == {"supervised", "pixel_labeled"}
+    assert [set(terms) for terms in objective.parts(batch())] == [{"supervised", "pixel_labeled"}]

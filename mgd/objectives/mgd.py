@@ -41,7 +41,11 @@ class MGDObjective(Objective):
     def parts(self, batch: Batch) -> Iterator[Terms]:
         config = self.config
         yield self._labeled_terms(batch)
-        if config.pixel_unlabeled or config.lambda_image or config.lambda_region:
+        image, region = (
+            "deep" in self.teachers and config.lambda_image,
+            "wide" in self.teachers and config.lambda_region,
+        )
+        if config.pixel_unlabeled or image or region:
             yield self._unlabeled_terms(batch)
 
     def _labeled_terms(self, batch: Batch) -> Terms:
