@@ -23,6 +23,7 @@ LAYERS = (
     {"evaluate"},
     {"compare", "convert"},
     {"engine"},
+    {"commands"},
     {"__init__", "__main__"},
 )
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
@@ -110,7 +111,7 @@ def test_the_first_line_is_a_docstring(file):
 
 @each_file
 def test_only_the_commands_print(file):
-    assert file.name == "__main__.py" or not calls(file, "print")
+    assert file.name == "__main__.py" or file.parent.name == "commands" or not calls(file, "print")
 
 
 @each_file
