@@ -13,11 +13,11 @@ export NGPUS=${NGPUS:-1} # these networks need no more
 cores=$("$python" -c 'import os; print(os.cpu_count() or 1)')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 3 ? cores / 2 : 1))}
 
-run() { echo "exp.demo/scenes16.$1/run-$seed"; }
+run() { echo "exp.demo/scenes32.$1/run-$seed"; }
 train() { # NAME [override ...]
   local name=$1
   shift
-  bash "exp.demo/scenes16.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" 2>&1 | sed -u "s/^/[$name] /"
+  bash "exp.demo/scenes32.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" 2>&1 | sed -u "s/^/[$name] /"
 }
 side_by_side() { wait "$1" && wait "$2"; }
 trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT # when one of two fails, the other ends too

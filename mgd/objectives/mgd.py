@@ -66,23 +66,45 @@ class MGDObjective(Objective):
         size = mixed.image.shape[-2:]
         feature = self.student.feature(mixed.image)
         logits = self.student.logits(feature, size)
+        labels, seen = self._teach(u0, u1, mixed, mask)
         terms = {}
-        if config.pixel_unlabeled:
-            first, second = self._labels(u0), self._labels(u1)
-            # The mask is binary, so mixing the labels is the same as mixing the logits before the argmax.
-            labels = {name: mix(first[name], second[name], mask) for name in self.teachers}
+        if labels:
             weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
             terms["pixel_unlabeled"] = weight * self._pixel_term(logits, labels)
-        if config.lambda_image and "deep" in self.teachers:
-            with torch.no_grad():
-                target = self.teachers["deep"](mixed.image)
+        if "deep" in seen:
+            target = self.teachers["deep"].logits(seen["deep"], size)
             terms["image"] = config.lambda_image * image_level_loss(logits, target, valid=mixed.valid)
-        if config.lambda_region and "wide" in self.teachers:
-            with torch.no_grad():
-                target = self.teachers["wide"].feature(mixed.image)
-            region = region_level_loss(feature, target, grid=config.region_grid, valid=mixed.valid)
+        if "wide" in seen:
+            region = region_level_loss(feature, seen["wide"], grid=config.region_grid, valid=mixed.valid)
             terms["region"] = config.lambda_region * region
         return terms
+
+    @torch.no_grad()
+    def _teach(self, u0: Views, u1: Views, mixed: Views, mask: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Each teacher's pseudo-labels of the mixed images, and its features of them, as far as a weight asks for them.
+
+        A teacher sees the unmixed and the mixed images in one pass, which a small batch makes faster: in eval mode an
+        image's features do not depend on the others. With batch statistics they do, and it sees them one by one.
+        """
+        labels, seen = {}, {}
+        sees_mixed = {"deep": self.config.lambda_image, "wide": self.config.lambda_region}
+        for name, teacher in self.teachers.items():
+            images = [u0.image, u1.image] if self.config.pixel_unlabeled else []
+            images += [mixed.image] if sees_mixed[name] else []
+            if teacher.training:
+                features = [teacher.feature(image) for image in images]
+            else:
+                features = list(teacher.feature(torch.cat(images)).split(len(mask))) if images else []
+            if sees_mixed[name]:
+                seen[name] = features.pop()
+            if features:
+                first, second = (
+                    hard_label(teacher.logits(feature, views.image.shape[-2:]), views.valid)
+                    for feature, views in zip(features, (u0, u1), strict=True)
+                )
+                # The mask is binary, so mixing the labels is the same as mixing the logits before the argmax.
+                labels[name] = mix(first, second, mask)
+        return labels, seen
 
     @staticmethod
     def _pixel_term(logits: Tensor, labels: Mapping[str, Tensor]) -> Tensor:

@@ -1,6 +1,5 @@
 """The things that generated street scenes are made of: paints, pens, and how each class is drawn."""
 
-import colorsys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,7 +23,8 @@ T = TypeVar("T")
 Colours = tuple[tuple[int, int, int], ...]
 Point = tuple[float, float]
 
-# Palettes overlap between classes on purpose: no colour may give a class away.
+# Palettes are what makes a class easy to find and hard to get right: a class has colours of its own, and shares some
+# (a coat is as brown as soil, bark and hair; a car or a sign is as white as a cloud and as red as a wall).
 SKIES = ((90, 150, 220), (150, 195, 235), (180, 185, 190), (200, 190, 200), (110, 130, 180), (220, 225, 230))
 CLOUDS = ((245, 245, 245), (215, 215, 220), (150, 155, 165), (245, 205, 185))
 SOILS = ((95, 95, 98), (135, 132, 128), (110, 125, 70), (125, 135, 85), (170, 150, 110), (145, 115, 80))
@@ -32,15 +32,23 @@ WALLS = ((160, 75, 55), (205, 185, 150), (150, 150, 150), (225, 220, 210), (115,
 PANES = ((40, 45, 55), (90, 130, 170), (190, 215, 235), (235, 205, 120))
 LEAVES = ((50, 105, 45), (85, 140, 50), (40, 75, 50), (120, 150, 50), (175, 130, 40))
 BARKS = ((90, 65, 45), (120, 110, 100), (60, 50, 45), (190, 185, 175))
-COATS = ((120, 75, 40), (45, 38, 35), (225, 220, 210), (190, 145, 90), (130, 125, 125), (165, 85, 40))
+COATS = ((120, 75, 40), (60, 42, 35), (190, 145, 90), (165, 85, 40), (205, 165, 110))
 SKINS = ((235, 195, 165), (200, 150, 115), (140, 95, 65), (85, 60, 45))
 POLES = ((150, 150, 155), (60, 60, 65), (110, 85, 60), (215, 215, 215))
 DARKS = ((25, 25, 28), (45, 42, 45))
-PAINTS: Colours = tuple(
-    tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue / 9, saturation, value))  # type: ignore[misc]
-    for hue in range(9)
-    for saturation, value in ((0.75, 0.8), (0.45, 0.55), (0.08, 0.25 + 0.08 * hue))
+PAINTS = ((191, 38, 38), (191, 76, 38), (38, 140, 191), (38, 76, 191), (38, 38, 191), (200, 200, 205), (60, 62, 70))
+CLOTHES = (
+    (132, 66, 165),
+    (165, 66, 165),
+    (165, 66, 132),
+    (165, 66, 99),
+    (66, 165, 149),
+    (66, 149, 165),
+    (76, 25, 102),
+    (102, 25, 76),
+    (25, 102, 89),
 )
+BOARDS = ((242, 190, 36), (242, 214, 36), (242, 242, 36), (240, 240, 235), (200, 30, 35))
 
 
 def choose(rng: np.random.Generator, options: Sequence[T]) -> T:
@@ -178,7 +186,7 @@ def draw_building(pen: Pen) -> None:
     """A house, a block or a tower, with its side wall, roof, door and windows; some have a mural or an awning."""
     rng, half = pen.rng, pen.rng.uniform(0.2, 0.75)
     top = 1.0 if rng.random() < 0.6 else rng.uniform(0.6, 0.8)
-    wall = pen.material(WALLS + SKIES, "plain", "bricks", "bricks", "stripes", "grain", cell=rng.uniform(0.02, 0.06))
+    wall = pen.material(WALLS, "plain", "bricks", "bricks", "stripes", "grain", cell=rng.uniform(0.02, 0.06))
     side = rng.uniform(0, 0.25)
     pen.polygon([(half, 0), (half, top), (half + side, top - 0.1), (half + side, 0.03)], wall * 0.6)
     pen.box(-half, 0, half, top, wall)
@@ -192,11 +200,13 @@ def draw_building(pen: Pen) -> None:
         for u in np.arange(-half + 0.04, half - step / 2, step)
     ]
     pen.polygon(panes[0], pane, *panes[1:])
-    pen.box(-0.06, 0, 0.06, 0.16, pen.material(PAINTS))
+    pen.box(-0.06, 0, 0.06, 0.16, pen.material(WALLS + PANES))
     if rng.random() < 0.35:  # looks like a sign, and is wall
-        pen.oval((rng.uniform(-half, half) * 0.6, 0.55), (0.09, 0.09), pen.material(PAINTS, "stripes", "patches"))
+        pen.oval(
+            (rng.uniform(-half, half) * 0.6, 0.55), (0.09, 0.09), pen.material(WALLS + PANES, "stripes", "patches")
+        )
     if rng.random() < 0.35:
-        pen.box(-half, 0.16, half, 0.22, pen.material(PAINTS, "stripes"))
+        pen.box(-half, 0.16, half, 0.22, pen.material(WALLS + PANES, "stripes"))
 
 
 def draw_tree(pen: Pen) -> None:
@@ -257,8 +267,8 @@ def draw_car(pen: Pen) -> None:
 def draw_person(pen: Pen) -> None:
     """Someone standing, walking or waving, in trousers, shorts or a skirt, perhaps with a hat or a bag."""
     rng, skin = pen.rng, pen.material(SKINS)
-    shirt = pen.material(PAINTS, "plain", "stripes", "patches", "grain", cell=0.05)
-    cloth, hair = pen.material(PAINTS, "plain", "plain", "stripes", cell=0.04), pen.material(COATS)
+    shirt = pen.material(CLOTHES, "plain", "stripes", "patches", "grain", cell=0.05)
+    cloth, hair = pen.material(CLOTHES, "plain", "plain", "stripes", cell=0.04), pen.material(COATS)
     stride, waist = rng.uniform(0.02, 0.17), rng.uniform(0.44, 0.5)
     sleeve = shirt if rng.random() < 0.5 else skin
     for side in (-1, 1):
@@ -273,9 +283,9 @@ def draw_person(pen: Pen) -> None:
     pen.oval((0, 0.92), (0.075, 0.09), hair)
     pen.oval((0.025, 0.9), (0.055, 0.07), skin)
     if rng.random() < 0.3:
-        pen.box(-0.1, 0.94, 0.12, 1.0, pen.material(PAINTS))
+        pen.box(-0.1, 0.94, 0.12, 1.0, pen.material(CLOTHES))
     if rng.random() < 0.3:
-        pen.box(-0.24, 0.5, -0.1, 0.75, pen.material(PAINTS, "plain", "patches"))
+        pen.box(-0.24, 0.5, -0.1, 0.75, pen.material(CLOTHES, "plain", "patches"))
 
 
 # Half length of the body, half thickness, neck (how far forward, how high), head length, leg width.
@@ -314,14 +324,14 @@ PANELS += [points("-70,-100 -70,100 70,100 70,-100"), points("-140,-50 -140,50 9
 def draw_sign(pen: Pen) -> None:
     """A panel on one or two poles, rimmed, with stripes, bars like writing or a pictogram."""
     rng, pole, panel = pen.rng, pen.material(POLES), choose(pen.rng, PANELS)
-    radius = rng.uniform(0.2, 0.3)
+    radius = rng.uniform(0.22, 0.32)
     for u in (0,) if rng.random() < 0.75 else (-0.8 * radius, 0.8 * radius):
         pen.stroke([(u, 0), (u, 1 - radius)], 0.06, pole)
     middle = 1 - radius
-    face = pen.material(PAINTS + CLOUDS, "plain", "plain", "stripes", cell=radius / 2)
-    for scale, paint in ((1, pen.material(PAINTS + CLOUDS)), (0.72, face)):
+    face = pen.material(BOARDS, "plain", "plain", "stripes", cell=radius / 2)
+    for scale, paint in ((1, pen.material(BOARDS)), (0.72, face)):
         pen.polygon([(u * radius * scale, middle + v * radius * scale) for u, v in panel], paint)
-    ink = pen.material(DARKS + CLOUDS + PAINTS)
+    ink = pen.material(DARKS)
     for row in range(int(rng.integers(0, 4))):
         v = middle + radius * (0.25 - 0.3 * row)
         pen.box(-radius * 0.4, v, radius * rng.uniform(0.0, 0.5), v + radius * 0.16, ink)
@@ -331,8 +341,8 @@ def draw_sign(pen: Pen) -> None:
 KINDS: dict[str, tuple[Callable[[Pen], None], Point, Point]] = {
     "building": (draw_building, (0.9, 1.9), (0.0, 0.25)),
     "tree": (draw_tree, (0.6, 1.5), (0.0, 0.7)),
-    "car": (draw_car, (0.3, 0.45), (0.05, 1.0)),
-    "person": (draw_person, (0.7, 1.0), (0.05, 1.0)),
-    "animal": (draw_animal, (0.4, 0.65), (0.05, 1.0)),
-    "sign": (draw_sign, (0.7, 1.1), (0.05, 0.8)),
+    "car": (draw_car, (0.4, 0.6), (0.1, 1.0)),
+    "person": (draw_person, (0.8, 1.2), (0.1, 1.0)),
+    "animal": (draw_animal, (0.5, 0.8), (0.1, 1.0)),
+    "sign": (draw_sign, (0.8, 1.2), (0.1, 0.8)),
 }

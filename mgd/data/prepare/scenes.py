@@ -12,7 +12,6 @@ from mgd.data.prepare.scenery import (
     INDEX,
     KINDS,
     LEAVES,
-    PAINTS,
     SKIES,
     SOILS,
     Pen,
@@ -25,7 +24,7 @@ from mgd.files import write_bytes, write_json, write_text
 
 SPLITS = ("train_aug", "val")
 PREFIX = "scene_"
-DRAWING = 1  # raise it when the drawing changes: folders drawn the old way are then refused, not mixed in
+DRAWING = 2  # raise it when the drawing changes: folders drawn the old way are then refused, not mixed in
 
 BACKDROPS = ((), ("building",), ("tree",), ("building", "tree"))
 FOREGROUND = ("building", "tree", *2 * ("tree", "car", "person", "animal", "sign"))
@@ -35,7 +34,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> Scene:
     """Start a scene: sky with clouds over hilly ground that is meadow, sand, snow, road or paving."""
     image, label = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.uint8)
     horizon, sun = height * rng.uniform(0.25, 0.55), rng.uniform(-1, 1)
-    scene = Scene(image, label, rng, horizon, sun, fog=rng.uniform(0, 0.4) ** 1.5, air=np.zeros(3, np.float32))
+    scene = Scene(image, label, rng, horizon, sun, fog=rng.uniform(0, 0.3) ** 1.5, air=np.zeros(3, np.float32))
     rows = np.arange(height, dtype=np.float32)[:, None, None]
     image[:] = scene.colour(SKIES) + (scene.colour(SKIES) - scene.colour(SKIES)) * 0.7 * (1 - rows / horizon).clip(0)
     cloud = noise(rng, label.shape, height * rng.uniform(0.1, 0.4))[..., None] - rng.uniform(0.2, 0.9)
@@ -56,7 +55,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> Scene:
         tiles = ground & (((across * 3).astype(int) + (3 / near).astype(int)) % 2 == 0)
         image[tiles] *= rng.uniform(0.75, 0.95)
     litter = ground & (noise(rng, label.shape, height * 0.03) > rng.uniform(0.95, 1.3))
-    image[litter] = scene.colour(LEAVES + CLOUDS + PAINTS)  # leaves, stones or puddles: still ground
+    image[litter] = scene.colour(LEAVES + CLOUDS)  # leaves, stones or puddles: still ground
     return scene
 
 
@@ -64,7 +63,7 @@ def place(scene: Scene, name: str, depth: float, u: float) -> None:
     """Draw one object with its shadow, larger and lower in the picture the nearer it is."""
     (draw, heights, _), (height, width) = KINDS[name], scene.label.shape
     foot = (u * width, scene.horizon + (0.03 + 0.95 * depth) * (height - scene.horizon))
-    size = height * (0.4 + 0.7 * depth) * scene.rng.uniform(*heights)
+    size = height * (0.5 + 0.7 * depth) * scene.rng.uniform(*heights)
     shadow = np.zeros_like(scene.label)
     centre = (round(foot[0] - scene.sun * 0.35 * size), round(foot[1]))
     cv2.ellipse(shadow, centre, (round(0.6 * size), max(1, round(0.07 * size))), 0, 0, 360, 1, -1)
@@ -77,10 +76,10 @@ def photograph(scene: Scene) -> np.ndarray:
     rng, (height, width) = scene.rng, scene.label.shape
     rows, columns = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
     slope = 1 + rng.uniform(-0.4, 0.4) * rows + rng.uniform(-0.4, 0.4) * columns
-    cast = rng.uniform(0.75, 1.15) * (1 + rng.uniform(-0.08, 0.08) * np.array([1, 0, -1]))
+    cast = rng.uniform(0.8, 1.1) * (1 + rng.uniform(-0.05, 0.05) * np.array([1, 0, -1]))
     image = scene.image * (slope[..., None] * cast).astype(np.float32)
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.8) * (height / 96) ** 0.5)
-    image += rng.standard_normal(image.shape, np.float32) * rng.uniform(0.01, 0.04)
+    image += rng.standard_normal(image.shape, np.float32) * rng.uniform(0.01, 0.03)
     return (image.clip(0, 1) * 255).astype(np.uint8)
 
 
