@@ -75,7 +75,8 @@ def region_level_loss(
 
     Each feature is pooled to `grid` x `grid` regions; the (grid**2, grid**2) matrices of the cosines between the
     regions of one image are compared, so the two may have different channel counts and sizes. A region whose
-    feature is zero has similarity 0 to all; a region without a valid pixel is left out.
+    feature is zero has similarity 0 to all; a region without a valid pixel is left out of its image's mean. The loss
+    is the mean over images.
 
     Args:
         student_feature: (N,C,h,w). teacher_feature: (N,C',h',w'). valid: (N,H,W) bool, any H and W; None means all.
@@ -87,7 +88,7 @@ def region_level_loss(
         return squared.mean()
     seen = F.adaptive_avg_pool2d(valid.float()[:, None], grid).flatten(1) > 0
     pairs = (seen[:, :, None] & seen[:, None, :]).float()
-    return (squared * pairs).sum() / pairs.sum().clamp(min=1)
+    return ((squared * pairs).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp(min=1)).mean()
 
 
 def self_similarity(regions: Tensor) -> Tensor:

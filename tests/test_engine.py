@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from helpers import differences, read, run_processes, train, write_config
 from torch import nn
 
@@ -145,6 +146,10 @@ def trained_state(run: Path) -> dict[str, torch.Tensor]:
     training = read(run / "last.pt")["training"]
     momentum = {f"momentum.{i}": s["momentum_buffer"] for i, s in training["optimizer"]["state"].items()}
     return training["objective"] | momentum
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(read(run / "last.pt")["training"]["objective"])
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -365,6 +370,37 @@ def test_two_processes_train_and_evaluate_one_network_and_save_it_once(
     assert main(["evaluate", str(run / "last.pt")]) == 0
     alone = json.loads((run / "evaluation/last.json").read_text())["miou"]
     assert [line["miou"] for line in metrics(run) if "miou" in line][-1] == pytest.approx(alone)
+
+
+def frozen_forward(self: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    """Batch norm with its running statistics, as in eval mode."""
+    return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+@pytest.mark.parametrize(
+    ("method", "criterion"), [("supervised", "ce"), ("supervised", "ohem"), ("cps", "ohem"), ("mgd", "ce")]
+)
+def test_a_batch_trains_the_same_however_it_is_divided(
+    small_scenes: Path,
+    tmp_path: Path,
+    method_options: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    criterion: str,
+) -> None:
+    """1 process x 4 images, 2 x 2, and 2 images accumulated twice; the crops have unequal shares of padding."""
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_forward)  # its statistics are those of a part
+    hard = [f"method.criterion.kind={criterion}", "method.criterion.min_kept=200"]
+    gentle = ["method.lambda_region=10", "train.lr=0.003"] if method == "mgd" else []  # else rounding errors grow
+    options = [*method_options[method], *hard, *gentle, "train.max_iterations=20", "data.crop_size=48"]
+    whole = train(tmp_path / "whole", small_scenes, *options)
+    accumulated = train(tmp_path / "accumulated", small_scenes, *options, "train.accumulate=2")
+    run_processes(2, "train", str(write_config(tmp_path / "processes", small_scenes)), *options)
+    start = train(tmp_path / "start", small_scenes, *options, "train.max_iterations=1", "train.lr=1e-12")
+    expected, untrained = weights(whole), weights(start)
+    assert max(float((expected[name] - untrained[name]).abs().max()) for name in expected) > 0.003
+    for run in (accumulated, tmp_path / "processes/run"):
+        torch.testing.assert_close(weights(run), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

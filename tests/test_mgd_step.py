@@ -84,19 +84,19 @@ def restated(student: DeepLabV3Plus, deep: DeepLabV3Plus, wide: DeepLabV3Plus, b
             ps = (teacher(u0.image) * (1 - m) + teacher(u1.image) * m).argmax(1).masked_fill(~valid, 255)
             ps_x = teacher(labeled.image).argmax(1).masked_fill(~labeled.valid, 255)
         pixel_mix, pixel_x = pixel_mix + ce(logits_mix, ps), pixel_x + ce(logits_x, ps_x)
-    image, total, count = torch.zeros(()), torch.zeros(()), 0
+    image, region = torch.zeros(()), torch.zeros(())
     small = valid[:, ::4, ::4]
     for n in range(len(mixed)):
         pooled = [z[n][:, valid[n]].mean(1) for z in (logits_mix, pooled_deep)]
         image = image + (pooled[0] - pooled[1]).abs().sum() / len(mixed)
         squared = (similarity(feature[n], small[n]) - similarity(feature_wide[n], small[n])) ** 2
-        total, count = total + squared.sum(), count + squared.numel()
+        region = region + squared.mean() / len(mixed)
     return {
         "supervised": ce(logits_x, labeled.label),
         "pixel_labeled": WEIGHTS["pixel_labeled"] * pixel_x,
         "pixel_unlabeled": WEIGHTS["pixel_unlabeled"] * pixel_mix,
         "image": WEIGHTS["lambda_image"] * image,
-        "region": WEIGHTS["lambda_region"] * total / count,
+        "region": WEIGHTS["lambda_region"] * region,
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mgd.errors import UserError
@@ -54,6 +54,25 @@ def share_buffers(module: nn.Module) -> None:
     """Give every process the main one's buffers: without SyncBN each has running statistics of its own images."""
     for buffer in module.buffers():
         dist.broadcast(buffer, 0)
+
+
+def total_shares(counts: list[dict[str, Tensor]], team: Processes) -> list[dict[str, Tensor]]:
+    """What makes means over the parts of a batch, averaged, the mean over the batch.
+
+    Args:
+        counts: for each micro-batch of this process, how many values each mean runs over.
+
+    Returns:
+        For each micro-batch the factor of each mean: its count over the average count of all parts on all processes.
+    """
+    if len(counts) * team.world == 1:
+        return [{}]
+    own = torch.stack([torch.stack(list(count.values())) for count in counts]).double()
+    total = own.sum(dim=0)
+    if team.world > 1:
+        dist.all_reduce(total)
+    shares = (own * (len(counts) * team.world) / total.clamp(min=1)).float()
+    return [dict(zip(counts[0], share, strict=True)) for share in shares]
 
 
 def pick_device(device: str, local_rank: int, gpus: int) -> torch.device:

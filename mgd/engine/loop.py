@@ -17,7 +17,7 @@ from mgd import checkpoint
 from mgd.config import Experiment, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import Batch, PositionSampler, TrainingSamples, make_loader, to_device
-from mgd.engine.distributed import Processes, distribute, share_buffers
+from mgd.engine.distributed import Processes, distribute, share_buffers, total_shares
 from mgd.engine.log import Meter, log_to_file, record_run
 from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
 from mgd.engine.resume import check_same_start, previous_state
@@ -104,23 +104,25 @@ class Trainer:
 
     def _step(self, model: nn.Module, batches: Iterator[Any]) -> Terms:
         """One optimiser step; returns the terms, detached and still on the device."""
-        micro_batches = self.config.train.accumulate
         sums: Terms = {}
-        for i in range(micro_batches):
-            batch = to_device(next(batches), self.team.device, self.iteration)
+        parts = [
+            to_device(next(batches), self.team.device, self.iteration) for _ in range(self.config.train.accumulate)
+        ]
+        shares = total_shares([self.objective.counts(part) for part in parts], self.team)
+        for i, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
             # Gradients are averaged over the processes once, with the last micro-batch.
-            wrapped = model if isinstance(model, DistributedDataParallel) and i < micro_batches - 1 else None
+            wrapped = model if isinstance(model, DistributedDataParallel) and i < len(parts) else None
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
-                for terms in self._backward(model, batch):
-                    add_terms(sums, {name: term.detach() / micro_batches for name, term in terms.items()})
+                for terms in self._backward(model, part, share):
+                    add_terms(sums, terms)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         return sums
 
-    def _backward(self, model: nn.Module, batch: Batch) -> Iterator[Terms]:
-        """Yield groups of an objective's terms, after their gradients have been added.
+    def _backward(self, model: nn.Module, batch: Batch, share: Terms) -> Iterator[Terms]:
+        """Yield groups of an objective's terms, times their share and detached, after their gradients have been added.
 
         A single process goes group by group, which holds fewer activations; DDP needs all terms in one forward.
         """
@@ -132,9 +134,9 @@ class Trainer:
                 terms = next(groups, None)
             if terms is None:
                 return
-            loss = torch.stack(list(terms.values())).sum() / self.config.train.accumulate
-            self.scaler.scale(loss).backward()
-            yield terms
+            terms = {name: term * share.get(name, 1) / self.config.train.accumulate for name, term in terms.items()}
+            self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+            yield {name: term.detach() for name, term in terms.items()}
 
     def _make_loader(self) -> DataLoader[Any]:
         """What is left of the run. Made before any network, since it refuses what cannot be trained on."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,14 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many pixels, or images, the mean in a term runs over; known from the data, before any forward.
+
+        A term without a count is a mean over the batch's images. Whoever trains on a batch in parts weighs a part's
+        terms with its counts, so that a mean over pixels is the one over the whole batch however that is divided.
+        """
+        raise NotImplementedError
+
     def forward(self, batch: Batch) -> Terms:
         """All terms at once: what DDP wraps."""
         terms: Terms = {}
@@ -49,11 +58,23 @@ def add_terms(sums: Terms, terms: Mapping[str, Tensor]) -> None:
 
 
 def supervised_loss(logits: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
-    """The criterion's loss; OHEM keeps `min_kept` pixels for each image of the batch."""
+    """The criterion's loss.
+
+    OHEM chooses the hard pixels of every image by itself, so that they do not depend on the images beside it, and is
+    the mean over the images that have a valid pixel.
+    """
     if criterion.kind == "ohem":
-        min_kept = criterion.min_kept * len(target)
-        return ohem_cross_entropy(logits, target, threshold=criterion.threshold, min_kept=min_kept)
+        options: dict[str, Any] = {"threshold": criterion.threshold, "min_kept": criterion.min_kept}
+        pairs = zip(logits.split(1), target.split(1), strict=True)
+        losses = torch.stack([ohem_cross_entropy(one, its_target, **options) for one, its_target in pairs])
+        return losses.sum() / supervised_count(target, criterion).clamp(min=1)
     return cross_entropy(logits, target)
+
+
+def supervised_count(target: Tensor, criterion: Criterion) -> Tensor:
+    """How many pixels (OHEM: images) of a (N,H,W) target the criterion's mean runs over."""
+    valid = target != IGNORE_INDEX
+    return valid.flatten(1).any(dim=1).sum() if criterion.kind == "ohem" else valid.sum()
 
 
 def rampup(iteration: int, iterations: int) -> float:

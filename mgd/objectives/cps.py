@@ -8,8 +8,9 @@ from torch import Tensor
 from mgd.config import CPS
 from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch
+from mgd.metrics import IGNORE_INDEX
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_loss
+from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_count, supervised_loss
 
 
 class CPSObjective(Objective):
@@ -40,6 +41,15 @@ class CPSObjective(Objective):
         label_of_student, label_of_peer = self._pseudo_label(self.student, batch), self._pseudo_label(self.peer, batch)
         yield {"cps": weight * loss(self.student, mixed, label_of_peer)}
         yield {"cps": weight * loss(self.peer, mixed, label_of_student)}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        criterion, u0, u1, mask = self.config.criterion, batch.first, batch.second, batch.mask
+        assert batch.labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
+        seen = torch.where(mix(u0.valid, u1.valid, mask), 0, IGNORE_INDEX)  # a pseudo-label is valid where an image is
+        return {
+            "supervised": supervised_count(batch.labeled.label, criterion),
+            "cps": supervised_count(seen, criterion),
+        }
 
     @staticmethod
     @torch.no_grad()

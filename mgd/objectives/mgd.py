@@ -11,7 +11,7 @@ from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views
 from mgd.losses import image_level_loss, pixel_level_loss, region_level_loss
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_loss
+from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_count, supervised_loss
 
 Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
 
@@ -105,6 +105,15 @@ class MGDObjective(Objective):
                 # The mask is binary, so mixing the labels is the same as mixing the logits before the argmax.
                 labels[name] = mix(first, second, mask)
         return labels, seen
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        u0, u1, mask = batch.first, batch.second, batch.mask
+        assert batch.labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
+        return {
+            "supervised": supervised_count(batch.labeled.label, self.config.criterion),
+            "pixel_labeled": batch.labeled.valid.sum(),
+            "pixel_unlabeled": mix(u0.valid, u1.valid, mask).sum(),
+        }
 
     @staticmethod
     def _pixel_term(logits: Tensor, labels: Mapping[str, Tensor]) -> Tensor:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from mgd.config import Supervised
 from mgd.data.loaders import Batch
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Terms, supervised_loss
+from mgd.objectives.base import Objective, Terms, supervised_count, supervised_loss
 
 
 class SupervisedObjective(Objective):
@@ -19,3 +21,7 @@ class SupervisedObjective(Objective):
         logits = self.student(batch.labeled.image)
         assert batch.labeled.label is not None
         yield {"supervised": supervised_loss(logits, batch.labeled.label, self.config.criterion)}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.labeled.label is not None
+        return {"supervised": supervised_count(batch.labeled.label, self.config.criterion)}
