@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from mgd.commands import compare, evaluate, import_, prepare, train
+from mgd.commands import compare, evaluate, import_, partition, prepare, train
 from mgd.errors import UserError
 
-COMMANDS = (train, evaluate, compare, import_, prepare)  # in the order of `mgd --help`
+COMMANDS = (train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

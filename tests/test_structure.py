@@ -96,7 +96,7 @@ def test_nothing_imports_an_experiment_a_test_or_a_benchmark(file):
 
 @each_file
 def test_every_import_is_a_requirement_or_comes_with_python(file):
-    required = {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "tqdm"}  # tensorboard comes through torch.utils
+    required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm"}  # tensorboard: torch.utils
     roots = {name.split(".")[0] for name in imports(file)}
     assert roots <= required | {"mgd"} | sys.stdlib_module_names
 

@@ -1,21 +1,83 @@
-"""Make a data set in VOC layout."""
+"""Make a data set's folder from what its authors publish, or a generated one."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from mgd.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("scenes",), help="scenes: generated street scenes, no download")
-    parser.add_argument("--out", type=Path, required=True, help="the data set's folder")
-    parser.add_argument("--train", type=int, default=512, help="training images (default 512)")
-    parser.add_argument("--val", type=int, default=64, help="validation images (default 64)")
-    parser.add_argument("--size", default="128x96", help="width x height (default 128x96)")
-    parser.add_argument("--seed", type=int, default=0)
+    sets = parser.add_subparsers(dest="what", required=True, metavar="DATASET")
+
+    def add(name: str, make: Callable[[argparse.Namespace], str], text: str, out: str) -> argparse.ArgumentParser:
+        one = sets.add_parser(name, help=text, description=text)
+        one.add_argument("--out", type=Path, default=Path(out), help=f"the data set's folder (default {out})")
+        one.set_defaults(make=make)
+        return one
+
+    one = add("voc", _voc, "PASCAL VOC 2012 with SBD's labels (augmented).", "DATA/pascal_voc")
+    one.add_argument("--devkit", type=Path, required=True, help="VOCdevkit/VOC2012")
+    one.add_argument("--sbd", type=Path, required=True, help="SBD's benchmark_RELEASE/dataset")
+
+    one = add("city", _city, "Cityscapes: flat folders, trainIds, lists.", "DATA/city")
+    one.add_argument("--images", type=Path, required=True, help="leftImg8bit")
+    one.add_argument("--labels", type=Path, required=True, help="gtFine")
+
+    one = add("camvid", _camvid, "CamVid with 11 classes.", "DATA/camvid")
+    one.add_argument("--source", type=Path, required=True, help="CamVid of the SegNet tutorial")
+
+    one = add("ccp", _ccp, "Clothing Co-Parsing, tags merged into classes.", "DATA/fashion")
+    one.add_argument("--source", type=Path, required=True, help="the data set's repository")
+    one.add_argument("--merge", type=Path, default=Path("DATA/ccp_merge.csv"), help="CSV of tag,class (10 classes)")
+    one.add_argument("--val-every", type=int, default=7, help="one labelled photo in so many for validation (7)")
+
+    one = add("labelmefacade", _labelmefacade, "LabelMeFacade, 8 classes.", "DATA/facades")
+    one.add_argument("--source", type=Path, required=True, help="the data set's repository")
+    one.add_argument("--val-every", type=int, default=5, help="one photo in so many for validation (5)")
+
+    one = add("scenes", _scenes, "Generated street scenes in VOC layout, no download.", "DATA/scenes")
+    one.add_argument("--train", type=int, default=512, help="training images (default 512)")
+    one.add_argument("--val", type=int, default=64, help="validation images (default 64)")
+    one.add_argument("--size", default="128x96", help="width x height (default 128x96)")
+    one.add_argument("--seed", type=int, default=0)
 
 
 def run(options: argparse.Namespace) -> None:
+    print(options.make(options))
+
+
+def _voc(options: argparse.Namespace) -> str:
+    from mgd.data.prepare.voc import prepare_voc
+
+    return prepare_voc(options.devkit, options.sbd, options.out)
+
+
+def _city(options: argparse.Namespace) -> str:
+    from mgd.data.prepare.city import prepare_city
+
+    return prepare_city(options.images, options.labels, options.out)
+
+
+def _camvid(options: argparse.Namespace) -> str:
+    from mgd.data.prepare.camvid import prepare_camvid
+
+    return prepare_camvid(options.source, options.out)
+
+
+def _ccp(options: argparse.Namespace) -> str:
+    from mgd.data.prepare.ccp import prepare_ccp
+
+    return prepare_ccp(options.source, options.merge, options.out, val_every=options.val_every)
+
+
+def _labelmefacade(options: argparse.Namespace) -> str:
+    from mgd.data.prepare.labelmefacade import prepare_labelmefacade
+
+    return prepare_labelmefacade(options.source, options.out, val_every=options.val_every)
+
+
+def _scenes(options: argparse.Namespace) -> str:
     from mgd.data.prepare.scenes import generate_scenes
 
     try:
@@ -23,4 +85,4 @@ def run(options: argparse.Namespace) -> None:
     except ValueError:
         raise UserError(f"--size {options.size} must be WIDTHxHEIGHT, such as 128x96") from None
     generate_scenes(options.out, train=options.train, val=options.val, height=height, width=width, seed=options.seed)
-    print(f"{options.train} training and {options.val} validation scenes in {options.out}")
+    return f"{options.train} training and {options.val} validation scenes in {options.out}"

@@ -1,13 +1,14 @@
 """Class names and colours: VOC, Cityscapes, CamVid, or a CSV file."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mgd.errors import UserError
-from mgd.files import read_text
+from mgd.files import read_text, write_text
 from mgd.metrics import IGNORE_INDEX
 
 COLUMNS = ("index", "name", "red", "green", "blue")
@@ -68,7 +69,14 @@ def read_classes(name: str, root: Path) -> Classes:
     return Classes(tuple(names), tuple(colors))
 
 
-def _voc_color(index: int) -> tuple[int, int, int]:
+def write_classes(path: Path, names: Sequence[str], colors: Sequence[tuple[int, int, int]]) -> None:
+    """Write the CSV file that `read_classes` reads."""
+    rows: list[tuple[object, ...]] = [COLUMNS]
+    rows += [(i, name, *color) for i, (name, color) in enumerate(zip(names, colors, strict=True))]
+    write_text(path, "".join(",".join(map(str, row)) + "\n" for row in rows))
+
+
+def voc_color(index: int) -> tuple[int, int, int]:
     """VOC's colour map: the index's bits, dealt to red, green and blue from the top bit down."""
     color = [0, 0, 0]
     for bit in range(8):
@@ -82,7 +90,7 @@ VOC_NAMES = (
 )
 
 BUILT_IN = {
-    "voc": Classes(VOC_NAMES, tuple(_voc_color(i) for i in range(21))),
+    "voc": Classes(VOC_NAMES, tuple(voc_color(i) for i in range(21))),
     "city": Classes(
         (
             *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),

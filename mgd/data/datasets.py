@@ -8,12 +8,11 @@ from PIL import Image
 
 from mgd.config import Data
 from mgd.data.classes import Classes, read_classes
-from mgd.data.partitions import split
+from mgd.data.partitions import IMAGE_SUFFIXES, digest, name_of, split
 from mgd.errors import UserError
 from mgd.files import read_text
 from mgd.metrics import IGNORE_INDEX
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 _INVALID = 254  # marks label values that are no class; classes end below it (`read_classes` sees to that)
 
 
@@ -35,6 +34,7 @@ class Splits:
     unlabeled: list[Item]
     val: list[Item]
     source: str = ""  # what the partition was made from, for the log
+    sha256: str = ""  # of the labelled images' names: equal in runs that have the same labels
 
 
 def open_splits(data: Data) -> Splits:
@@ -53,7 +53,8 @@ def open_splits(data: Data) -> Splits:
     unlabeled = [Item(item.name, item.image, None) for item in unlabeled]
     if not labeled:
         raise UserError(f"{root / data.train_list} gives no labelled image at data.partition={data.partition}")
-    return Splits(classes, labeled, unlabeled, open_val(data), source)
+    sha256 = digest([item.name for item in labeled])
+    return Splits(classes, labeled, unlabeled, open_val(data), source, sha256)
 
 
 def open_val(data: Data) -> list[Item]:
@@ -172,9 +173,9 @@ def _parse_line(line: str, root: Path, folder: str) -> Item:
     image, tab, label = line.partition("\t")
     image, label = image.strip().lstrip("/"), label.strip().lstrip("/")  # Cityscapes lists begin with a slash
     if tab and label:
-        return Item(Path(image).stem, root / image, root / label)
+        return Item(name_of(image), root / image, root / label)
     if Path(image).suffix.lower() in IMAGE_SUFFIXES:
-        return Item(Path(image).stem, root / image, None)
+        return Item(name_of(image), root / image, None)
     base = root / folder
     return Item(image, base / "image" / f"{image}.jpg", base / "label" / f"{image}.png")
 

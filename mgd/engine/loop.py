@@ -220,11 +220,12 @@ class Trainer:
         sizes = {"labelled": len(splits.labeled), "unlabelled": len(splits.unlabeled), "validation": len(splits.val)}
         log.info("%s: %s, %.1f M parameters", name, student.arch["backbone"], parameters)
         log.info("images: %s; %d classes", ", ".join(f"{n} {k}" for k, n in sizes.items()), len(splits.classes))
-        log.info("partition: %s", splits.source)
+        log.info("partition: %s; sha256 of the labelled names %s", splits.source, splits.sha256[:12])
         log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
         log.info("device: %s, %s", self.team.device, str(self.precision).removeprefix("torch."))
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
-        record_run(self.folder, config, images=sizes, iterations=self.total, processes=world)
+        facts = {"images": sizes, "labeled_sha256": splits.sha256, "iterations": self.total, "processes": world}
+        record_run(self.folder, config, **facts)
 
     def _check_batch(self) -> None:
         """BN of the pooled ASPP branch cannot normalise a single value."""

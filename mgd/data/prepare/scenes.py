@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mgd.data.classes import write_classes
+from mgd.data.prepare.jobs import write_label, write_lines
 from mgd.data.prepare.scenery import (
     CLASSES,
     CLOUDS,
@@ -20,7 +22,7 @@ from mgd.data.prepare.scenery import (
     noise,
 )
 from mgd.errors import UserError
-from mgd.files import write_bytes, write_json, write_text
+from mgd.files import write_bytes, write_json
 
 SPLITS = ("train_aug", "val")
 PREFIX = "scene_"
@@ -119,8 +121,7 @@ def generate_scenes(
             image, label = draw_scene(np.random.default_rng([seed, number, index]), height, width)
             picture = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
             write_bytes(out / split / "image" / f"{name}.jpg", picture.tobytes())
-            write_bytes(out / split / "label" / f"{name}.png", cv2.imencode(".png", label)[1].tobytes())
-        write_text(out / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    rows = [f"{index},{name},{','.join(map(str, colour))}\n" for index, (name, colour) in enumerate(CLASSES)]
-    write_text(out / "classes.csv", "".join(["index,name,red,green,blue\n", *rows]))
+            write_label(out / split / "label" / f"{name}.png", label)
+        write_lines(out / f"{split}.txt", names)
+    write_classes(out / "classes.csv", *zip(*CLASSES, strict=True))
     write_json(mark, wanted)

@@ -1,0 +1,103 @@
+"""Cityscapes from the downloaded archives: flat folders, trainIds, lists."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mgd.data.classes import BUILT_IN
+from mgd.data.prepare.jobs import (
+    Job,
+    link,
+    need_folder,
+    read_indices,
+    run_jobs,
+    summary,
+    write_label,
+    write_lines,
+    write_partitions,
+)
+from mgd.errors import UserError
+from mgd.files import read_text
+from mgd.metrics import IGNORE_INDEX
+
+# The labels of cityscapesScripts in the order of their ids, 0 to 33; a trainId is a place among the 19 classes.
+LABELS = (
+    *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road"),
+    *("sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole"),
+    *("polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car"),
+    *("truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
+)
+NOT_DRAWN = ("license plate", "deleted")  # of the polygons: the first has id -1, the second was taken back
+TRAIN_IDS = {name: BUILT_IN["city"].names.index(name) for name in BUILT_IN["city"].names}
+OF_ID = np.full(256, IGNORE_INDEX, np.uint8)
+OF_ID[: len(LABELS)] = [TRAIN_IDS.get(name, IGNORE_INDEX) for name in LABELS]
+COUNTS = {"train": 2975, "val": 500, "test": 1525}
+IMAGE, IDS, POLYGONS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_polygons.json"
+
+
+def prepare_city(images: Path, labels: Path, out: Path) -> str:
+    """Make DATA/city: labels from the labelIds, or drawn from the polygons where there are none.
+
+    The test images, whose labels are not public, and those of train_extra, when they are there, get lists of images
+    alone: `data.unlabeled=config_new/train_extra.txt` adds the latter to the unlabelled part.
+
+    Args:
+        images: leftImg8bit, with train, val and test. labels: gtFine.
+
+    Returns:
+        What was made, against the published counts.
+
+    Raises:
+        UserError: a folder or a label is missing, a file is broken.
+    """
+    need_folder(images / "train", "leftImg8bit with train, val and test")
+    need_folder(labels / "train", "gtFine with train and val")
+    found = {part: _photos(images / part) for part in (*COUNTS, "train_extra")}
+    jobs = []
+    for part, photos in found.items():
+        for name, photo in photos.items():
+            jobs.append(Job(link, photo, out / "images" / part / f"{name}.png"))
+            if part in ("train", "val"):
+                jobs.append(_label_job(labels / part / photo.parent.name, name, out / "segmentation" / part))
+    run_jobs(jobs, "Cityscapes")
+    lists, warnings = out / "config_new", ""
+    for part, photos in found.items():
+        lines = [f"/images/{part}/{name}.png" for name in photos]
+        if part in ("train", "val"):
+            lines = [f"/images/{part}/{name}.png\t/segmentation/{part}/{name}_gtFine.png" for name in photos]
+        if photos:
+            write_lines(lists / f"{part}.txt", lines)
+        if part == "train":
+            warnings = write_partitions(lists / "subset_train" / "train_aug_{part}_1-{ratio}.txt", lines)
+    counts = {f"{part} images": (len(photos), COUNTS.get(part)) for part, photos in found.items() if photos}
+    return summary(out, counts, warnings)
+
+
+def _photos(folder: Path) -> dict[str, Path]:
+    """Name (aachen_000000_000019) -> file, sorted; empty where there is no such folder."""
+    return {file.name.removesuffix(IMAGE): file for file in sorted(folder.glob(f"*/*{IMAGE}"))}
+
+
+def _label_job(folder: Path, name: str, out: Path) -> Job:
+    target, ids = out / f"{name}_gtFine.png", folder / f"{name}{IDS}"
+    return Job(_from_ids, ids, target) if ids.is_file() else Job(_from_polygons, folder / f"{name}{POLYGONS}", target)
+
+
+def _from_ids(source: Path, target: Path) -> None:
+    write_label(target, OF_ID[read_indices(source)])
+
+
+def _from_polygons(source: Path, target: Path) -> None:
+    try:
+        content = json.loads(read_text(source))
+        label = Image.new("L", (content["imgWidth"], content["imgHeight"]), IGNORE_INDEX)
+        pen = ImageDraw.Draw(label)
+        for thing in content["objects"]:
+            if (name := thing["label"]) not in NOT_DRAWN and not thing.get("deleted"):
+                single = name if name in LABELS else name.removesuffix("group")
+                pen.polygon([tuple(point) for point in thing["polygon"]], fill=TRAIN_IDS.get(single, IGNORE_INDEX))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source} holds no Cityscapes polygons ({error!r}); unpack it again") from error
+    write_label(target, np.asarray(label))

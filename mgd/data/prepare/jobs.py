@@ -1,0 +1,146 @@
+"""Making the files of a data set: in parallel, each whole or not at all, and only those that are not there yet."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mgd.data.partitions import write_partition
+from mgd.errors import UserError
+from mgd.files import atomic, read_text, write_bytes, write_text
+
+RATIOS = (2, 4, 8, 16)
+
+
+class Job(NamedTuple):
+    """One file to make; `make(source, target)` writes it atomically, so that a target that is there is whole."""
+
+    make: Callable[[Path, Path], None]
+    source: Path
+    target: Path
+
+
+def run_jobs(jobs: Iterable[Job], caption: str) -> None:
+    """Make every target that does not exist, on all cores; what was made before an error or Ctrl-C stays.
+
+    Raises:
+        UserError: two jobs have one target, a source is missing, or one cannot be read: the first of them, by name.
+    """
+    jobs = list(jobs)
+    twice = [target for target, count in Counter(job.target for job in jobs).items() if count > 1]
+    if twice:
+        raise UserError(f"{twice[0]} would be made from {sum(job.target == twice[0] for job in jobs)} sources")
+    todo = [job for job in jobs if not job.target.exists()]
+    if missing := [job.source for job in todo if not job.source.is_file()]:
+        raise UserError(f"{len(missing)} files are missing, first {missing[0]}; unpack the archive again, whole")
+    progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=caption, unit="file", disable=None)
+    with progress, ProcessPoolExecutor(os.cpu_count()) as pool:
+        for future in _in_flight(pool, iter(todo), count=64):
+            if error := future.exception():
+                pool.shutdown(cancel_futures=True)
+                raise error
+            progress.update()
+
+
+def _in_flight(pool: ProcessPoolExecutor, jobs: Iterator[Job], *, count: int) -> Iterator[Future[None]]:
+    """Run the jobs, `count` at a time; yields each as it ends."""
+    waiting = {pool.submit(job.make, job.source, job.target) for job in islice(jobs, count)}
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        waiting |= {pool.submit(job.make, job.source, job.target) for job in islice(jobs, len(done))}
+        yield from done
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file under another name: a hard link, or a copy where the file system has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with atomic(target) as file, open(source, "rb") as content:
+            shutil.copyfileobj(content, file)
+
+
+def write_label(path: Path, label: np.ndarray) -> None:
+    """Write a (H,W) uint8 label map as PNG of one channel, atomically."""
+    done, encoded = cv2.imencode(".png", label)
+    assert done
+    write_bytes(path, encoded.tobytes())
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """(H,W) uint8: the values, or palette indices, of an 8-bit PNG. Raises UserError when it is something else."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be decoded ({error}); unpack it again") from error
+    if image.mode not in ("L", "P"):
+        raise UserError(f"{path} is a {image.mode} image, expected 8-bit indices: one channel, or a palette")
+    return np.asarray(image)
+
+
+def read_mat(path: Path, key: str) -> np.ndarray:
+    """The variable `key` of a MATLAB file. Raises UserError when the file is broken or has no such variable."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        return loadmat(path, variable_names=[key])[key]
+    except KeyError:
+        raise UserError(f"{path} has no variable {key!r}; expected the data set's own .mat file") from None
+    except (OSError, ValueError, TypeError, MatReadError, NotImplementedError) as error:
+        raise UserError(f"{path} cannot be read as a MATLAB file ({error}); unpack it again") from error
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a list. Raises UserError when it is missing."""
+    if not path.is_file():
+        raise UserError(f"{path.absolute()} does not exist; is this the folder that the archive unpacks to?")
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def need_folder(path: Path, what: str) -> Path:
+    """`path`, which must be a folder."""
+    if not path.is_dir():
+        raise UserError(f"{path.absolute()} is no folder; expected {what}")
+    return path
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write a list, one entry a line."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_partitions(pattern: Path, lines: Sequence[str]) -> str:
+    """Write the published partitions of a list; returns a warning for each that is there already and differs."""
+    told = [
+        write_partition(pattern, lines, range(0, len(lines), ratio), ratio=ratio, scheme="stride", seed=0)
+        for ratio in RATIOS
+    ]
+    return "\n".join(line for line in told if line.startswith("WARNING"))
+
+
+def hold_out(names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
+    """(training, validation): every `every`-th name is for validation, where a data set has no split of its own."""
+    if every < 2:
+        raise UserError(f"--val-every {every} must be 2 or more: one image in so many is for validation")
+    return [name for i, name in enumerate(names) if (i + 1) % every], list(names[every - 1 :: every])
+
+
+def summary(out: Path, counts: Mapping[str, tuple[int, int | None]], warnings: str = "") -> str:
+    """A table of what was made; `counts` has the number found and, where the data set has one, the number expected."""
+    lines = []
+    for name, (found, expected) in counts.items():
+        note = "" if expected is None else "as published" if found == expected else f"WARNING: {expected:,} expected"
+        lines.append(f"{name:<24}{found:>8,}  {note}".rstrip())
+    return "\n".join([*lines, *warnings.splitlines(), f"in {out}"])

@@ -1,0 +1,74 @@
+"""LabelMeFacade: its coloured labels as indices of 8 classes."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mgd.data.classes import write_classes
+from mgd.data.prepare.jobs import Job, hold_out, link, need_folder, run_jobs, summary, write_label, write_lines
+from mgd.errors import UserError
+from mgd.metrics import IGNORE_INDEX
+
+# The data set's colours (Froehlich, Rodner and Denzler, ICPR 2010); "various" (black) is ignored.
+COLORS = {
+    "building": (128, 0, 0),
+    "car": (128, 0, 128),
+    "door": (128, 128, 0),
+    "pavement": (128, 128, 128),
+    "road": (128, 64, 0),
+    "sky": (0, 128, 128),
+    "vegetation": (0, 128, 0),
+    "window": (0, 0, 128),
+}
+VARIOUS = (0, 0, 0)
+
+
+def prepare_labelmefacade(source: Path, out: Path, *, val_every: int = 5) -> str:
+    """Make DATA/facades.
+
+    Args:
+        source: the data set's repository, with images and labels.
+        val_every: one photo in so many is for validation.
+
+    Returns:
+        What was made, against the published count.
+
+    Raises:
+        UserError: a folder or file is missing or broken, a label holds a colour of no class.
+    """
+    photos = sorted(need_folder(source / "images", "the photos of LabelMeFacade").glob("*.jpg"))
+    labels = need_folder(source / "labels", "the coloured labels of LabelMeFacade")
+    names = [photo.stem for photo in photos]
+    jobs = [Job(link, photo, out / "images" / photo.name) for photo in photos]
+    jobs += [Job(_convert, labels / f"{name}.png", out / "labels" / f"{name}.png") for name in names]
+    run_jobs(jobs, "LabelMeFacade")
+    train, val = hold_out(names, val_every)
+    for part, chosen in {"train": train, "val": val}.items():
+        write_lines(out / f"{part}.txt", [f"images/{name}.jpg\tlabels/{name}.png" for name in chosen])
+    write_classes(out / "classes.csv", list(COLORS), list(COLORS.values()))
+    counts = {"photos": (len(names), 945), "  for training": (len(train), None), "  for validation": (len(val), None)}
+    return summary(out, counts)
+
+
+def _convert(source: Path, target: Path) -> None:
+    image = cv2.imread(str(source), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{source} cannot be decoded; unpack it again")
+    blue, green, red = (image[..., i].astype(np.int32) for i in range(3))
+    found = red << 16 | green << 8 | blue
+    label = np.full(found.shape, IGNORE_INDEX, np.uint8)
+    for index, color in enumerate(COLORS.values()):
+        label[found == _code(color)] = index
+    if (strange := (label == IGNORE_INDEX) & (found != _code(VARIOUS))).any():
+        code = int(found[strange][0])
+        rgb = code >> 16, code >> 8 & 255, code & 255
+        raise UserError(
+            f"{source}: {strange.sum()} pixels have the colour of no class, such as {rgb}; use the data set's own PNGs"
+        )
+    write_label(target, label)
+
+
+def _code(color: tuple[int, int, int]) -> int:
+    red, green, blue = color
+    return red << 16 | green << 8 | blue

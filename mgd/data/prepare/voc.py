@@ -1,0 +1,61 @@
+"""PASCAL VOC 2012 with the labels of SBD ("augmented") from the two downloaded archives."""
+
+from pathlib import Path
+
+from mgd.data.prepare.jobs import (
+    Job,
+    link,
+    need_folder,
+    read_indices,
+    read_mat,
+    read_names,
+    run_jobs,
+    summary,
+    write_label,
+    write_lines,
+    write_partitions,
+)
+
+
+def prepare_voc(devkit: Path, sbd: Path, out: Path) -> str:
+    """Make DATA/pascal_voc: the training list is the union of VOC's and SBD's, without VOC's validation, sorted.
+
+    Where both have a label VOC's wins. Labels keep 255, which VOC has on the borders of objects.
+
+    Args:
+        devkit: VOCdevkit/VOC2012. sbd: benchmark_RELEASE/dataset of the Semantic Boundaries Dataset.
+
+    Returns:
+        What was made, against the published counts.
+
+    Raises:
+        UserError: a folder, list or file is missing or broken.
+    """
+    need_folder(devkit, "VOCdevkit/VOC2012 with JPEGImages, SegmentationClass and ImageSets")
+    need_folder(sbd, "SBD's benchmark_RELEASE/dataset with img, cls and the lists (its .mat files hold the labels)")
+    sets = devkit / "ImageSets" / "Segmentation"
+    voc, val = set(read_names(sets / "train.txt")), sorted(read_names(sets / "val.txt"))
+    train = sorted((voc | set(read_names(sbd / "train.txt")) | set(read_names(sbd / "val.txt"))) - set(val))
+    names = {"train_aug": train, "val": val}
+    run_jobs([job for part in names for name in names[part] for job in _jobs(devkit, sbd, out / part, name)], "VOC")
+    for part in names:
+        write_lines(out / f"{part}.txt", names[part])
+    warnings = write_partitions(out / "subset_train_aug" / "train_aug_{part}_1-{ratio}.txt", train)
+    return summary(out, {"training images": (len(train), 10582), "validation images": (len(val), 1449)}, warnings)
+
+
+def _jobs(devkit: Path, sbd: Path, folder: Path, name: str) -> list[Job]:
+    photo, label = devkit / "JPEGImages" / f"{name}.jpg", devkit / "SegmentationClass" / f"{name}.png"
+    target = folder / "label" / f"{name}.png"
+    return [
+        Job(link, photo if photo.is_file() else sbd / "img" / f"{name}.jpg", folder / "image" / f"{name}.jpg"),
+        Job(_from_palette, label, target) if label.is_file() else Job(_from_sbd, sbd / "cls" / f"{name}.mat", target),
+    ]
+
+
+def _from_palette(source: Path, target: Path) -> None:
+    write_label(target, read_indices(source))
+
+
+def _from_sbd(source: Path, target: Path) -> None:
+    write_label(target, read_mat(source, "GTcls")["Segmentation"][0, 0].astype("uint8"))

@@ -1,0 +1,88 @@
+"""Choosing what is labelled: the published stride, random, balanced; the lists and their hash."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import train, write_config
+
+from mgd.__main__ import main
+from mgd.config import load
+from mgd.data.datasets import open_splits
+from mgd.data.partitions import balanced_places, digest, random_places, split
+
+
+@pytest.mark.parametrize(("ratio", "voc", "city"), [(2, 5291, 1488), (4, 2646, 744), (8, 1323, 372), (16, 662, 186)])
+def test_the_published_partitions_have_the_published_sizes(ratio: int, voc: int, city: int) -> None:
+    assert len(split(range(10582), ratio)[0]) == voc
+    assert len(split(range(2975), ratio)[0]) == city
+
+
+def test_random_places_are_as_many_all_different_and_the_seeds_own() -> None:
+    places = random_places(100, 8, seed=0)
+    assert len(set(places)) == len(range(0, 100, 8))
+    assert places == random_places(100, 8, seed=0) == sorted(places)
+    assert places != random_places(100, 8, seed=1)
+
+
+def test_balanced_places_hold_a_class_that_the_stride_misses() -> None:
+    pixels = np.tile([900, 100, 0], (64, 1))
+    pixels[5] = [900, 50, 50]  # the only image with class 2
+    assert 5 not in range(0, 64, 8)
+    places = balanced_places(pixels, 8, seed=0)
+    assert 5 in places
+    assert len(places) == 8
+    assert places == balanced_places(pixels, 8, seed=0)
+
+
+def partition(root: Path, *arguments: str) -> int:
+    return main(["partition", str(root / "train_aug.txt"), "--ratio", "4", *arguments])
+
+
+@pytest.fixture
+def root(small_scenes: Path, tmp_path: Path) -> Path:
+    """The scenes, with a folder for lists of one's own."""
+    out = tmp_path / "data"
+    out.mkdir()
+    for path in small_scenes.iterdir():
+        (out / path.name).symlink_to(path)
+    return out
+
+
+@pytest.mark.parametrize("scheme", ["stride", "random", "balanced"])
+def test_training_takes_the_written_lists_and_records_their_hash(root: Path, tmp_path: Path, scheme: str) -> None:
+    assert partition(root, "--scheme", scheme) == 0
+    record = json.loads((root / "subset_train_aug/train_aug_labeled_1-4.json").read_text())
+    run = train(
+        tmp_path, root, "train.max_iterations=1", "data.partition_lists=subset_train_aug/train_aug_{part}_1-{ratio}.txt"
+    )
+    assert json.loads((run / "config.json").read_text())["labeled_sha256"] == record["sha256"]
+    names = (root / "subset_train_aug/train_aug_labeled_1-4.txt").read_text().split()
+    others = (root / "subset_train_aug/train_aug_unlabeled_1-4.txt").read_text().split()
+    assert record["sha256"] == digest(names)
+    assert len(names) == 3
+    assert sorted(names + others) == (root / "train_aug.txt").read_text().split()
+
+
+def test_stride_is_what_a_run_takes_without_lists(root: Path, tmp_path: Path) -> None:
+    config = load(write_config(tmp_path, root)).data
+    derived = open_splits(config).sha256
+    assert partition(root) == 0
+    assert json.loads((root / "subset_train_aug/train_aug_labeled_1-4.json").read_text())["sha256"] == derived
+
+
+def test_lists_that_differ_are_kept_unless_forced(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert partition(root, "--scheme", "random") == 0
+    chosen = root / "subset_train_aug/train_aug_labeled_1-4.txt"
+    before = chosen.read_text()
+    assert partition(root) == 0
+    assert f"WARNING: {chosen} is kept; it is not this partition: line " in capsys.readouterr().out
+    assert chosen.read_text() == before
+    assert partition(root, "--force") == 0
+    assert chosen.read_text().split() == (root / "train_aug.txt").read_text().split()[::4]
+
+
+def test_a_ratio_below_one_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["partition", str(root / "train_aug.txt"), "--ratio", "0"]) == 2
+    assert "must be 1 or more" in capsys.readouterr().err
