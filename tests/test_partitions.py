@@ -54,9 +54,8 @@ def root(small_scenes: Path, tmp_path: Path) -> Path:
 def test_training_takes_the_written_lists_and_records_their_hash(root: Path, tmp_path: Path, scheme: str) -> None:
     assert partition(root, "--scheme", scheme) == 0
     record = json.loads((root / "subset_train_aug/train_aug_labeled_1-4.json").read_text())
-    run = train(
-        tmp_path, root, "train.max_iterations=1", "data.partition_lists=subset_train_aug/train_aug_{part}_1-{ratio}.txt"
-    )
+    lists = "data.partition_lists=subset_train_aug/train_aug_{part}_1-{ratio}.txt"
+    run = train(tmp_path, root, "train.max_iterations=1", lists)
     assert json.loads((run / "config.json").read_text())["labeled_sha256"] == record["sha256"]
     names = (root / "subset_train_aug/train_aug_labeled_1-4.txt").read_text().split()
     others = (root / "subset_train_aug/train_aug_unlabeled_1-4.txt").read_text().split()

@@ -74,10 +74,8 @@ def voc(tmp_path: Path) -> tuple[Path, Path]:
         photo(sbd / f"img/{name}.jpg", seed=1)
         (sbd / "cls").mkdir(exist_ok=True)
         empty = np.zeros((20, 1), object)
-        savemat(
-            sbd / f"cls/{name}.mat",
-            {"GTcls": {"Boundaries": empty, "Segmentation": values(0, 7), "CategoriesPresent": 7}},
-        )
+        content = {"Boundaries": empty, "Segmentation": values(0, 7), "CategoriesPresent": 7}
+        savemat(sbd / f"cls/{name}.mat", {"GTcls": content})
     write_list(sbd / "train.txt", "c", "b")
     write_list(sbd / "val.txt", "d", "v")
     return devkit, sbd
@@ -168,9 +166,8 @@ def test_city_is_flat_with_train_ids_and_lists(city: tuple[Path, Path], tmp_path
     extra = tmp_path / "out/config_new/train_extra.txt"
     assert extra.read_text() == "/images/train_extra/bamberg_000000_000001.png\n"
     assert "WARNING: 2,975 expected" in told
-    parts = splits(
-        "exp.city/city2.resnet18_deeplabv3plus", tmp_path / "out", "data.unlabeled=config_new/train_extra.txt"
-    )
+    unlabeled = "data.unlabeled=config_new/train_extra.txt"
+    parts = splits("exp.city/city2.resnet18_deeplabv3plus", tmp_path / "out", unlabeled)
     assert [item.name for item in parts.labeled] == ["aachen_000000_000019"]
     assert [item.name for item in parts.unlabeled] == ["bochum_000000_000313", "bamberg_000000_000001"]
     assert [item.name for item in parts.val] == list(CITY["val"])
@@ -268,7 +265,5 @@ def test_labelmefacade_colours_become_indices_and_others_are_refused(tmp_path: P
     assert parts.labeled[0].label is not None
     assert np.array_equal(read_png(parts.labeled[0].label), values(255, 0, 7))
     write_image(source / "labels/3.png", np.full((HEIGHT, WIDTH, 3), 77, np.uint8))
-    with pytest.raises(
-        UserError, match=r"labels/3.png: 192 pixels have the colour of no class, such as \(77, 77, 77\)"
-    ):
+    with pytest.raises(UserError, match=r"3.png: 192 pixels have the colour of no class, such as \(77, 77, 77\)"):
         prepare_labelmefacade(source, tmp_path / "other")
