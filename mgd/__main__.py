@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from mgd.commands import compare, evaluate, import_, partition, prepare, train
+from mgd.commands import check, compare, evaluate, import_, partition, prepare, train
 from mgd.errors import UserError
 
-COMMANDS = (train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, or 2 for bad input, which is told in one sentence."""
+    """Run a command; returns its exit status: 0, 1 when `check` found errors, 2 for bad input, told in one sentence."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse cannot take the overrides itself when options stand between them.
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif overrides:
         parser.error(f"{options.command} takes no overrides, found {overrides[0]}")
     try:
-        options.run(options)
+        return options.run(options) or 0
     except UserError as error:
         if options.debug:
             raise
@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)
         return 130
-    return 0
 
 
 def sentence(error: UserError) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -18,6 +17,7 @@ from mgd.config import Experiment, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
 from mgd.data.loaders import ValidationSamples, make_loader
+from mgd.draw import panels
 from mgd.errors import UserError
 from mgd.files import write_json, write_png, write_text
 from mgd.infer import predict_scores
@@ -115,8 +115,8 @@ def evaluate(
         prediction = scores.argmax(dim=0)
         confusion += confusion_matrix(label, prediction, len(classes))
         if pictures is not None and sample["index"] < how.pictures:
-            row = panel_row(sample["image"], [label.cpu(), prediction.cpu()], classes)
-            write_png(pictures / f"{items[sample['index']].name}.png", row)
+            row = panels(sample["image"], [label.cpu(), prediction.cpu()], classes)
+            write_png(pictures / f"{items[sample['index']].name}.png", np.concatenate(row, axis=1))
     network.train(was_training)
     if world > 1:
         dist.all_reduce(confusion)
@@ -147,10 +147,3 @@ def open_target(
     else:
         config = experiment_for(found.arch["backbone"], found.arch["num_classes"], file)
     return override(config, overrides), network_of(found, file).eval(), file
-
-
-def panel_row(image: Tensor, maps: Sequence[Tensor], classes: Classes) -> np.ndarray:
-    """(3,h,w) uint8 and label maps (H,W) -> one RGB row (H, (1+n)*W, 3); ignored pixels are white."""
-    height, width = maps[0].shape
-    photo = cv2.resize(image.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.concatenate([photo, *(classes.palette()[one.numpy()] for one in maps)], axis=1)

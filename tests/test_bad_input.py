@@ -18,7 +18,7 @@ from mgd.data.loaders import TrainingSamples
 from mgd.errors import UserError
 from mgd.student import load_student
 
-COMMANDS = ["train", "evaluate", "compare", "import", "prepare", "partition"]
+COMMANDS = ["check", "train", "evaluate", "compare", "import", "prepare", "partition"]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -85,7 +85,7 @@ def test_a_list_that_is_no_text(data: Path, tmp_path: Path, capsys: Capture) -> 
     assert "expected a UTF-8 text file" in sentence
 
 
-@pytest.mark.parametrize("name", [IMAGE, LABEL, "val/label/scene_00001.png"])
+@pytest.mark.parametrize("name", [IMAGE, LABEL, "val/label/scene_val_00001.png"])
 def test_a_name_without_its_file(data: Path, tmp_path: Path, name: str, capsys: Capture) -> None:
     (data / name).unlink()
     sentence = refused(capsys, "train", str(write_config(tmp_path, data)))
@@ -176,10 +176,10 @@ def test_a_broken_file_in_training_is_named(
 
 def test_a_broken_validation_image_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
     network = write_network(tmp_path / "some.pt", num_classes=8)
-    cut(data / "val/image/scene_00001.jpg")
+    cut(data / "val/image/scene_val_00001.jpg")
     arguments = ["--checkpoint", str(network), "evaluate.mode=whole"]
     sentence = refused(capsys, "evaluate", str(write_config(tmp_path, data)), *arguments)
-    assert f"{data}/val/image/scene_00001.jpg cannot be decoded" in sentence
+    assert f"{data}/val/image/scene_val_00001.jpg cannot be decoded" in sentence
 
 
 def test_files_cut_at_any_length_are_refused(data: Path, tmp_path: Path) -> None:

@@ -151,12 +151,12 @@ def test_scores_that_are_not_finite_name_the_image(config: Experiment) -> None:
 
 def test_a_checkpoint_is_scored_on_any_list_with_the_config_inside(small_scenes: Path, tmp_path: Path) -> None:
     run = train(tmp_path, small_scenes, "train.max_iterations=1")
-    (tmp_path / "two.txt").write_text("scene_00002\nscene_00000\n")
+    (tmp_path / "two.txt").write_text("scene_val_00002\nscene_val_00000\n")
     arguments = [f"data.val_list={tmp_path}/two.txt", "evaluate.mode=whole", "evaluate.pictures=1"]
     assert main(["evaluate", str(run / "last.pt"), *arguments]) == 0
     report = json.loads((run / "evaluation/last.json").read_text())
     assert (report["images"], report["config"]["evaluate"]["mode"]) == (2, "whole")
-    assert [path.name for path in (run / "evaluation/last-pictures").iterdir()] == ["scene_00002.png"]
+    assert [path.name for path in (run / "evaluation/last-pictures").iterdir()] == ["scene_val_00002.png"]
 
 
 def test_a_config_scores_its_last_checkpoint_or_the_one_that_is_named(
@@ -202,4 +202,4 @@ def test_two_processes_give_the_report_of_one(small_scenes: Path, tmp_path: Path
     one, two = (json.loads((tmp_path / name / "last.json").read_text()) for name in ("one", "two"))
     assert one == two
     pictures = [sorted(p.name for p in (tmp_path / name / "last-pictures").iterdir()) for name in ("one", "two")]
-    assert pictures[0] == pictures[1] == [f"scene_0000{i}.png" for i in range(3)]
+    assert pictures[0] == pictures[1] == [f"scene_val_0000{i}.png" for i in range(3)]

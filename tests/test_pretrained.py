@@ -121,3 +121,8 @@ def test_a_timm_file_whose_stages_are_named_with_dots_fits_a_flattened_extractor
     assert torch.equal(
         backbone.body.state_dict()["stages_0.blocks.0.conv_dw.weight"], weights["stages.0.blocks.0.conv_dw.weight"]
     )
+
+
+def test_a_backbone_that_nobody_trained_on_imagenet_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no ImageNet weights for resnet18_slim; set model\.pretrained=False"):
+        load("resnet18_slim", tmp_path)

@@ -54,7 +54,7 @@ def test_lists_name_exactly_the_files_there(scenes: Path) -> None:
 
 def test_splits_hold_different_scenes(scenes: Path) -> None:
     files = contents(scenes)
-    assert files["train_aug/label/scene_00000.png"] != files["val/label/scene_00000.png"]
+    assert files["train_aug/label/scene_00000.png"] != files["val/label/scene_val_00000.png"]
 
 
 def test_class_table_matches_the_constant(scenes: Path) -> None:
@@ -90,7 +90,7 @@ def test_other_arguments_on_a_finished_folder_are_refused(scenes: Path) -> None:
 
 def test_an_interrupted_generation_is_completed(scenes: Path, tmp_path: Path) -> None:
     generate_scenes(tmp_path, **SMALL)
-    for name in ("scenes.json", "val.txt", "val/label/scene_00003.png"):
+    for name in ("scenes.json", "val.txt", "val/label/scene_val_00003.png"):
         (tmp_path / name).unlink()
     generate_scenes(tmp_path, **SMALL)
     assert contents(tmp_path) == contents(scenes)

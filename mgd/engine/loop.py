@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from mgd import checkpoint
+from mgd.check import Finding, quick_check
 from mgd.config import Experiment, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import Batch, PositionSampler, TrainingSamples, make_loader, to_device
@@ -44,6 +45,8 @@ class Trainer:
         self.config, self.team = config, team
         self.folder = Path(config.run.dir)
         self.splits = open_splits(config.data)
+        if team.is_main:
+            _report(quick_check(config, self.splits))
         self.epoch, self.total = run_length(config, self.splits)
         self._check_batch()
         self.precision = pick_precision(config.train.precision, team.device)
@@ -248,6 +251,15 @@ class Trainer:
                 f"{', '.join(bad)} is not finite in {span}, none of which was saved to {self.folder}; train again with "
                 "a lower train.lr or train.precision=fp32"
             )
+
+
+def _report(findings: list[Finding]) -> None:
+    """Log warnings; raise UserError at the first error."""
+    for level, subject, text in findings:
+        if level == "error":
+            raise UserError(f"{subject}: {text}")
+        if level == "warning":
+            log.warning("WARNING: %s: %s", subject, text)
 
 
 def _whole(model: nn.Module, batch: Batch) -> Iterator[Terms]:

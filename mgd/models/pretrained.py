@@ -67,12 +67,8 @@ def load_imagenet(backbone: nn.Module, name: str, folder: str | Path, *, read: C
     Raises:
         UserError: no file and no download, or the weights do not fit.
     """
-    if isinstance(backbone, TimmBackbone):
-        name = name.removeprefix(TIMM_PREFIX)
-        source = Source((f"{name}.pth",), _timm(name, features_only=True))
-    else:
-        source = SOURCES[name]
-    file = next((path for path in (Path(folder) / f for f in source.files) if path.is_file()), None)
+    source, file = source_of(name), find_weights(name, folder)
+    name = name.removeprefix(TIMM_PREFIX)
     if file is not None:
         state, origin, note = read(file), str(file), ""
         if state is None:
@@ -82,6 +78,21 @@ def load_imagenet(backbone: nn.Module, name: str, folder: str | Path, *, read: C
     target = backbone.body if isinstance(backbone, TimmBackbone) else backbone
     _load(target, state, name=name, origin=origin, note=note)
     return origin
+
+
+def source_of(name: str) -> Source:
+    """Where the weights of a backbone (canonical name) come from. Raises UserError where nobody trained it."""
+    if name.startswith(TIMM_PREFIX):
+        model = name.removeprefix(TIMM_PREFIX)
+        return Source((f"{model}.pth",), _timm(model, features_only=True))
+    if name not in SOURCES:
+        raise UserError(f"there are no ImageNet weights for {name}; set model.pretrained=False")
+    return SOURCES[name]
+
+
+def find_weights(name: str, folder: str | Path) -> Path | None:
+    """The file of ImageNet weights in `folder` for a backbone (canonical name); None when there is none."""
+    return next((path for path in (Path(folder) / f for f in source_of(name).files) if path.is_file()), None)
 
 
 def _download(source: Source, name: str, folder: str | Path) -> Mapping[str, Tensor]:

@@ -26,7 +26,7 @@ from mgd.files import write_bytes, write_json
 
 SPLITS = ("train_aug", "val")
 PREFIX = "scene_"
-DRAWING = 2  # raise it when the drawing changes: folders drawn the old way are then refused, not mixed in
+DRAWING = 3  # raise it when drawing or naming changes: folders made the old way are then refused, not mixed in
 
 BACKDROPS = ((), ("building",), ("tree",), ("building", "tree"))
 FOREGROUND = ("building", "tree", *2 * ("tree", "car", "person", "animal", "sign"))
@@ -116,7 +116,8 @@ def generate_scenes(
         raise UserError(f"{out} holds a data set that is not made of scenes: choose another folder")
 
     for number, (split, count) in enumerate(counts.items()):
-        names = [f"{PREFIX}{index:05d}" for index in range(count)]
+        kind = "val_" if split == "val" else ""  # no two scenes share a name
+        names = [f"{PREFIX}{kind}{index:05d}" for index in range(count)]
         for index, name in enumerate(names):
             image, label = draw_scene(np.random.default_rng([seed, number, index]), height, width)
             picture = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]

@@ -1,0 +1,31 @@
+"""Look for what is wrong with an experiment before it is trained: every file, overlaps, teachers, disk, memory."""
+
+import argparse
+from pathlib import Path
+
+from mgd.config import load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="an experiment's config.py or folder")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes, such as data.root=photos")
+    parser.add_argument("--sheet", type=Path, help="draw training samples as the networks get them into this PNG")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 1 when there is an error, else 0."""
+    from mgd.check import check, table
+    from mgd.data.datasets import open_splits
+    from mgd.files import write_png
+    from mgd.sheet import contact_sheet
+
+    config = load(options.config, options.overrides)
+    findings = check(config)
+    print(table(findings))
+    wrong = any(finding.level == "error" for finding in findings)
+    if options.sheet and any(finding == ("error", "lists", finding.text) for finding in findings):
+        print("no sheet: the lists cannot be read")
+    elif options.sheet:
+        write_png(options.sheet, contact_sheet(config, open_splits(config.data)))
+        print(f"sheet: {options.sheet.absolute()}")
+    return int(wrong)
