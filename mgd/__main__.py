@@ -6,14 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
-from mgd.commands import check, compare, evaluate, import_, partition, prepare, train
-from mgd.errors import UserError
+from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, train
+from mgd.errors import Stopped, UserError
 
-COMMANDS = (check, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, fit, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
+
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 1 when `check` found errors, 2 for bad input, told in one sentence."""
+    """Run a command; returns its exit status: 0, or
+    1 when `check` found errors, 2 for bad input, told in one sentence, 75 when a signal stopped a run, 130 for Ctrl-C.
+    """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse cannot take the overrides itself when options stand between them.
@@ -38,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
         print(f"mgd {options.command}: {reason}; {remedy}", file=sys.stderr)
         return 2
+    except Stopped as error:
+        print(f"mgd {options.command}: {error}; saved, --resume goes on", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)
         return 130

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mgd.errors import UserError
-from mgd.fields import check_types, fits, hints, parse
+from mgd.fields import Count, NonNegative, PositiveFloat, PositiveInt, check_ranges, check_types, hints, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +24,17 @@ class Data:
     val_list: str = "val.txt"
     train_folder: str = "train_aug"  # for lists of bare names
     val_folder: str = "val"
-    partition: int = 8  # 1/partition of the training list is labelled
+    partition: PositiveInt = 8  # 1/partition of the training list is labelled
     partition_lists: str = ""  # pattern with {part} and {ratio}; such lists are used when they are there
     unlabeled: str = ""  # a list or a folder of photos without labels, added to the unlabelled part
     classes: str = "classes.csv"  # voc, city, camvid, or a CSV file below root: index,name,red,green,blue
     ignore_values: tuple[int, ...] = ()  # label values that mean "unlabelled", besides 255
-    short_side: int = 0  # shrink photos to this short side when they are read; 0 keeps their size
-    crop_size: int = 512
+    short_side: Count = 0  # shrink photos to this short side when they are read; 0 keeps their size
+    crop_size: PositiveInt = 512
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
+    skip_broken: bool = False  # train on the next image in place of one that cannot be read; each is told
     cache: bool = False  # keep decoded images in memory, for small data sets
-    workers: int = 4  # loader processes for each training process
+    workers: Count = 4  # loader processes for each training process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Model:
 
     backbone: str
     pretrained: bool = True  # start from ImageNet weights
-    channels: int = 256  # width of ASPP and decoder
+    channels: PositiveInt = 256  # width of ASPP and decoder
     output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32)
     weights_dir: str = "DATA/model-weight"  # where ImageNet weights are looked for before they are downloaded
 
@@ -52,8 +53,8 @@ class Criterion:
     """The supervised loss: cross-entropy, or online hard example mining."""
 
     kind: Literal["ce", "ohem"] = "ce"
-    threshold: float = 0.7  # OHEM: a pixel with more probability than this is easy
-    min_kept: int = 50_000  # OHEM: pixels per image that are kept at least
+    threshold: NonNegative = 0.7  # OHEM: a pixel with more probability than this is easy
+    min_kept: Count = 50_000  # OHEM: pixels per image that are kept at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,9 @@ class CPS:
 
     uses_unlabeled: ClassVar[bool] = True
     criterion: Criterion = Criterion()  # for labels and pseudo-labels
-    weight: float = 1.0
-    burn_in_iterations: int = 0  # iterations on labels alone, at first; published: none
-    rampup_iterations: int = 0  # iterations over which `weight` then rises, exp(-5 (1 - t/T)^2); published: none
+    weight: NonNegative = 1.0
+    burn_in_iterations: Count = 0  # iterations on labels alone, at first; published: none
+    rampup_iterations: Count = 0  # iterations over which `weight` then rises, exp(-5 (1 - t/T)^2); published: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +88,12 @@ class MGD:
     criterion: Criterion = Criterion()
     deep_teacher: tuple[str, ...] = ()  # T_D: image level, pixel level
     wide_teacher: tuple[str, ...] = ()  # T_W: region level, pixel level
-    pixel_unlabeled: float = 1.0
-    pixel_labeled: float = 1.0
-    lambda_image: float = 0.004
-    lambda_region: float = 100.0
-    region_grid: int = 7
-    rampup_iterations: int = 0  # as in CPS, for the pixel-level terms on unlabelled images
+    pixel_unlabeled: NonNegative = 1.0
+    pixel_labeled: NonNegative = 1.0
+    lambda_image: NonNegative = 0.004
+    lambda_region: NonNegative = 100.0
+    region_grid: PositiveInt = 7
+    rampup_iterations: Count = 0  # as in CPS, for the pixel-level terms on unlabelled images
     teacher_norm: Literal["frozen", "batch"] = "frozen"  # batch: batch statistics that drift, as the official code
     score_teachers: bool = True  # on the validation list, before they teach
     baseline: str = ""  # the evaluation (.json) of a run on labels alone: teachers should score higher
@@ -106,15 +107,18 @@ METHODS: dict[str, type[Method]] = {"supervised": Supervised, "cps": CPS, "mgd":
 class Train:
     """Optimisation. `batch_size` and `lr` are those of all processes together."""
 
-    batch_size: int = 8  # labelled images in an iteration, and as many unlabelled pairs
-    accumulate: int = 1  # micro-batches that an iteration is split into, to save memory
+    batch_size: PositiveInt = 8  # labelled images in an iteration, and as many unlabelled pairs
+    accumulate: PositiveInt = 1  # micro-batches that an iteration is split into, to save memory
     epochs: int = 34  # an epoch is unlabelled // batch_size iterations
-    max_iterations: int = 0  # when set: the length of the run, instead of epochs
-    lr: float = 0.0025
-    power: float = 0.9  # of the poly schedule
-    momentum: float = 0.9
-    weight_decay: float = 4e-4  # on convolution weights only
-    seed: int = 0
+    max_iterations: Count = 0  # when set: the length of the run, instead of epochs
+    lr: PositiveFloat = 0.0025
+    power: NonNegative = 0.9  # of the poly schedule
+    momentum: NonNegative = 0.9
+    weight_decay: NonNegative = 4e-4  # on convolution weights only
+    optimizer: Literal["sgd", "apex_fused_sgd"] = "sgd"  # torch's, fused; or that of NVIDIA apex, when installed
+    ema: NonNegative = 0.0  # decay of averaged weights, such as 0.999, which are then what is scored; 0: none
+    max_skipped: Count = 10  # steps in a row left out for a loss or gradient that is not finite, before the run ends
+    seed: Count = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: fp32 on a CPU, bf16 on a GPU that has it
 
 
@@ -123,13 +127,13 @@ class Evaluate:
     """How images are scored. The defaults are the published evaluation."""
 
     mode: Literal["slide", "whole"] = "slide"
-    crop_size: int = 0  # sliding window in pixels; 0 takes the training crop
-    stride: float = 2 / 3  # window stride as a share of the window
+    crop_size: Count = 0  # sliding window in pixels; 0 takes the training crop
+    stride: PositiveFloat = 2 / 3  # window stride as a share of the window
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    window_batch: int = 4  # windows in a forward pass
-    every: int = 1  # epochs between evaluations while training; 0: none
-    pictures: int = 8  # validation images to draw
+    window_batch: PositiveInt = 4  # windows in a forward pass
+    every: Count = 1  # epochs between evaluations while training; 0: none
+    pictures: Count = 8  # validation images to draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +142,9 @@ class Run:
 
     dir: str = "{experiment}/run"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    log_every: int = 20  # iterations
-    save_every: int = 500  # iterations between writes of last.pt; it is written at the end of an epoch too
+    log_every: PositiveInt = 20  # iterations
+    save_every: PositiveInt = 500  # iterations between writes of last.pt; it is written at the end of an epoch too
+    keep: Count = 0  # snapshots: last.pt of so many epochs is kept as iteration-<n>.pt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +163,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_types(self, "")
+        check_ranges(self, "")
         _check_values(self)
 
 
@@ -264,41 +270,7 @@ def _set(values: dict[str, Any], key: str, text: str) -> None:
 
 
 def _check_values(c: Experiment) -> None:
-    """What types cannot say."""
-    positive: dict[str, float] = {
-        "data.partition": c.data.partition,
-        "data.crop_size": c.data.crop_size,
-        "train.batch_size": c.train.batch_size,
-        "train.accumulate": c.train.accumulate,
-        "train.lr": c.train.lr,
-        "model.channels": c.model.channels,
-        "evaluate.stride": c.evaluate.stride,
-        "evaluate.window_batch": c.evaluate.window_batch,
-        "run.log_every": c.run.log_every,
-        "run.save_every": c.run.save_every,
-    }
-    if isinstance(c.method, MGD):
-        positive["method.region_grid"] = c.method.region_grid
-    for key, value in positive.items():
-        if value <= 0:
-            raise UserError(f"{key}={value} must be greater than 0")
-    not_negative: dict[str, float] = {
-        "data.short_side": c.data.short_side,
-        "data.workers": c.data.workers,
-        "train.max_iterations": c.train.max_iterations,
-        "train.seed": c.train.seed,
-        "train.power": c.train.power,
-        "train.momentum": c.train.momentum,
-        "train.weight_decay": c.train.weight_decay,
-        "evaluate.crop_size": c.evaluate.crop_size,
-        "evaluate.every": c.evaluate.every,
-        "evaluate.pictures": c.evaluate.pictures,
-    }
-    for path, section in {"method": c.method, "method.criterion": c.method.criterion}.items():  # weights and lengths
-        not_negative |= {f"{path}.{key}": value for key, value in vars(section).items() if fits(value, float)}
-    for key, value in not_negative.items():
-        if value < 0:
-            raise UserError(f"{key}={value} must not be negative")
+    """What types and ranges cannot say."""
     if c.train.epochs <= 0 and not c.train.max_iterations:
         raise UserError(f"train.epochs={c.train.epochs} must be greater than 0, or set train.max_iterations")
     for key, scales in {"data.scales": c.data.scales, "evaluate.scales": c.evaluate.scales}.items():
@@ -306,6 +278,8 @@ def _check_values(c: Experiment) -> None:
             raise UserError(f"{key}={scales} must hold numbers greater than 0, such as 0.75,1.0,1.25")
     if c.evaluate.stride > 1:
         raise UserError(f"evaluate.stride={c.evaluate.stride} must be at most 1: the windows would leave gaps")
+    if c.train.ema >= 1:
+        raise UserError(f"train.ema={c.train.ema} must be below 1, such as 0.999: the weights would never change")
     if c.train.batch_size % c.train.accumulate:
         raise UserError(
             f"train.batch_size={c.train.batch_size} does not divide by train.accumulate={c.train.accumulate}; "

@@ -4,9 +4,15 @@ import dataclasses
 import math
 import types
 import typing
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mgd.errors import UserError
+
+ABOVE_0, FROM_0 = "must be greater than 0", "must not be negative"
+PositiveInt = Annotated[int, ABOVE_0]
+PositiveFloat = Annotated[float, ABOVE_0]
+Count = Annotated[int, FROM_0]
+NonNegative = Annotated[float, FROM_0]
 
 
 def hints(kind: Any) -> dict[str, Any]:
@@ -48,6 +54,18 @@ def check_types(section: Any, path: str) -> None:
             check_types(value, f"{name}.")
         elif not fits(value, kind):
             raise UserError(f"{name}={value!r} must be {describe(kind)}")
+
+
+def check_ranges(section: Any, path: str) -> None:
+    """Raise UserError naming the first number of a dataclass, sections included, that is outside its field's range."""
+    annotated = typing.get_type_hints(type(section), include_extras=True)
+    for field in dataclasses.fields(section):
+        value, name = getattr(section, field.name), f"{path}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{name}.")
+        for limit in getattr(annotated[field.name], "__metadata__", ()):
+            if value < 0 or (limit == ABOVE_0 and value == 0):
+                raise UserError(f"{name}={value} {limit}")
 
 
 def fits(value: Any, kind: Any) -> bool:

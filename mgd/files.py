@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,17 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         raise UserError(f"{path} cannot be written ({error}); {kept}. Free space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """The same content under another name: a hard link, or a copy where the file system has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with atomic(target) as file, open(source, "rb") as content:
+            shutil.copyfileobj(content, file)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def train(folder: Path, root: Path, *arguments: str) -> Path:
     return folder / "run"
 
 
-def run_processes(count: int, *arguments: str) -> None:
+def run_processes(count: int, *arguments: str, statuses: Sequence[int] = ()) -> None:
     """Run a command in `count` processes that find each other as torchrun's do; forked, so that nothing is imported."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,7 +58,7 @@ def run_processes(count: int, *arguments: str) -> None:
     for process in team:
         process.join(timeout=100)
         process.kill()
-    assert [process.exitcode for process in team] == [0] * count
+    assert [process.exitcode for process in team] == [*(statuses or [0] * count)]
 
 
 def _process(rank: int, world: int, port: int, arguments: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from mgd.data.loaders import TrainingSamples
 from mgd.errors import UserError
 from mgd.student import load_student
 
-COMMANDS = ["check", "train", "evaluate", "compare", "import", "prepare", "partition"]
+COMMANDS = ["check", "fit", "train", "evaluate", "compare", "import", "prepare", "partition"]
 Capture = pytest.CaptureFixture[str]
 
 

@@ -20,18 +20,33 @@ if [[ $NNODES != 1 && (-z ${NODE_RANK:-} || -z ${MASTER_ADDR:-}) ]]; then
     exit 2
 fi
 
-launch() { # NODES COMMAND ARGUMENT...
+launch() { # NODES COMMAND ARGUMENT...; takes the place of the shell that it is called in
     local nodes=$1 torchrun=("$PYTHON" -m torch.distributed.run --nproc-per-node "$NGPUS")
     shift
     if [[ $nodes != 1 ]]; then
-        "${torchrun[@]}" --nnodes "$nodes" --node-rank "$NODE_RANK" \
+        exec "${torchrun[@]}" --nnodes "$nodes" --node-rank "$NODE_RANK" \
             --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}" -m mgd "$@"
     elif [[ $NGPUS != 1 ]]; then
-        "${torchrun[@]}" --standalone -m mgd "$@" # a free port, so that runs can share a machine
+        exec "${torchrun[@]}" --standalone -m mgd "$@" # a free port, so that runs can share a machine
     else
-        "$PYTHON" -m mgd "$@"
+        exec "$PYTHON" -m mgd "$@"
     fi
 }
 
-launch "$NNODES" train "$config" --resume "$@"
+# The training is a process group of its own, so that each signal reaches it once: through this script. SIGTERM and
+# SIGUSR1 let it finish its step and save; status 75 then says "not done, run me again", whatever torchrun makes of it.
+set -m
+stopped=
+launch "$NNODES" train "$config" --resume "$@" &
+training=$!
+trap 'stopped=yes; kill -TERM $training 2>/dev/null || true' TERM USR1
+trap 'kill -INT -- -$training 2>/dev/null || true' INT
+status=0
+wait $training || status=$?
+while kill -0 $training 2>/dev/null; do # a signal ended the wait, not the training
+    wait $training && status=0 || status=$?
+done
+trap - TERM USR1 INT
+if [[ $status != 0 && $stopped ]]; then status=75; fi
+if [[ $status != 0 ]]; then exit "$status"; fi
 if [[ $NNODES == 1 || $NODE_RANK == 0 ]]; then launch 1 evaluate "$config" "$@"; fi

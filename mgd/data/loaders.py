@@ -58,13 +58,15 @@ class TrainingSamples(Dataset):
             )
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        sample: dict[str, Any] = {"labeled": self._view(self.splits.labeled, position, LABELED)}
+        broken: list[str] = []
+        sample: dict[str, Any] = {}
+        _, sample["labeled"] = self._view(self.splits.labeled, position, LABELED, broken)
         if self.uses_unlabeled:
             crop = self.data.crop_size
-            sample["first"] = self._view(self.splits.unlabeled, position, UNLABELED)
-            sample["second"] = self._view(self.splits.unlabeled, position, PARTNER)
+            first, sample["first"] = self._view(self.splits.unlabeled, position, UNLABELED, broken)
+            _, sample["second"] = self._view(self.splits.unlabeled, position, PARTNER, broken, other_than=first)
             sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
-        return sample
+        return sample | {"broken": "\n".join(broken)}
 
     def names(self, position: int) -> list[str]:
         """The images that a position draws, for messages."""
@@ -73,8 +75,11 @@ class TrainingSamples(Dataset):
             streams += [(self.splits.unlabeled, UNLABELED), (self.splits.unlabeled, PARTNER)]
         return [items[draw(self.seed, stream, position, len(items))].name for items, stream in streams]
 
-    def _view(self, items: list[Item], position: int, stream: int) -> dict[str, Any]:
-        image, label = self._load(items[draw(self.seed, stream, position, len(items))])
+    def _view(
+        self, items: list[Item], position: int, stream: int, broken: list[str], *, other_than: Item | None = None
+    ) -> tuple[Item, dict[str, Any]]:
+        """The item that a position takes from a stream, augmented; complaints about others are added to `broken`."""
+        item, image, label = self._pick(items, draw(self.seed, stream, position, len(items)), broken, other_than)
         image, label, extent = augment(
             image,
             label,
@@ -85,7 +90,22 @@ class TrainingSamples(Dataset):
         view = {"image": torch.from_numpy(image).permute(2, 0, 1), "extent": torch.from_numpy(extent)}
         if label is not None:
             view["label"] = torch.from_numpy(label)
-        return view
+        return item, view
+
+    def _pick(
+        self, items: list[Item], place: int, broken: list[str], other_than: Item | None
+    ) -> tuple[Item, np.ndarray, np.ndarray | None]:
+        """The item at `place`; with `data.skip_broken` the next one in its place where it cannot be read."""
+        for item in (items[(place + i) % len(items)] for i in range(len(items))):
+            if item == other_than:  # its partner took it in place of a broken one
+                continue
+            try:
+                return item, *self._load(item)
+            except UserError as error:
+                if not self.data.skip_broken:
+                    raise
+                broken.append(str(error))
+        raise UserError(f"none of the {len(items)} images can be read, the first: {broken[0]}")
 
     def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Decoded and shrunk; from memory with `data.cache`."""
@@ -176,7 +196,7 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
         pin_memory=device.type == "cuda",
         persistent_workers=False,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_limit_threads,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its own, so that starting a loader does not move the global one
     )
 
@@ -211,6 +231,7 @@ def _inside(extent: Tensor, height: int, width: int) -> Tensor:
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _limit_threads(worker: int) -> None:
-    """OpenCV's own threads would fight with the other workers."""
+def _start_worker(worker: int) -> None:
+    """OpenCV's own threads would fight with the other workers; a signal to the run's process group is not for them."""
     cv2.setNumThreads(0)
+    os.setpgid(0, 0)

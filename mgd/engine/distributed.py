@@ -1,6 +1,7 @@
 """Processes and devices: one process for each GPU under torchrun, else a single one."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mgd.errors import UserError
+
+# What the libraries below torch.distributed say when another process is gone.
+LOST_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|TCPStore")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,15 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         torch.backends.cudnn.benchmark = True
     if world > 1:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    yield Processes(rank, world, chosen)
+    try:
+        yield Processes(rank, world, chosen)
+    except RuntimeError as error:
+        if world > 1 and LOST_PEER.search(str(error)):
+            raise UserError(
+                f"process {rank} lost another process of the run, whose own message says why; "
+                "--resume goes on from the last save"
+            ) from error
+        raise
     # Only after success: with one process failed, leaving the group would wait for it, and torchrun ends the others.
     if world > 1:
         dist.destroy_process_group()

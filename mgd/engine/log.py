@@ -108,20 +108,21 @@ class Meter:
     def advance(self) -> None:
         self.bar.update()
 
-    def train(self, step: int, losses: dict[str, float], lr: float) -> None:
-        """Report the mean losses since the last call."""
+    def train(self, step: int, values: dict[str, float], lr: float) -> None:
+        """Report the means since the last call, with lr, speed and the time that is left."""
         if not self.main:
             return
         now = time.perf_counter()
         rate = self.images * (step - self.last_step) / (now - self.last_time)
         self.last_time, self.last_step = now, step
-        shown = ", ".join([*(f"{k} {v:.4g}" for k, v in losses.items()), f"lr {lr:.2g}", f"{rate:.1f} images/s"])
+        terms = (f"{name.removeprefix('loss/')} {value:.4g}" for name, value in values.items())
+        shown = ", ".join([*terms, f"lr {lr:.2g}", f"{rate:.1f} images/s"])
         self.bar.set_postfix_str(shown)
         left = timedelta(seconds=round((self.total - step) * self.images / rate))
         # With a bar on the terminal the line goes to the file only.
         level = FILE_ONLY if self.show_bar else logging.INFO
         log.log(level, "iteration %d/%d: %s, %s left", step, self.total, shown, left)
-        self.write(step, {**{f"loss/{k}": v for k, v in losses.items()}, "lr": lr, "images_per_second": rate})
+        self.write(step, {**values, "lr": lr, "images_per_second": rate})
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add named values to metrics.jsonl and TensorBoard."""

@@ -1,32 +1,29 @@
-"""The training loop: it sums an objective's terms, steps, logs, evaluates and saves; it knows no loss."""
+"""The training loop: it asks for steps, logs, evaluates and saves; it knows no loss."""
 
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from mgd import checkpoint
 from mgd.check import Finding, quick_check
 from mgd.config import Experiment, to_dict
 from mgd.data.datasets import Splits, open_splits
-from mgd.data.loaders import Batch, PositionSampler, TrainingSamples, make_loader, to_device
-from mgd.engine.distributed import Processes, distribute, share_buffers, total_shares
+from mgd.data.loaders import PositionSampler, TrainingSamples, make_loader, to_device
+from mgd.engine.distributed import Processes, share_buffers
+from mgd.engine.history import History
 from mgd.engine.log import Meter, log_to_file, record_run
-from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
-from mgd.engine.resume import check_same_start, previous_state
+from mgd.engine.resume import check_same_start, keep_snapshot, previous_state
+from mgd.engine.step import Stepper
+from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
-from mgd.errors import UserError
+from mgd.errors import Stopped, UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective
-from mgd.objectives.base import Terms, add_terms
 
 log = logging.getLogger(__name__)
 
@@ -49,97 +46,62 @@ class Trainer:
             _report(quick_check(config, self.splits))
         self.epoch, self.total = run_length(config, self.splits)
         self._check_batch()
-        self.precision = pick_precision(config.train.precision, team.device)
         previous = previous_state(self.folder, config, resume=resume)
         self.iteration = previous.progress[0] if previous is not None and previous.progress else 0
         check_same_start(self.iteration, self.folder)
+        self.samples = TrainingSamples(self.splits, config)
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)
 
         torch.manual_seed(config.train.seed)
-        self.objective = build_objective(config, len(self.splits.classes))
-        if team.world > 1 and team.device.type == "cuda":
-            self.objective = convert_sync_batchnorm(self.objective)  # timm's: it keeps fused activations
-        self.objective.to(team.device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.objective, config.train, team.device)
-        self.schedule = make_schedule(self.optimizer, config.train, self.total)
-        self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.precision == torch.float16)
-        self.best = -math.inf
+        self.stepper = Stepper(build_objective(config, len(self.splits.classes)), config.train, team, self.total)
+        self.history = History(self.samples, config)
+        self.stop = StopRequest(team)
+        self.best, self.evaluation_due = -math.inf, False
         if previous is not None:
             self._restore(previous)
 
     def run(self) -> None:
-        """Train from where the run stands to its end."""
+        """Train from where the run stands to its end.
+
+        Raises:
+            Stopped: a signal asked for it; the state is saved.
+            UserError: what the data, the disk or the numbers do not allow.
+        """
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        if self.objective.teachers and self.iteration == 0:
-            score_teachers(self.objective.teachers, config, self.splits, team.device, main=team.is_main)
-        model = distribute(self.objective, team)
-        model.train()
-        meter = Meter(
-            self.folder, start=self.iteration, total=self.total, images=config.train.batch_size, main=team.is_main
-        )
-        with contextlib.closing(meter):
-            self._loop(model, meter)
+        teachers = self.stepper.objective.teachers
+        if teachers and self.iteration == 0:
+            score_teachers(teachers, config, self.splits, team.device, main=team.is_main)
+        images = config.train.batch_size
+        meter = Meter(self.folder, start=self.iteration, total=self.total, images=images, main=team.is_main)
+        with contextlib.closing(meter), self.stop.listening():
+            if self.evaluation_due:  # the run ended between a save and its evaluation
+                self._evaluate(meter)
+            self._loop(meter)
+            self.stop.settle()
 
-    def _loop(self, model: nn.Module, meter: Meter) -> None:
+    def _loop(self, meter: Meter) -> None:
         config, batches = self.config, iter(self.loader)
-        losses: Terms = {}
-        counted = 0
         while self.iteration < self.total:
             # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
             torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
-            lr = float(self.schedule.get_last_lr()[0])
-            add_terms(losses, self._step(model, batches))
+            lr = self.stepper.lr
+            parts = [next(batches) for _ in range(config.train.accumulate)]
+            self.history.note_broken(parts)
+            outcome = self.stepper([to_device(part, self.team.device, self.iteration) for part in parts])
+            self.history.add(self.iteration, outcome)
             self.iteration += 1
-            counted += 1
             meter.advance()
-            saves = self._saves_now()
-            if saves or self.iteration % config.run.log_every == 0:  # no state is saved before its losses are checked
-                means = dict(zip(losses, (torch.stack(list(losses.values())) / counted).tolist(), strict=True))
-                self._check_finite(means, counted)
-                meter.train(self.iteration, {"total": sum(means.values()), **means}, lr)
-                losses, counted = {}, 0
-            if saves:
-                self._evaluate_and_save(meter)
-
-    def _step(self, model: nn.Module, batches: Iterator[Any]) -> Terms:
-        """One optimiser step; returns the terms, detached and still on the device."""
-        sums: Terms = {}
-        parts = [
-            to_device(next(batches), self.team.device, self.iteration) for _ in range(self.config.train.accumulate)
-        ]
-        shares = total_shares([self.objective.counts(part) for part in parts], self.team)
-        for i, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
-            # Gradients are averaged over the processes once, with the last micro-batch.
-            wrapped = model if isinstance(model, DistributedDataParallel) and i < len(parts) else None
-            with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
-                for terms in self._backward(model, part, share):
-                    add_terms(sums, terms)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
-        return sums
-
-    def _backward(self, model: nn.Module, batch: Batch, share: Terms) -> Iterator[Terms]:
-        """Yield groups of an objective's terms, times their share and detached, after their gradients have been added.
-
-        A single process goes group by group, which holds fewer activations; DDP needs all terms in one forward.
-        """
-        groups = self.objective.parts(batch) if model is self.objective else _whole(model, batch)
-        while True:
-            # No cache of cast weights: one filled under no_grad (pseudo-labels) would cut the gradients that follow.
-            enabled = self.precision != torch.float32
-            with torch.autocast(self.team.device.type, self.precision, enabled=enabled, cache_enabled=False):
-                terms = next(groups, None)
-            if terms is None:
-                return
-            terms = {name: term * share.get(name, 1) / self.config.train.accumulate for name, term in terms.items()}
-            self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-            yield {name: term.detach() for name, term in terms.items()}
+            stops, saves = self.stop.agreed(), self._saves_now()
+            if stops or saves or self.iteration % config.run.log_every == 0:
+                meter.train(self.iteration, self.history.read(), lr)  # no state is saved before its losses are checked
+            if saves or stops:
+                self._milestone(meter, stops=stops)
+            if stops:
+                raise Stopped(f"stopped by {self.stop.name or 'a signal to another process'}")
 
     def _make_loader(self) -> DataLoader[Any]:
         """What is left of the run. Made before any network, since it refuses what cannot be trained on."""
@@ -152,28 +114,30 @@ class Trainer:
             rank=self.team.rank,
             world=self.team.world,
         )
-        samples = TrainingSamples(self.splits, self.config)
         workers = self.config.data.workers
-        return make_loader(samples, sampler, workers=workers, device=self.team.device, batched=True)
+        return make_loader(self.samples, sampler, workers=workers, device=self.team.device, batched=True)
 
     def _saves_now(self) -> bool:
         """At the ends of the run and of every epoch, and every so many iterations."""
         every = self.config.run.save_every
         return self.iteration == self.total or self.iteration % self.epoch == 0 or self.iteration % every == 0
 
-    def _evaluate_and_save(self, meter: Meter) -> None:
+    def _milestone(self, meter: Meter, *, stops: bool) -> None:
+        """Save, then evaluate where it is time; a run that ends in between evaluates when it goes on."""
         every, epoch_done = self.config.evaluate.every, self.iteration % self.epoch == 0
+        due = self.iteration == self.total or (epoch_done and self.iteration // self.epoch % (every or 1) == 0)
+        self.evaluation_due = bool(every and due)
         meter.pause()
-        if every and (self.iteration == self.total or (epoch_done and self.iteration // self.epoch % every == 0)):
+        self._save()
+        if self.evaluation_due and not stops:
             self._evaluate(meter)
-        if self.team.is_main:
-            self._save()
+        if epoch_done and self.team.is_main:
+            keep_snapshot(self.folder, self.iteration, self.config.run.keep)
         meter.resume()
 
     def _evaluate(self, meter: Meter) -> None:
         caption = "evaluation" if self.team.is_main else ""
-        splits = self.splits
-        network = self.objective.student
+        splits, network = self.splits, self.stepper.network
         if self.team.world > 1:
             share_buffers(network)
         report = evaluate(network, splits.val, splits.classes, self.config, self.team.device, progress=caption)
@@ -181,23 +145,25 @@ class Trainer:
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
         if report.miou > self.best:
             self.best = report.miou
-            if self.team.is_main:
-                self._write("best.pt", miou=report.miou)
+            self._write("best.pt", miou=report.miou)
+        self.evaluation_due = False
+        self._save()
 
     def _save(self) -> None:
-        training = {
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best": self.best,
-        }
+        training = {**self.stepper.state_dict(), "best": self.best, "evaluation_due": self.evaluation_due}
         self._write("last.pt", training=training)
 
     def _write(self, name: str, **extra: Any) -> None:
+        if not self.team.is_main:
+            return
+        if not all(torch.stack([p.isfinite().all() for p in self.stepper.objective.parameters()]).tolist()):
+            raise UserError(
+                f"a weight is not finite after iteration {self.iteration}, though every gradient was: "
+                f"{self.folder / name} is kept as it was; train again with a lower train.lr"
+            )
         checkpoint.save(
             self.folder / name,
-            self.objective.student,
+            self.stepper.network,
             config=to_dict(self.config),
             classes=self.splits.classes.names,
             iteration=self.iteration,
@@ -207,16 +173,13 @@ class Trainer:
 
     def _restore(self, previous: checkpoint.Recognised) -> None:
         training = previous.extra["training"]
-        self.objective.load_state_dict(training["objective"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.schedule.load_state_dict(training["schedule"])
-        self.scaler.load_state_dict(training["scaler"])
-        self.best = training["best"]
+        self.stepper.load_state_dict(training)
+        self.best, self.evaluation_due = training["best"], training["evaluation_due"]
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
 
     def _describe(self) -> None:
         """Tell what runs, and put it on record."""
-        config, splits, student = self.config, self.splits, self.objective.student
+        config, splits, student = self.config, self.splits, self.stepper.objective.student
         world, parts, batch = self.team.world, config.train.accumulate, config.train.batch_size
         parameters = sum(p.numel() for p in student.parameters()) / 1e6
         name = to_dict(config)["method"]["name"]
@@ -225,7 +188,7 @@ class Trainer:
         log.info("images: %s; %d classes", ", ".join(f"{n} {k}" for k, n in sizes.items()), len(splits.classes))
         log.info("partition: %s; sha256 of the labelled names %s", splits.source, splits.sha256[:12])
         log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
-        log.info("device: %s, %s", self.team.device, str(self.precision).removeprefix("torch."))
+        log.info("device: %s, %s", self.team.device, str(self.stepper.precision).removeprefix("torch."))
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
         facts = {"images": sizes, "labeled_sha256": splits.sha256, "iterations": self.total, "processes": world}
         record_run(self.folder, config, **facts)
@@ -240,18 +203,6 @@ class Trainer:
                 "leaves 1 image in a forward pass, and batch norm needs 2; use a larger batch or less accumulation"
             )
 
-    def _check_finite(self, means: dict[str, float], counted: int) -> None:
-        """Weights are looked at too: they are what a gradient that is not finite, of any process, ends in."""
-        bad = [f"loss {name}" for name, value in means.items() if not math.isfinite(value)]
-        if not all(torch.stack([p.isfinite().all() for p in self.objective.parameters()]).tolist()):
-            bad.append("a weight")
-        if bad:
-            span = f"iterations {self.iteration - counted + 1} to {self.iteration}"
-            raise UserError(
-                f"{', '.join(bad)} is not finite in {span}, none of which was saved to {self.folder}; train again with "
-                "a lower train.lr or train.precision=fp32"
-            )
-
 
 def _report(findings: list[Finding]) -> None:
     """Log warnings; raise UserError at the first error."""
@@ -260,8 +211,3 @@ def _report(findings: list[Finding]) -> None:
             raise UserError(f"{subject}: {text}")
         if level == "warning":
             log.warning("WARNING: %s: %s", subject, text)
-
-
-def _whole(model: nn.Module, batch: Batch) -> Iterator[Terms]:
-    """All terms as one group; nothing is computed before it is asked for."""
-    yield model(batch)

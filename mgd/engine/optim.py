@@ -1,8 +1,10 @@
 """Optimiser, schedule and precision, as published."""
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mgd.config import Train
@@ -11,15 +13,39 @@ from mgd.errors import UserError
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_optimizer(module: nn.Module, train: Train, device: torch.device) -> SGD:
-    """SGD with momentum; weight decay on convolution (and linear) weights, none on biases and norms."""
+def make_optimizer(module: nn.Module, train: Train, device: torch.device) -> Optimizer:
+    """SGD with momentum; weight decay on convolution (and linear) weights, none on biases and norms.
+
+    Raises:
+        UserError: apex's optimiser is asked for and cannot be had.
+    """
     decayed = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
     others = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return SGD(groups, lr=train.lr, momentum=train.momentum, fused=device.type == "cuda")
+    if train.optimizer == "apex_fused_sgd":
+        return _apex_sgd(device)(groups, lr=train.lr, momentum=train.momentum)
+    optimizer = SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
+    for parameter in (*decayed, *others):
+        # What the first step would make; the fused kernel leaves memory as it finds it when that step is left out.
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
-def make_schedule(optimizer: SGD, train: Train, total: int) -> LambdaLR:
+def _apex_sgd(device: torch.device) -> Any:
+    """The class FusedSGD of NVIDIA apex."""
+    if device.type != "cuda":
+        raise UserError("train.optimizer=apex_fused_sgd needs a GPU; use train.optimizer=sgd")
+    try:
+        from apex.optimizers import FusedSGD
+    except ImportError as error:
+        raise UserError(
+            f"train.optimizer=apex_fused_sgd needs NVIDIA apex, which is not installed ({error}): build it from "
+            "NVIDIA's repository (the package `apex` on PyPI is something else), or use train.optimizer=sgd, also fused"
+        ) from error
+    return FusedSGD
+
+
+def make_schedule(optimizer: Optimizer, train: Train, total: int) -> LambdaLR:
     """lr * (1 - iteration/total)**power, stepped once an iteration, no warm-up."""
     return LambdaLR(optimizer, lambda iteration: (1 - iteration / total) ** train.power)
 

@@ -8,11 +8,14 @@ import torch.distributed as dist
 from mgd import checkpoint
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
+from mgd.files import link
+
+SNAPSHOT, SNAPSHOT_PATTERN = "iteration-{:07d}.pt", "iteration-*.pt"
 
 # What may differ between a run and its resumption, since it is no part of what is trained.
 FREE_KEYS = (
     *("run", "evaluate", "data.root", "data.workers", "data.cache", "model.weights_dir"),
-    *("method.baseline", "method.score_teachers"),
+    *("method.baseline", "method.score_teachers", "data.skip_broken", "train.max_skipped"),
 )
 
 
@@ -33,6 +36,14 @@ def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpo
     if (key := first_difference(found.config, to_dict(config))) is not None:
         raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
     return found
+
+
+def keep_snapshot(folder: Path, iteration: int, keep: int) -> None:
+    """Keep last.pt as iteration-<n>.pt, and of such files the last `keep`; to go back to one, copy it to last.pt."""
+    if keep:
+        link(folder / "last.pt", folder / SNAPSHOT.format(iteration))
+        for old in sorted(folder.glob(SNAPSHOT_PATTERN))[:-keep]:
+            old.unlink()
 
 
 def check_same_start(iteration: int, folder: Path) -> None:

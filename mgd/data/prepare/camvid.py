@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from mgd.data.prepare.jobs import Job, link, need_folder, read_names, run_jobs, summary, write_lines
+from mgd.data.prepare.jobs import Job, need_folder, read_names, run_jobs, summary, write_lines
 from mgd.errors import UserError
+from mgd.files import link
 
 COUNTS = {"train": 367, "val": 101, "test": 233}
 

@@ -10,7 +10,6 @@ from mgd.data.classes import voc_color, write_classes
 from mgd.data.prepare.jobs import (
     Job,
     hold_out,
-    link,
     need_folder,
     read_mat,
     run_jobs,
@@ -19,7 +18,7 @@ from mgd.data.prepare.jobs import (
     write_lines,
 )
 from mgd.errors import UserError
-from mgd.files import read_text
+from mgd.files import link, read_text
 
 HEADER = ["tag", "class"]
 

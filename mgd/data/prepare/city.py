@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw
 from mgd.data.classes import BUILT_IN
 from mgd.data.prepare.jobs import (
     Job,
-    link,
     need_folder,
     read_indices,
     run_jobs,
@@ -19,7 +18,7 @@ from mgd.data.prepare.jobs import (
     write_partitions,
 )
 from mgd.errors import UserError
-from mgd.files import read_text
+from mgd.files import link, read_text
 from mgd.metrics import IGNORE_INDEX
 
 # The labels of cityscapesScripts in the order of their ids, 0 to 33; a trainId is a place among the 19 classes.

@@ -1,7 +1,6 @@
 """Making the files of a data set: in parallel, each whole or not at all, and only those that are not there yet."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from mgd.data.partitions import write_partition
 from mgd.errors import UserError
-from mgd.files import atomic, read_text, write_bytes, write_text
+from mgd.files import read_text, write_bytes, write_text
 
 RATIOS = (2, 4, 8, 16)
 
@@ -58,16 +57,6 @@ def _in_flight(pool: ProcessPoolExecutor, jobs: Iterator[Job], *, count: int) ->
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         waiting |= {pool.submit(job.make, job.source, job.target) for job in islice(jobs, len(done))}
         yield from done
-
-
-def link(source: Path, target: Path) -> None:
-    """The same file under another name: a hard link, or a copy where the file system has none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        with atomic(target) as file, open(source, "rb") as content:
-            shutil.copyfileobj(content, file)
 
 
 def write_label(path: Path, label: np.ndarray) -> None:

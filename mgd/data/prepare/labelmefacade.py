@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from mgd.data.classes import write_classes
-from mgd.data.prepare.jobs import Job, hold_out, link, need_folder, run_jobs, summary, write_label, write_lines
+from mgd.data.prepare.jobs import Job, hold_out, need_folder, run_jobs, summary, write_label, write_lines
 from mgd.errors import UserError
+from mgd.files import link
 from mgd.metrics import IGNORE_INDEX
 
 # The data set's colours (Froehlich, Rodner and Denzler, ICPR 2010); "various" (black) is ignored.

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from mgd.data.prepare.jobs import (
     Job,
-    link,
     need_folder,
     read_indices,
     read_mat,
@@ -15,6 +14,7 @@ from mgd.data.prepare.jobs import (
     write_lines,
     write_partitions,
 )
+from mgd.files import link
 
 
 def prepare_voc(devkit: Path, sbd: Path, out: Path) -> str:

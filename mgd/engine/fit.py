@@ -1,0 +1,168 @@
+"""The largest micro-batch that a process has the memory for, found by training steps with it."""
+
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from mgd.config import Experiment
+from mgd.data.datasets import open_splits
+from mgd.data.loaders import Batch, to_device
+from mgd.engine.distributed import Processes
+from mgd.engine.loop import run_length
+from mgd.engine.step import Stepper
+from mgd.errors import UserError
+from mgd.objectives import build_objective
+
+GIB = 2**30
+SHARE = 0.9  # of a device's memory that is planned with: the rest is the libraries' and other programs'
+
+STEPS, ENOUGH = 6, 20.0  # steps of a trial, or fewer when they took so many seconds; the first sets things up
+
+
+class Trial(NamedTuple):
+    """What one micro-batch size took."""
+
+    images: int  # in a forward pass of one process
+    accumulate: int
+    gib: float  # at its peak, of one process; infinite where memory ran out
+    seconds: float  # an iteration, all its micro-batches, without communication
+
+
+def fit(config: Experiment, device: torch.device, *, processes: int, limit: float) -> Iterator[Trial]:
+    """Try micro-batches from the smallest on, until one needs more than `limit` GiB.
+
+    Args:
+        processes: that share a batch. Each of several holds all terms of its forward at once, and a second copy of the
+            gradients that DDP sends.
+
+    Yields:
+        Each trial, the one that does not fit included.
+
+    Raises:
+        UserError: the data or a teacher is missing; train.batch_size does not divide among the processes.
+    """
+    own, left = divmod(config.train.batch_size, processes)
+    if left:
+        raise UserError(f"train.batch_size={config.train.batch_size} does not divide among {processes} processes")
+    smallest = 1 if processes > 1 and device.type == "cuda" else 2  # batch norm needs 2, synchronised or not
+    sizes = [size for size in range(smallest, own + 1) if own % size == 0] or [own]
+    for size in sizes:
+        change = replace(config.train, batch_size=size, accumulate=1)
+        gib, seconds = _measure(replace(config, train=change), device, alone=processes == 1)
+        yield Trial(size, own // size, gib, seconds * own / size)
+        if gib > limit:
+            return
+
+
+def advice(config: Experiment, trials: list[Trial], *, processes: int, limit: float) -> str:
+    """What to train with, and how long it takes. Raises UserError when nothing fits."""
+    fitting = [trial for trial in trials if trial.gib <= limit]
+    if not fitting:
+        raise UserError(
+            f"{trials[0].images} images at a time need {trials[0].gib:.1f} GiB, there are {limit:.1f}: use a smaller "
+            "data.crop_size, train.precision=bf16 or a smaller network"
+        )
+    best, train = fitting[-1], config.train
+    total = run_length(config, open_splits(config.data))[1]
+    lines = [
+        f"train.accumulate={best.accumulate}",
+        f"# {train.batch_size} images / {processes} processes / {best.accumulate} parts = {best.images} at a time; "
+        f"train.batch_size={train.batch_size} and train.lr={train.lr} stay as they are",
+    ]
+    if processes == 1:
+        span = timedelta(seconds=round(total * best.seconds))
+        lines.append(f"# {total:,} iterations of {best.seconds:.2f} s: {span}, without loading and evaluation")
+    return "\n".join(lines)
+
+
+def memory_limit(device: torch.device, processes: int, budget: float | None) -> float:
+    """GiB that one process may use: `budget`, else 0.9 of its GPU's memory, or its part of the machine's."""
+    return budget or SHARE * _memory(device) / (1 if device.type == "cuda" else processes)
+
+
+def _memory(device: torch.device) -> float:
+    """GiB that the device has: a GPU's free memory, the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / GIB
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+
+
+def _measure(config: Experiment, device: torch.device, *, alone: bool) -> tuple[float, float]:
+    """(GiB at the peak, seconds an iteration) of a few steps on made images; infinite where memory ran out."""
+    if device.type == "cuda":
+        try:
+            return _train(config, device, alone=alone)
+        except torch.OutOfMemoryError:
+            return float("inf"), float("inf")
+        finally:
+            torch.cuda.empty_cache()
+    # A process's peak never falls: each trial gets one of its own.
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(target=_report, args=(sender, config, device, alone))
+    process.start()
+    sender.close()
+    try:
+        found = receiver.recv()
+    except EOFError:  # ended without a word: the system took it for its memory
+        return float("inf"), float("inf")
+    finally:
+        process.join()
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def _report(sender: Connection, config: Experiment, device: torch.device, alone: bool) -> None:
+    try:
+        sender.send(_train(config, device, alone=alone))
+    except UserError as error:
+        sender.send(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        sender.send((float("inf"), float("inf")))
+
+
+def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[float, float]:
+    splits = open_splits(config.data)
+    scratch = replace(config, model=replace(config.model, pretrained=False))  # weights change no size
+    team = Processes(0, 1, device)
+    stepper = Stepper(build_objective(scratch, len(splits.classes)), config.train, team, total=10)
+    reserve = 0.0
+    if not alone:
+        stepper.model = nn.Sequential(stepper.objective)  # all terms in one forward, as under DDP
+        reserve = sum(p.numel() * p.element_size() for p in stepper.objective.parameters()) / GIB
+    batch, seconds = _made_batch(config, len(splits.classes), device), []
+    while len(seconds) < 2 or (sum(seconds) < ENOUGH and len(seconds) < STEPS):
+        started = time.perf_counter()
+        stepper([batch]).gradient_norm.item()  # waits for the step
+        seconds.append(time.perf_counter() - started)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / GIB + reserve, median(seconds[1:])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB + reserve, median(seconds[1:])
+
+
+def _made_batch(config: Experiment, num_classes: int, device: torch.device) -> Batch:
+    """A batch of noise, as the loader collates it."""
+    count, crop = config.train.batch_size, config.data.crop_size
+
+    def view() -> dict[str, torch.Tensor]:
+        extent = torch.tensor([0, crop, 0, crop]).expand(count, 4)
+        return {"image": torch.randint(256, (count, 3, crop, crop), dtype=torch.uint8), "extent": extent}
+
+    label = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)
+    sample: dict[str, object] = {"labeled": {**view(), "label": label}}
+    if config.method.uses_unlabeled:
+        mask = torch.randint(2, (count, 1, crop, crop), dtype=torch.uint8)
+        sample |= {"first": view(), "second": view(), "mask": mask}
+    return to_device(sample, device, iteration=0)

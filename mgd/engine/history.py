@@ -1,0 +1,85 @@
+"""What steps computed and what images could not be read since the last report, and what must not pass in silence."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgd.config import Experiment
+from mgd.data.loaders import TrainingSamples
+from mgd.engine.step import Outcome
+from mgd.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """Collects outcomes on the device; `read` brings them over in one transfer, which waits for the steps."""
+
+    def __init__(self, samples: TrainingSamples, config: Experiment) -> None:
+        self.samples, self.config = samples, config
+        self.broken = 0  # samples drawn anew, on this process
+        self.skipped = 0  # steps left out
+        self._in_a_row = 0
+        self._told: set[str] = set()
+        self._steps: list[tuple[int, Outcome]] = []
+
+    def note_broken(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Tell of images that `data.skip_broken` replaced, each once, on whichever process met it."""
+        for complaint in (line for part in parts for text in part["broken"] for line in text.splitlines()):
+            self.broken += 1
+            if complaint not in self._told:
+                self._told.add(complaint)
+                log.error("WARNING: %s (the next image of the list was taken in its place)", complaint)
+
+    def add(self, iteration: int, outcome: Outcome) -> None:
+        """Take in what step `iteration`, counted from 0, computed."""
+        self._steps.append((iteration, outcome))
+
+    def read(self) -> dict[str, float]:
+        """Means since the last call over the steps that were made, and counts of what was left out.
+
+        Raises:
+            UserError: more than `train.max_skipped` steps in a row had a loss or gradient that is not finite.
+        """
+        steps, self._steps = self._steps, []
+        tensors = [value for _, (terms, norm) in steps for value in (*terms.values(), norm)]
+        values = iter(torch.stack(tensors).tolist())
+        made: list[dict[str, float]] = []
+        for iteration, (terms, _) in steps:
+            losses = {name: next(values) for name in terms}
+            norm = next(values)
+            if math.isfinite(norm):
+                self._in_a_row = 0
+                made.append({**losses, "gradient_norm": norm})
+            else:
+                self._leave_out(iteration, losses)
+        losses = {name: sum(step.get(name, 0.0) for step in made) / len(made) for step in made for name in step}
+        norms = {"gradient_norm": losses.pop("gradient_norm")} if made else {}
+        counts = {"skipped_steps": self.skipped, "broken_images": self.broken}
+        return {
+            "loss/total": sum(losses.values()) if made else math.nan,
+            **{f"loss/{name}": value for name, value in losses.items()},
+            **norms,
+            **{name: float(count) for name, count in counts.items() if count},
+        }
+
+    def _leave_out(self, iteration: int, losses: Mapping[str, float]) -> None:
+        """Tell of a step that changed nothing; end the run when there are too many."""
+        self.skipped += 1
+        self._in_a_row += 1
+        train, folder = self.config.train, Path(self.config.run.dir)
+        bad = [f"loss {name}" for name, value in losses.items() if not math.isfinite(value)] or ["the gradient"]
+        first = iteration * train.batch_size
+        names = [name for position in range(first, first + train.batch_size) for name in self.samples.names(position)]
+        what = f"iteration {iteration + 1}: {', '.join(bad)} is not finite on the images {', '.join(names)}"
+        if self._in_a_row > train.max_skipped:
+            raise UserError(
+                f"{what}; {self._in_a_row} such steps in a row, none of which changed a weight. "
+                f"{folder / 'last.pt'} is the last good state; look at these "
+                "images, or train anew with a lower train.lr or train.precision=fp32"
+            )
+        log.warning("WARNING: %s; the step is left out", what)

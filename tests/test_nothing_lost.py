@@ -1,0 +1,394 @@
+"""Test that a run loses nothing: killed, told to stop, out of disk, with numbers or images that cannot be used."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import differences, read, run_processes, train, write_config
+from test_engine import metrics, trained_state, weights
+
+import mgd.engine.loop as loop
+from mgd.__main__ import main
+from mgd.data.loaders import Batch
+from mgd.engine.history import History
+from mgd.objectives.base import Terms
+from mgd.objectives.supervised import SupervisedObjective
+
+FORK = multiprocessing.get_context("fork")
+LONG = ["train.max_iterations=400", "run.save_every=1000", "train.epochs=1"]
+
+
+def start(config: Path, *options: str, own_group: bool = False) -> Any:
+    """Train in a process of its own, forked so that nothing is imported."""
+
+    def work() -> None:
+        if own_group:
+            os.setsid()
+        sys.exit(main(["train", str(config), *options, "--resume"]))
+
+    process = FORK.Process(target=work)
+    process.start()
+    return process
+
+
+def wait_for(done: Callable[[], bool], process: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert process.is_alive(), f"ended with {process.exitcode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def lines_of(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+# Killed
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_20_random_moments_ends_in_the_weights_of_an_undisturbed_one(
+    small_scenes: Path, tmp_path: Path
+) -> None:
+    options = ["method=cps", "train.max_iterations=120", "run.save_every=1", "run.log_every=3", "train.ema=0.9"]
+    undisturbed = train(tmp_path / "undisturbed", small_scenes, *options)
+    config, run = write_config(tmp_path / "killed", small_scenes), tmp_path / "killed/run"
+    moments, in_a_save = random.Random(0), 0
+    for kill in range(20):
+        before = lines_of(run)
+        process = start(config, *options)
+        if kill % 4 == 0:  # in a save: its temporary file is there
+            wait_for((run / ".last.pt.tmp").exists, process)
+        else:
+            wait_for(lambda before=before: lines_of(run) > before, process)
+            time.sleep(moments.uniform(0, 0.25))
+        assert process.is_alive(), "the run is too short for 20 kills"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        in_a_save += (run / ".last.pt.tmp").exists()
+    assert in_a_save >= 1
+    assert read(run / "last.pt")["iteration"] < 120
+    assert main(["train", str(config), *options, "--resume"]) == 0
+    assert differences(trained_state(run), trained_state(undisturbed)) == []
+    assert differences(read(run / "last.pt")["model"], read(undisturbed / "last.pt")["model"]) == []
+    assert not (run / ".last.pt.tmp").exists()
+
+
+def test_an_evaluation_that_a_kill_cut_off_is_made_when_the_run_goes_on(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["train.max_iterations=4", "evaluate.every=1", "evaluate.mode=whole"]
+    undisturbed = train(tmp_path / "undisturbed", small_scenes, *options)
+    config, run = write_config(tmp_path / "cut", small_scenes), tmp_path / "cut/run"
+
+    def cut_off(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", cut_off)
+        assert main(["train", str(config), *options]) == 130
+    assert read(run / "last.pt")["iteration"] == 2
+    assert main(["train", str(config), *options, "--resume"]) == 0
+    scores = [[(line["step"], line["miou"]) for line in metrics(one) if "miou" in line] for one in (run, undisturbed)]
+    assert scores[0] == scores[1]
+    assert [step for step, _ in scores[0]] == [2, 4]
+
+
+# Told to stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_lets_the_step_end_saves_and_gives_a_status_of_its_own(
+    small_scenes: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    config, run = write_config(tmp_path, small_scenes), tmp_path / "run"
+    # Loader processes, which the signal reaches too when it is sent to the whole group, as torchrun does.
+    process = start(config, *LONG, "data.workers=2", own_group=True)
+    wait_for(lambda: lines_of(run) >= 3, process)
+    os.killpg(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 75
+    stopped = read(run / "last.pt")["iteration"]
+    assert 3 <= stopped == metrics(run)[-1]["step"] < 400
+
+
+def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["train.max_iterations=7", "evaluate.every=1", "evaluate.mode=whole", "method=cps"]
+    undisturbed = train(tmp_path / "undisturbed", small_scenes, *options)
+    config, run = write_config(tmp_path / "stopped", small_scenes), tmp_path / "stopped/run"
+    device = loop.to_device
+
+    def signal_at_4(sample: Any, *arguments: Any) -> Batch:
+        if arguments[1] == 3:  # the fourth step, at whose end an epoch ends and an evaluation is due
+            os.kill(os.getpid(), signal.SIGTERM)
+        return device(sample, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "to_device", signal_at_4)
+        assert main(["train", str(config), *options]) == 75
+    assert read(run / "last.pt")["iteration"] == 4
+    assert [line["step"] for line in metrics(run) if "miou" in line] == [2]  # the signal does not wait for another
+    assert main(["train", str(config), *options, "--resume"]) == 0
+    assert differences(trained_state(run), trained_state(undisturbed)) == []
+    assert [line["step"] for line in metrics(run) if "miou" in line] == [2, 4, 6, 7]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["train.max_iterations=8"]
+    config, run = write_config(tmp_path / "stopped", small_scenes), tmp_path / "stopped/run"
+    device = loop.to_device
+
+    def signal_at_4(sample: Any, *arguments: Any) -> Batch:
+        if arguments[1] == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return device(sample, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "to_device", signal_at_4)
+        run_processes(2, "train", str(config), *options, statuses=[75, 75])
+    assert read(run / "last.pt")["iteration"] == 5  # a step later, when both know
+    run_processes(2, "train", str(config), *options, "--resume")
+    run_processes(2, "train", str(write_config(tmp_path / "undisturbed", small_scenes)), *options)
+    assert differences(trained_state(run), trained_state(tmp_path / "undisturbed/run")) == []
+
+
+# A process that dies
+
+DYING = """
+import os, signal, threading
+if os.environ.get("RANK") == "1":
+    threading.Timer(SECONDS, os.kill, (os.getpid(), signal.SIGKILL)).start()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "raises"])
+def test_a_process_that_ends_ends_the_whole_job_with_its_message(small_scenes: Path, tmp_path: Path, how: str) -> None:
+    root, word = tmp_path / "data", "SIGKILL"
+    shutil.copytree(small_scenes, root)
+    config = write_config(tmp_path, root)
+    if how == "killed":
+        config.write_text(config.read_text() + DYING.replace("SECONDS", "12"))
+    else:
+        broken = root / "train_aug/image/scene_00004.jpg"
+        broken.write_bytes(broken.read_bytes()[:100])
+        word = "scene_00004.jpg cannot be decoded"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mgd"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loop.__file__).parents[2])}
+    begun = time.monotonic()
+    done = subprocess.run(
+        [*launcher, "train", str(config), "train.max_iterations=100000", "run.log_every=1000"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode != 0
+    assert word in done.stderr
+    assert time.monotonic() - begun < 90  # 60 for the end, 30 for the start on a busy machine
+    assert how == "killed" or "Traceback" not in done.stderr.split("torch/distributed/run")[0]
+
+
+# A full disk
+
+
+def test_a_save_that_the_disk_has_no_room_for_keeps_the_previous_one_and_says_so(
+    small_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = loop.Trainer._save
+
+    def save_with_little_room(self: loop.Trainer) -> None:
+        if self.iteration == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes that a file may grow to
+        save(self)
+
+    monkeypatch.setattr(loop.Trainer, "_save", save_with_little_room)
+    run = tmp_path / "run"
+    process = start(write_config(tmp_path, small_scenes), "train.max_iterations=3", "run.save_every=1")
+    process.join(60)
+    assert process.exitcode == 2
+    assert read(run / "last.pt")["iteration"] == 1
+    assert (run / "last.pt").stat().st_size > 100_000
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert f"{run / 'last.pt'} cannot be written" in said
+    assert "the previous one is kept. Free space or choose another folder" in said
+    assert not list(run.glob(".*.tmp"))
+
+
+# Numbers that are not finite
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool], str], None]:
+    """Make the supervised loss, or only its gradient, NaN in the iterations (from 0) that a function names."""
+    parts = SupervisedObjective.parts
+
+    def apply(where: Callable[[int], bool], what: str) -> None:
+        def poisoned(self: SupervisedObjective, batch: Batch) -> Iterator[Terms]:
+            for terms in parts(self, batch):
+                weight = next(self.student.parameters()).sum()
+                bad = weight * torch.nan if what == "loss" else (weight - weight.detach()).square().sqrt()
+                yield {name: term + bad if where(batch.iteration) else term for name, term in terms.items()}
+
+        monkeypatch.setattr(SupervisedObjective, "parts", poisoned)
+
+    return apply
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_told_with_its_images(
+    small_scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    poison: Callable[..., None],
+    what: str,
+    step: int,
+) -> None:
+    poison(lambda iteration: iteration == step, what)
+    options = ["run.save_every=1", "train.max_iterations=3", "train.lr=0.1"]
+    seen: list[dict[str, torch.Tensor]] = []
+    run = tmp_path / "run"
+    save = loop.Trainer._save
+
+    def watch(self: loop.Trainer) -> None:
+        save(self)
+        seen.append(trained_state(run))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "_save", watch)
+        train(tmp_path, small_scenes, *options)
+    changed = [name for name in differences(seen[step - 1], seen[step]) if "running" not in name] if step else []
+    assert all(name.endswith("num_batches_tracked") for name in changed)
+    if step == 0:
+        assert not any(tensor.any() for name, tensor in seen[0].items() if name.startswith("momentum"))
+    assert all(tensor.isfinite().all() for name, tensor in seen[-1].items() if "running" not in name)
+    assert any(tensor.any() for name, tensor in seen[-1].items() if name.startswith("momentum"))
+    said = capsys.readouterr().err
+    term = "loss supervised" if what == "loss" else "the gradient"
+    assert f"iteration {step + 1}: {term} is not finite on the images scene_" in said
+    assert said.count("is not finite") == 1
+    assert [line["loss/total"] is None for line in metrics(run)] == [i == step for i in range(3)]
+    assert metrics(run)[-1]["skipped_steps"] == 1
+
+
+def test_too_many_such_steps_in_a_row_end_the_run_and_what_was_saved_stays(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], poison: Callable[..., None]
+) -> None:
+    poison(lambda iteration: iteration in (0, 2, 3, 4), "loss")
+    config = write_config(tmp_path, small_scenes)
+    command = ["train", str(config), "train.max_iterations=9", "train.max_skipped=2", "run.log_every=5"]
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "iteration 5: loss supervised is not finite on the images scene_" in said
+    assert "3 such steps in a row, none of which changed a weight" in said
+    assert f"{tmp_path / 'run/last.pt'} is the last good state" in said
+    last = read(tmp_path / "run/last.pt")
+    assert last["iteration"] == 4
+    assert all(tensor.isfinite().all() for name, tensor in last["model"].items() if "running" not in name)
+
+
+def test_one_process_whose_loss_is_not_finite_makes_all_leave_the_step_out(
+    small_scenes: Path, tmp_path: Path, poison: Callable[..., None]
+) -> None:
+    poison(lambda iteration: iteration == 1 and os.environ.get("RANK") == "1", "loss")
+    run_processes(2, "train", str(write_config(tmp_path, small_scenes)), "train.max_iterations=3")
+    lines = metrics(tmp_path / "run")
+    assert [line["loss/total"] is None for line in lines] == [False, True, False]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_and_break(self: History) -> dict[str, float]:
+        objective.append(next(self_of[0].stepper.objective.parameters()).data.fill_(torch.nan))
+        return {}
+
+    objective: list[torch.Tensor] = []
+    self_of: list[loop.Trainer] = []
+    run = loop.Trainer.run
+    monkeypatch.setattr(loop.Trainer, "run", lambda self: (self_of.append(self), run(self))[1])
+    monkeypatch.setattr(History, "read", read_and_break)
+    assert main(["train", str(write_config(tmp_path, small_scenes)), "train.max_iterations=1"]) == 2
+    assert "a weight is not finite after iteration 1" in capsys.readouterr().err
+    assert not (tmp_path / "run/last.pt").exists()
+
+
+# Images that cannot be read
+
+
+def test_broken_images_are_replaced_when_asked_told_once_and_counted(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small_scenes, root)
+    for name in ("scene_00004", "scene_00007"):  # one labelled, one not
+        broken = root / f"train_aug/image/{name}.jpg"
+        broken.write_bytes(broken.read_bytes()[:200])
+    options = ["method=cps", "train.max_iterations=5", "run.log_every=5"]
+    assert main(["train", str(write_config(tmp_path / "strict", root)), *options]) == 2
+    assert "cannot be decoded" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["train", str(write_config(tmp_path / "strict", root)), *options, "data.skip_broken=true"]) == 0
+    said = capsys.readouterr().err
+    for name in ("scene_00004", "scene_00007"):
+        assert said.count(f"{name}.jpg cannot be decoded") == 1
+    again = train(tmp_path / "workers", root, *options, "data.skip_broken=true", "data.workers=2")
+    assert differences(trained_state(tmp_path / "strict/run"), trained_state(again)) == []
+    for run in (again, tmp_path / "strict/run"):
+        assert metrics(run)[-1]["broken_images"] >= 2
+
+
+# Snapshots and averages
+
+
+def test_the_last_snapshots_are_kept_and_can_be_gone_back_to(small_scenes: Path, tmp_path: Path) -> None:
+    options = ["train.max_iterations=8", "run.keep=2"]  # an epoch is 2 iterations
+    run = train(tmp_path, small_scenes, *options)
+    assert sorted(path.name for path in run.glob("iteration-*")) == ["iteration-0000006.pt", "iteration-0000008.pt"]
+    end = trained_state(run)
+    shutil.copy(run / "iteration-0000006.pt", run / "last.pt")
+    assert read(run / "last.pt")["iteration"] == 6
+    train(tmp_path, small_scenes, *options, "--resume")
+    assert differences(trained_state(run), end) == []
+
+
+def test_averaged_weights_follow_the_trained_ones_and_are_what_is_scored(small_scenes: Path, tmp_path: Path) -> None:
+    options = ["train.max_iterations=6", "evaluate.every=1", "evaluate.mode=whole", "run.save_every=1"]
+    run = train(tmp_path, small_scenes, *options, "train.ema=0.5", "train.lr=0.1")
+    last = read(run / "last.pt")
+    trained = {k.removeprefix("student."): v for k, v in last["training"]["objective"].items()}
+    assert differences(last["model"], trained)
+    assert differences(last["model"], last["training"]["averaged"]) == []
+    assert main(["evaluate", str(run / "last.pt"), "evaluate.mode=whole"]) == 0
+    score = json.loads((run / "evaluation/last.json").read_text())["miou"]
+    assert [line["miou"] for line in metrics(run) if "miou" in line][-1] == pytest.approx(score)
+    plain = train(tmp_path / "plain", small_scenes, *options, "train.lr=0.1")
+    raw = {k.removeprefix("student."): v for k, v in weights(plain).items()}
+    assert differences(trained, raw) == []  # averaging changes nothing of what is trained
+
+
+@pytest.mark.parametrize("change", ["train.ema=1", "train.ema=-0.1", "run.keep=-1", "train.optimizer=adam"])
+def test_impossible_settings_are_refused(
+    small_scenes: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(write_config(tmp_path, small_scenes)), change]) == 2
+    assert change.partition("=")[0] in capsys.readouterr().err
