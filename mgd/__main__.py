@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, train
-from mgd.errors import Stopped, UserError
+from mgd.errors import Stopped, UserError, sentence
 
 COMMANDS = (check, fit, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
 
@@ -48,11 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)
         return 130
-
-
-def sentence(error: UserError) -> str:
-    """The message; one that comes from a loader's worker is wrapped in that worker's traceback."""
-    return str(error).rsplit("UserError: ", 1)[-1].strip()
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,10 +1,21 @@
-"""Processes and batch norm: what synchronising must not change."""
+"""Processes, devices and batch norm, and the optimiser of NVIDIA apex: what can be told without a GPU."""
 
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
+import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from mgd.engine import loop
+from mgd.config import Train
+from mgd.engine import distributed, step
+from mgd.engine.distributed import processes
+from mgd.engine.optim import make_optimizer
+from mgd.errors import UserError
 from mgd.models import build_model
 
 
@@ -14,6 +25,80 @@ def test_synchronising_batch_norm_keeps_a_network_that_fuses_activations_into_it
     image = torch.randn(2, 3, 64, 64)
     before = network(image)
     converted = convert_sync_batchnorm(network)
-    assert loop.convert_sync_batchnorm is convert_sync_batchnorm
+    assert step.convert_sync_batchnorm is convert_sync_batchnorm
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
     torch.testing.assert_close(converted.eval()(image), before)
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Join a group as process 2 of 4 on a machine with so many GPUs; returns what was asked of torch."""
+
+    def join(gpus: int, device: str = "auto") -> list[Any]:
+        asked: list[Any] = []
+        for name, value in {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(str(device)))
+        monkeypatch.setattr(dist, "init_process_group", asked.append)
+        monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("left"))
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+        with processes(device) as team:
+            assert (team.rank, team.world, team.is_main) == (2, 4, False)
+            asked.append(str(team.device))
+        return asked
+
+    return join
+
+
+def test_processes_with_gpus_talk_over_nccl_each_on_its_own(joined: Callable[..., list[Any]]) -> None:
+    assert joined(4) == ["cuda:2", "nccl", "cuda:2", "left"]
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "auto"), (4, "cpu")])
+def test_processes_on_a_cpu_talk_over_gloo(joined: Callable[..., list[Any]], gpus: int, device: str) -> None:
+    assert joined(gpus, device) == ["gloo", "cpu", "left"]
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(joined: Callable[..., list[Any]]) -> None:
+    with pytest.raises(UserError, match="process 2 has no GPU of its own: there are 2; set NGPUS=2"):
+        joined(2)
+
+
+@pytest.mark.parametrize(
+    "message", ["[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4242", "NCCL error in: x.cpp:1"]
+)
+def test_a_lost_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed, "get_error_handler", lambda: types.SimpleNamespace(record_exception=id))
+    with pytest.raises(UserError, match="process 0 lost another process of the run"), processes("cpu"):
+        raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="a mistake of ours"), processes("cpu"):
+        raise RuntimeError("a mistake of ours")
+
+
+def test_apex_is_used_when_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FusedSGD(torch.optim.SGD):
+        pass
+
+    package, optimizers = types.ModuleType("apex"), types.ModuleType("apex.optimizers")
+    optimizers.FusedSGD = FusedSGD  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "apex", package)
+    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
+    train = Train(optimizer="apex_fused_sgd", lr=0.1, momentum=0.7, weight_decay=0.01)
+    optimizer = make_optimizer(nn.Conv2d(3, 4, 1), train, torch.device("cuda", 0))
+    assert isinstance(optimizer, FusedSGD)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+    assert optimizer.defaults["momentum"] == 0.7
+
+
+@pytest.mark.parametrize("installed", [{}, {"apex": types.ModuleType("apex")}], ids=["nothing", "the other apex"])
+def test_without_apex_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch, installed: dict[str, Any]) -> None:
+    for name in ("apex", "apex.optimizers"):
+        monkeypatch.setitem(sys.modules, name, installed.get(name))
+    train = Train(optimizer="apex_fused_sgd")
+    with pytest.raises(UserError, match=r"NVIDIA apex, which is not installed.*or use train\.optimizer=sgd"):
+        make_optimizer(nn.Conv2d(3, 4, 1), train, torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"apex_fused_sgd needs a GPU; use train\.optimizer=sgd"):
+        make_optimizer(nn.Conv2d(3, 4, 1), train, torch.device("cpu"))

@@ -4,7 +4,9 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 
@@ -284,7 +286,14 @@ STUB = """#!/usr/bin/env bash
 # Stands for Python: tells how many GPUs there are, else writes down what it is asked to do.
 if [[ $1 == -c ]]; then echo "${STUB_GPUS:-0}"; exit; fi
 printf '%s\\n' "$PWD" "$OMP_WAIT_POLICY" "$@" "" >> "$STUB_LOG"
-for word in "$@"; do if [[ $word == train ]]; then exit "${STUB_STATUS:-0}"; fi; done
+for word in "$@"; do
+  if [[ $word == train && $STUB_SIGNALS ]]; then # train until a signal comes
+    trap 'exit "$STUB_STATUS"' TERM INT
+    touch "$STUB_LOG.training"
+    while :; do sleep 0.02; done
+  fi
+  if [[ $word == train ]]; then exit "${STUB_STATUS:-0}"; fi
+done
 """
 CONFIG = "exp.data/data8.network/config.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node"]
@@ -391,6 +400,33 @@ def test_a_failing_training_stops_the_script_with_its_status(checkout, gpus):
     status, calls, _ = checkout.run(NGPUS=gpus, STUB_STATUS="2")
     assert status == 2
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("gpus", ["1", "4"])
+@pytest.mark.parametrize(
+    ("number", "status", "expected"),
+    [
+        (signal.SIGTERM, "75", 75),
+        (signal.SIGUSR1, "75", 75),
+        (signal.SIGTERM, "1", 75),  # what torchrun makes of it
+        (signal.SIGTERM, "0", 0),  # the training's last step: nothing is left to do but to evaluate
+        (signal.SIGINT, "130", 130),
+    ],
+)
+def test_a_signal_to_the_script_reaches_the_training_and_what_it_ends_in_is_told(
+    checkout, gpus, number, status, expected
+):
+    env = os.environ | {"PYTHON": str(checkout.stub), "STUB_LOG": str(checkout.log), "NGPUS": gpus}
+    env |= {"STUB_SIGNALS": "yes", "STUB_STATUS": status}
+    script = subprocess.Popen(["bash", str(checkout.script)], env=env, stderr=subprocess.PIPE, text=True)
+    started, deadline = Path(f"{checkout.log}.training"), time.monotonic() + 20
+    while not started.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    script.send_signal(number)
+    script.communicate(timeout=20)
+    assert script.returncode == expected
+    assert ("evaluate" in checkout.log.read_text()) is (expected == 0)
 
 
 def test_the_script_may_be_called_from_anywhere(checkout):

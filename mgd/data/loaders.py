@@ -5,6 +5,7 @@ and one CutMix mask. Workers, ranks and micro-batches only decide who computes a
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -232,6 +233,14 @@ def _inside(extent: Tensor, height: int, width: int) -> Tensor:
 
 
 def _start_worker(worker: int) -> None:
-    """OpenCV's own threads would fight with the other workers; a signal to the run's process group is not for them."""
-    cv2.setNumThreads(0)
+    """What a worker does apart from loading: it keeps out of the way of the others, and of the run's signals.
+
+    A run that is told to stop still needs the samples of its step, and whoever tells it (a terminal, torchrun, a
+    scheduler) often tells the whole process group, or every process of the job.
+    """
+    cv2.setNumThreads(0)  # its own threads would fight with the other workers
     os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # Of SIGTERMs the first is spared; the loader itself, which asks a worker to end before it terminates it, has more.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)

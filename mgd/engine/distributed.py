@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
 
-from mgd.errors import UserError
+from mgd.errors import UserError, sentence
 
 # What the libraries below torch.distributed say when another process is gone.
 LOST_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|TCPStore")
@@ -50,16 +51,28 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world, chosen)
-    except RuntimeError as error:
-        if world > 1 and LOST_PEER.search(str(error)):
-            raise UserError(
-                f"process {rank} lost another process of the run, whose own message says why; "
-                "--resume goes on from the last save"
-            ) from error
+    except Exception as error:
+        if world > 1:
+            _record(error)
+            if isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
+                raise UserError(
+                    f"process {rank} lost another process of the run, whose own message says why; "
+                    "--resume goes on from the last save"
+                ) from error
         raise
     # Only after success: with one process failed, leaving the group would wait for it, and torchrun ends the others.
     if world > 1:
         dist.destroy_process_group()
+
+
+def _record(error: Exception) -> None:
+    """Hand torchrun what its summary tells of the process that failed first: of a user's mistake the sentence alone."""
+    try:
+        if isinstance(error, UserError):
+            raise UserError(sentence(error)) from None
+        raise error
+    except Exception as told:
+        get_error_handler().record_exception(told)
 
 
 def share_buffers(module: nn.Module) -> None:

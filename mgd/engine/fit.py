@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mgd.config import Experiment
+from mgd.config import MGD, Experiment
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, to_device
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
 from mgd.engine.step import Stepper
 from mgd.errors import UserError
-from mgd.objectives import build_objective
+from mgd.objectives import build_objective, find_teacher, teacher_paths
 
 GIB = 2**30
 SHARE = 0.9  # of a device's memory that is planned with: the rest is the libraries' and other programs'
@@ -51,6 +51,9 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
     Raises:
         UserError: the data or a teacher is missing; train.batch_size does not divide among the processes.
     """
+    if isinstance(config.method, MGD):  # found missing now, not in a trial
+        for name, files in teacher_paths(config.method).items():
+            find_teacher(files, name)
     own, left = divmod(config.train.batch_size, processes)
     if left:
         raise UserError(f"train.batch_size={config.train.batch_size} does not divide among {processes} processes")
@@ -142,7 +145,7 @@ def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[fl
     if not alone:
         stepper.model = nn.Sequential(stepper.objective)  # all terms in one forward, as under DDP
         reserve = sum(p.numel() * p.element_size() for p in stepper.objective.parameters()) / GIB
-    batch, seconds = _made_batch(config, len(splits.classes), device), []
+    batch, seconds = made_batch(config, len(splits.classes), device), []
     while len(seconds) < 2 or (sum(seconds) < ENOUGH and len(seconds) < STEPS):
         started = time.perf_counter()
         stepper([batch]).gradient_norm.item()  # waits for the step
@@ -152,7 +155,7 @@ def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[fl
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB + reserve, median(seconds[1:])
 
 
-def _made_batch(config: Experiment, num_classes: int, device: torch.device) -> Batch:
+def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Batch:
     """A batch of noise, as the loader collates it."""
     count, crop = config.train.batch_size, config.data.crop_size
 
