@@ -145,7 +145,8 @@ def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[fl
     if not alone:
         stepper.model = nn.Sequential(stepper.objective)  # all terms in one forward, as under DDP
         reserve = sum(p.numel() * p.element_size() for p in stepper.objective.parameters()) / GIB
-    batch, seconds = made_batch(config, len(splits.classes), device), []
+    batch = made_batch(config, len(splits.classes), device)
+    seconds: list[float] = []
     while len(seconds) < 2 or (sum(seconds) < ENOUGH and len(seconds) < STEPS):
         started = time.perf_counter()
         stepper([batch]).gradient_norm.item()  # waits for the step
