@@ -70,7 +70,3 @@ def entry() -> None:
 
 if __name__ == "__main__":
     entry()
-
-
-if __name__ == "__main__":
-    entry()

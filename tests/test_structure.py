@@ -15,7 +15,7 @@ TREES = {file: ast.parse(file.read_text()) for file in FILES}
 LAYERS = (
     {"errors", "version"},
     {"fields"},
-    {"metrics", "config", "files"},
+    {"metrics", "config", "files", "parallel"},
     {"losses", "models", "data"},
     {"checkpoint", "draw"},
     {"student"},

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mgd.config import load
+from mgd.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +23,10 @@ def run(options: argparse.Namespace) -> int:
     config = load(options.config, options.overrides)
     findings = check(config)
     print(table(findings))
-    wrong = any(finding.level == "error" for finding in findings)
-    if options.sheet and any(finding == ("error", "lists", finding.text) for finding in findings):
-        print("no sheet: the lists cannot be read")
-    elif options.sheet:
-        write_png(options.sheet, contact_sheet(config, open_splits(config.data)))
-        print(f"sheet: {options.sheet.absolute()}")
-    return int(wrong)
+    if options.sheet:
+        try:
+            write_png(options.sheet, contact_sheet(config, open_splits(config.data)))
+            print(f"sheet: {options.sheet.absolute()}")
+        except UserError as error:
+            print(f"no sheet: {error}")
+    return int(any(finding.level == "error" for finding in findings))

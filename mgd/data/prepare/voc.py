@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from mgd.data.images import read_indices
 from mgd.data.prepare.jobs import (
     Job,
     link,
     need_folder,
-    read_indices,
     read_mat,
     read_names,
     run_jobs,
