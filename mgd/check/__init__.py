@@ -23,8 +23,9 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
         splits = open_splits(config.data, problems)
     sizes = f"{len(splits.labeled):,} labelled, {len(splits.unlabeled):,} unlabelled, {len(splits.val):,} validation"
     found = [Finding("error", error.kind, str(error)) for error in problems]
-    if not problems:
-        found = [Finding("ok", "lists", f"{sizes} images; {splits.source}"), *look_at_lists(config, splits)]
+    found += [] if problems else [Finding("ok", "lists", f"{sizes} images; {splits.source}")]
+    if splits.labeled and splits.val:  # else what they are held against is not there
+        found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
     taught, frozen = teachers(config, len(splits.classes))
     found += [*files, *taught, *start(config)]
