@@ -26,8 +26,7 @@ def load_image(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, truncated, no image, or has more than 8 bits a channel.
     """
-    image, _ = _decode(path)
-    ImageOps.exif_transpose(image, in_place=True)
+    image, _ = _decode(path, upright=True)
     return np.array(image.convert("RGB"))  # a copy: torch wants arrays that it may write to
 
 
@@ -37,7 +36,7 @@ def read_indices(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, truncated, no image, or not a single 8-bit channel without loss.
     """
-    image, bits = _decode(path)
+    image, bits = _decode(path, upright=False)
     found = ""
     if image.mode not in ("L", "P"):
         found = f"is a {image.mode} image"
@@ -81,12 +80,14 @@ def read_palette(path: Path) -> np.ndarray | None:
     return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
 
 
-def _decode(path: Path) -> tuple[Image.Image, int]:
+def _decode(path: Path, *, upright: bool) -> tuple[Image.Image, int]:
     """(image, bits a channel in the file); decoded fully, so that a truncated file fails here."""
     try:
         image = Image.open(path)
         bits = _bits(image, path)
         image.load()
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; put it there or take it out of the list", kind="missing") from None
     except BROKEN as error:
