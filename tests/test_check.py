@@ -287,10 +287,20 @@ def test_the_users_own_partition_is_held_against_the_stride(data: Path, capsys: 
     own.with_suffix(".json").unlink()
     own.write_text(own.read_text().replace(SECOND, "scene_00005"))
     text = one(findings(data, OWN), "warning", "partition")
-    expected = f"{own} is not one in 4 of {data}/train_aug.txt: line 2 is 'scene_00005', not '{SECOND}'"
+    one_in_4 = f"{own} is not one in 4 of {data}/train_aug.txt: "
+    expected = f"{one_in_4}line 2 is '{image(data, 'scene_00005')}', not '{image(data, SECOND)}'"
     assert text.startswith(expected)
     train(data.parent / "experiment", data, OWN, "train.max_iterations=1")  # training tells it too
     assert expected in (data.parent / "experiment/run/log.txt").read_text() + capsys.readouterr().err
+
+
+def test_an_unlabelled_list_of_the_users_own_is_held_against_the_stride_too(data: Path) -> None:
+    assert main(["partition", str(data / "train_aug.txt"), "--ratio", "4"]) == 0
+    own = data / "subset_train_aug/train_aug_unlabeled_1-4.txt"
+    add_line(own, "scene_00001")
+    assert f"{own} is not one in 4 of" in one(findings(data, OWN), "warning", "partition")
+    (data / "train_aug.txt").unlink()
+    assert "cannot be held against the training list" in one(findings(data, OWN), "warning", "partition")
 
 
 def test_a_recorded_partition_of_another_scheme_is_well_until_its_list_changes(data: Path) -> None:
@@ -299,7 +309,10 @@ def test_a_recorded_partition_of_another_scheme_is_well_until_its_list_changes(d
     own = data / "subset_train_aug/train_aug_labeled_1-4.txt"
     own.write_text("\n".join(reversed(own.read_text().split())) + "\n")
     found = [finding.text for finding in findings(data, OWN) if finding.subject == "partition"]
+    assert len(found) == 1
     assert f"{own} is not the list that train_aug_labeled_1-4.json records; " in found[0]
+    own.with_suffix(".json").write_text("[]")
+    assert "is no record of a partition" in one(findings(data, OWN), "warning", "partition")
 
 
 # What a run needs

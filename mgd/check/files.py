@@ -69,7 +69,8 @@ def inspect(data: Data, classes: Classes, item: Item) -> Inspected:
             _check_label(item.label, present, classes)
     except UserError as error:
         return Inspected(error.kind, str(error), present, b"", 0)
-    memory = shrink(image, data.short_side).nbytes * (3 if label is None else 4) // 3
+    small = shrink(image, data.short_side) if data.cache else image
+    memory = small.nbytes * (3 if label is None else 4) // 3
     return Inspected("", "", present, hashlib.blake2b(item.image.read_bytes(), digest_size=16).digest(), memory)
 
 

@@ -19,6 +19,7 @@ PUBLISHED = {
     "voc": (10582, 1449, {2: 5291, 4: 2646, 8: 1323, 16: 662}),
     "city": (2975, 500, {2: 1488, 4: 744, 8: 372, 16: 186}),
 }
+AGAIN = "make the lists with mgd partition --force, or leave them if they are meant"
 
 
 def look_at_lists(config: Experiment, splits: Splits) -> Iterator[Finding]:
@@ -59,32 +60,36 @@ def _partition(data: Data, splits: Splits) -> Iterator[Finding]:
     if not (paths := partition_lists(data)):
         return
     record = paths[0].with_suffix(".json")
-    again = "make the lists with mgd partition --force, or leave them if they are meant"
-    if record.is_file():
-        try:
-            scheme, seed, sha256 = (json.loads(read_text(record))[key] for key in ("scheme", "seed", "sha256"))
-        except (KeyError, TypeError, ValueError) as error:
-            yield Finding("warning", "partition", f"{record} is no record of a partition ({error!r}); {again}")
-            return
-        if sha256 != splits.sha256:
-            yield Finding("warning", "partition", f"{paths[0]} is not the list that {record.name} records; {again}")
-        elif scheme != "stride":
-            yield Finding("ok", "partition", f"{paths[0]}: {scheme}, seed {seed}, as recorded")
-            return
+    if not record.is_file():
+        yield _against_stride(data, splits, paths)
+        return
+    try:
+        scheme, seed, sha256 = (json.loads(read_text(record))[key] for key in ("scheme", "seed", "sha256"))
+    except (KeyError, TypeError, ValueError) as error:
+        yield Finding("warning", "partition", f"{record} is no record of a partition ({error!r}); {AGAIN}")
+        return
+    if sha256 != splits.sha256:
+        yield Finding("warning", "partition", f"{paths[0]} is not the list that {record.name} records; {AGAIN}")
+    elif scheme == "stride":
+        yield _against_stride(data, splits, paths)
+    else:
+        yield Finding("ok", "partition", f"{paths[0]}: {scheme}, seed {seed}, as recorded")
+
+
+def _against_stride(data: Data, splits: Splits, paths: list[Path]) -> Finding:
     training, problems = Path(data.root) / data.train_list, list[UserError]()
     with into(problems):
         items = read_list(training, Path(data.root), data.train_folder, labels=False, problems=problems)
-        found = splits.labeled, splits.unlabeled
-        for path, here, wanted in zip(paths, found, split(items, data.partition), strict=True):
-            names = [item.name for item in here[: len(wanted) + (here is splits.labeled)]]  # photos may follow
-            if told := first_difference(names, [item.name for item in wanted]):
-                text = f"{path} is not one in {data.partition} of {training}: {told}; {again}"
-                yield Finding("warning", "partition", text)
-                return
+        labeled, unlabeled = split(items, data.partition)
+        # Photos without labels follow the unlabelled list's.
+        listed = splits.unlabeled[: len(unlabeled)] if data.unlabeled else splits.unlabeled
+        for path, here, wanted in ((paths[0], splits.labeled, labeled), (paths[1], listed, unlabeled)):
+            if told := first_difference(*([str(item.image) for item in some] for some in (here, wanted))):
+                text = f"{path} is not one in {data.partition} of {training}: {told}; {AGAIN}"
+                return Finding("warning", "partition", text)
     if problems:
-        yield Finding("warning", "partition", f"{paths[0]} cannot be held against the training list: {problems[0]}")
-    else:
-        yield Finding("ok", "partition", f"{paths[0]}: one in {data.partition} of {training}")
+        return Finding("warning", "partition", f"{paths[0]} cannot be held against the training list: {problems[0]}")
+    return Finding("ok", "partition", f"{paths[0]}: one in {data.partition} of {training}")
 
 
 def _names(splits: Splits) -> Iterator[Finding]:
