@@ -88,3 +88,6 @@ def test_check_writes_the_sheet_and_says_so_where_it_cannot(
     assert cv2.imread(str(out)).shape[1] == len(LABELED) * (WIDTH + MARGIN)
     assert main(["check", config, f"data.val_list={tmp_path}/a.txt", "--sheet", str(tmp_path / "no.png")]) == 1
     assert f"no sheet: {tmp_path}/a.txt does not exist" in capsys.readouterr().out
+    (tmp_path / "file").touch()
+    assert main(["check", config, "--sheet", str(tmp_path / "file/sheet.png")]) == 1
+    assert "no sheet: " in capsys.readouterr().out
