@@ -53,6 +53,7 @@ def balanced_places(pixels: np.ndarray, ratio: int, seed: int) -> list[int]:
         pixels: (N,K), how many pixels of each class an image has.
     """
     count = len(pixels)
+    pixels = pixels[:, pixels.any(axis=0)]  # values that no label holds would only take time
     share = pixels / np.maximum(pixels.sum(axis=0), 1)
     noise = np.random.default_rng(seed).uniform(0, 1e-9, count)
     chosen: list[int] = []
