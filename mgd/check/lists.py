@@ -14,7 +14,7 @@ from mgd.data.partitions import first_difference, split
 from mgd.errors import UserError, few
 from mgd.files import read_text
 
-# Images of the training and the validation list, and labelled ones of each partition (arXiv 2208.10169, section 4.1).
+# Images of the training and the validation list, and labelled ones of each partition (arXiv 2208.10169).
 PUBLISHED = {
     "voc": (10582, 1449, {2: 5291, 4: 2646, 8: 1323, 16: 662}),
     "city": (2975, 500, {2: 1488, 4: 744, 8: 372, 16: 186}),
