@@ -72,7 +72,3 @@ def entry() -> None:
 
 if __name__ == "__main__":
     entry()
-
-
-if __name__ == "__main__":
-    entry()

@@ -12,12 +12,14 @@ from mgd.config import Experiment
 from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
 from mgd.data.loaders import ValidationSamples
-from mgd.draw import draw_sheet, panels
+from mgd.draw import draw_sheet, panel, panels
 from mgd.evaluate import Report, evaluate
 from mgd.files import write_png
 from mgd.infer import predict_scores
 from mgd.metrics import iou_per_class
 from mgd.student import load_student
+
+WIDTH = 320  # of a picture in the comparison, in pixels
 
 
 def compare(
@@ -41,7 +43,8 @@ def compare(
         image, label = sample["image"], sample["label"]
         size = tuple(label.shape)
         scores = (predict_scores(n, image.to(device), how, size=size) for n in networks.values())
-        rows.append(panels(image, [label, *(score.argmax(dim=0).cpu() for score in scores)], classes))
+        row = panels(image, [label, *(score.argmax(dim=0).cpu() for score in scores)], classes)
+        rows.append([panel(one, width=WIDTH) for one in row])
     write_png(out, draw_sheet(rows, ["image", "truth", *networks], classes))
     reports = {n: evaluate(net, items, classes, config, device, progress=n) for n, net in networks.items()}
     return comparison_table(reports)

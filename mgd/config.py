@@ -16,11 +16,12 @@ class Data:
     """Which images, which of them with labels, and how training samples are cut out of them.
 
     A list has one entry a line: `image<TAB>label`, or an image alone, both relative to `root`; or a bare name, which
-    stands for `<folder>/image/<name>.jpg` and `<folder>/label/<name>.png`.
+    stands for `<folder>/image/<name>.jpg` and `<folder>/label/<name>.png`. A folder that holds images/ and labels/
+    stands for the list of its pairs, which have the same path below these but for the suffix.
     """
 
     root: str
-    train_list: str = "train.txt"
+    train_list: str = "train.txt"  # or a folder of pairs
     val_list: str = "val.txt"
     train_folder: str = "train_aug"  # for lists of bare names
     val_folder: str = "val"

@@ -25,32 +25,46 @@ def overlay(photo: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarra
     return np.where((label < len(classes))[..., None], blended, photo)
 
 
-def hatch(photo: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Draw diagonal stripes over the pixels (H,W) that no loss looks at."""
-    rows, columns = np.ogrid[: where.shape[0], : where.shape[1]]
-    stripes = np.where(((rows + columns) // 4 % 2).astype(bool)[..., None], np.uint8(255), np.uint8(110))
-    return np.where(where[..., None], stripes, photo).astype(np.uint8)
+def panel(picture: np.ndarray, ignored: np.ndarray | None = None, *, width: int = 256) -> np.ndarray:
+    """A picture (H,W,3), enlarged pixel by pixel or shrunk to `width`, for a sheet.
+
+    Args:
+        ignored: (H,W) bool, pixels that no loss looks at. They are hatched, last, so that stripes are equally wide.
+    """
+    size = width, round(picture.shape[0] * width / picture.shape[1])
+    method = cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_NEAREST
+    resized = cv2.resize(picture, size, interpolation=method)
+    if ignored is None:
+        return resized
+    where = cv2.resize(ignored.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    y, x = np.ogrid[: size[1], : size[0]]
+    stripes = np.where(((y + x) // 4 % 2)[..., None] > 0, np.uint8(255), np.uint8(110))
+    return np.where(where[..., None], stripes, resized)
 
 
-def draw_sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], classes: Classes) -> np.ndarray:
-    """Rows of equally many panels under captions, with the classes' colours below; small panels are drawn larger."""
-    scale = max(1, round(200 / rows[0][0].shape[1]))
-    enlarged = [[np.kron(panel, np.ones((scale, scale, 1), np.uint8)) for panel in row] for row in rows]
-    column = max(panel.shape[1] for row in enlarged for panel in row)
+def draw_sheet(
+    rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], classes: Classes, *, texts: Sequence[str] = ()
+) -> np.ndarray:
+    """Rows of equally many panels of one width under captions, a text below each row; last the classes' colours."""
+    column = rows[0][0].shape[1] + MARGIN
     width = column * len(captions)
-    header = np.full((CAPTION, width, 3), 255, np.uint8)
-    for i, caption in enumerate(captions):
-        cv2.putText(header, caption, (i * column + 4, CAPTION - 7), FONT, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    parts = [header]
-    for row in enlarged:
-        padded = [np.pad(p, [(0, 0), (0, column - p.shape[1]), (0, 0)], constant_values=255) for p in row]
-        parts += [np.concatenate(padded, axis=1), np.full((MARGIN, width, 3), 255, np.uint8)]
+    parts = [np.hstack([_strip(caption, column) for caption in captions])]
+    for row, text in zip(rows, texts or [""] * len(rows), strict=True):
+        parts.append(np.hstack([np.pad(one, [(0, 0), (0, MARGIN), (0, 0)], constant_values=255) for one in row]))
+        parts.append(_strip(text, width)[: CAPTION if text else MARGIN])
     return np.concatenate([*parts, _legend(classes, width)])
+
+
+def _strip(text: str, width: int) -> np.ndarray:
+    """A line of text on white, cut off where it is too long."""
+    strip = np.full((CAPTION, width, 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, CAPTION - 7), FONT, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
 
 
 def _legend(classes: Classes, width: int) -> np.ndarray:
     """Colour boxes with names, in as many lines as they need."""
-    named = zip(classes.names, classes.colors, strict=True)
+    named = [*zip(classes.names, classes.colors, strict=True)]
     cells = [(name, color, 30 + cv2.getTextSize(name, FONT, 0.4, 1)[0][0]) for name, color in named]
     lines: list[list[tuple[str, tuple[int, int, int], int]]] = [[]]
     for cell in cells:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,7 +37,8 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         kept = "the previous one is kept" if path.exists() else "nothing was written"
         raise UserError(f"{path} cannot be written ({error}); {kept}. Free space or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or its folder could not be made
+            temporary.unlink()
 
 
 def link(source: Path, target: Path) -> None:

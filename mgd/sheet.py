@@ -6,14 +6,16 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mgd.config import Experiment
+from mgd.data.classes import Classes
 from mgd.data.cutmix import mix
 from mgd.data.datasets import Splits
 from mgd.data.loaders import TrainingSamples, Views, to_device
 from mgd.data.normalise import MEAN, STD
-from mgd.draw import draw_sheet, hatch, overlay
+from mgd.draw import draw_sheet, overlay, panel
 from mgd.metrics import IGNORE_INDEX
 
-LABELED = ("labelled photo", "its labels")
+Panels = list[np.ndarray]  # one for each row
+LABELED = ("labelled photo", "labels; hatched: ignored", "both")
 UNLABELED = ("unlabelled u0", "unlabelled u1", "CutMix mask", "mixed")
 
 
@@ -25,20 +27,34 @@ def contact_sheet(config: Experiment, splits: Splits, *, rows: int = 6) -> np.nd
     """
     samples = TrainingSamples(splits, config)
     batch = to_device(default_collate([samples[position] for position in range(rows)]), torch.device("cpu"), 0)
-    label, first, second, mask = batch.labeled.label, batch.first, batch.second, batch.mask
-    assert label is not None
-    photos = _photos(batch.labeled.image)
-    drawn = []
-    for photo, one, valid in zip(photos, label.numpy(), batch.labeled.valid.numpy(), strict=True):
-        drawn.append([hatch(photo, ~valid), hatch(overlay(photo, one, splits.classes), one == IGNORE_INDEX)])
-    if first is None or second is None or mask is None:
-        return draw_sheet(drawn, LABELED, splits.classes)
+    columns = _labeled(batch.labeled, splits.classes)
+    captions = [*LABELED]
+    if batch.first is not None and batch.second is not None and batch.mask is not None:
+        columns += _unlabeled(batch.first, batch.second, batch.mask)
+        captions += UNLABELED
+    texts = [", ".join(samples.names(i)) for i in range(rows)]
+    return draw_sheet([*zip(*columns, strict=True)], captions, splits.classes, texts=texts)
+
+
+def _labeled(views: Views, classes: Classes) -> list[Panels]:
+    assert views.label is not None
+    label, photos = views.label.numpy(), _photos(views.image)
+    ignored = label == IGNORE_INDEX
+    plain = [panel(classes.palette()[one], where) for one, where in zip(label, ignored, strict=True)]
+    both = [
+        panel(overlay(photo, one, classes), where) for photo, one, where in zip(photos, label, ignored, strict=True)
+    ]
+    return [_panels(views), plain, both]
+
+
+def _unlabeled(first: Views, second: Views, mask: Tensor) -> list[Panels]:
     mixed = Views(mix(first.image, second.image, mask), mix(first.valid, second.valid, mask))
-    for i, row in enumerate(drawn):
-        own = [hatch(_photos(v.image)[i], ~v.valid[i].numpy()) for v in (first, second, mixed)]
-        stencil = np.repeat(mask[i, 0].numpy()[..., None], 3, axis=2).astype(np.uint8) * 255
-        row += [own[0], own[1], stencil, own[2]]
-    return draw_sheet(drawn, (*LABELED, *UNLABELED), splits.classes)
+    stencils = mask[:, 0, ..., None].expand(-1, -1, -1, 3).byte().numpy() * 255
+    return [_panels(first), _panels(second), [panel(one) for one in stencils], _panels(mixed)]
+
+
+def _panels(views: Views) -> Panels:
+    return [panel(photo, ~valid) for photo, valid in zip(_photos(views.image), views.valid.numpy(), strict=True)]
 
 
 def _photos(images: Tensor) -> np.ndarray:

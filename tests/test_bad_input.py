@@ -13,7 +13,8 @@ from PIL import Image
 
 from mgd.__main__ import main
 from mgd.config import Data, Experiment, Model, Supervised
-from mgd.data.datasets import load_image, open_splits
+from mgd.data.datasets import open_splits
+from mgd.data.images import load_image
 from mgd.data.loaders import TrainingSamples
 from mgd.errors import UserError
 from mgd.student import load_student
@@ -89,7 +90,7 @@ def test_a_list_that_is_no_text(data: Path, tmp_path: Path, capsys: Capture) -> 
 def test_a_name_without_its_file(data: Path, tmp_path: Path, name: str, capsys: Capture) -> None:
     (data / name).unlink()
     sentence = refused(capsys, "train", str(write_config(tmp_path, data)))
-    assert f"names 1 files that do not exist, first {data / name}; put them there or take them out" in sentence
+    assert f"names 1 files that do not exist: {data / name}; put them there or take them out" in sentence
 
 
 def test_an_empty_list(data: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -116,7 +117,7 @@ def test_an_empty_partition_list_of_the_user(data: Path, tmp_path: Path, capsys:
 def test_an_empty_folder_of_photos(data: Path, tmp_path: Path, capsys: Capture) -> None:
     (data / "photos").mkdir()
     sentence = refused(capsys, "train", str(write_config(tmp_path, data)), "data.unlabeled=photos")
-    assert f"data.unlabeled: {data}/photos has no image" in sentence
+    assert f"{data}/photos has no image" in sentence
 
 
 def test_a_batch_of_one(data: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -13,7 +13,8 @@ from helpers import write_image
 from mgd.config import CPS, Data, Experiment, Model, Supervised, Train
 from mgd.data.classes import BUILT_IN, Classes, read_classes
 from mgd.data.cutmix import box_masks, mix
-from mgd.data.datasets import Item, Splits, load_image, load_label, open_splits, open_val, read_list
+from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list
+from mgd.data.images import load_image, load_label
 from mgd.data.loaders import (
     LABELED,
     PARTNER,
@@ -140,7 +141,7 @@ def test_unlabelled_photos_come_from_a_list_or_a_folder_and_are_added(tmp_path: 
     (tmp_path / "unlabeled.txt").write_text("photos/z.jpg\n")
     data = replace(VOC, root=str(tmp_path), partition=2)
     assert names(open_splits(replace(data, unlabeled="unlabeled.txt")).unlabeled) == ["b", "z"]
-    assert names(open_splits(replace(data, unlabeled="photos")).unlabeled) == ["b", "y", "z"]
+    assert names(open_splits(replace(data, unlabeled="photos")).unlabeled) == ["b", "deep/y", "z"]
 
 
 def test_the_unlabelled_part_has_no_labels_whatever_is_on_the_disk(small_scenes: Path) -> None:
@@ -178,7 +179,7 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
 
 def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
     path = write_image(tmp_path / "deep.png", np.full((2, 3), 700, np.uint16))
-    with pytest.raises(UserError, match=r"deep.png has I.* pixels, expected 8 bits"):
+    with pytest.raises(UserError, match=r"deep.png has 16 bits a channel, expected 8"):
         load_image(path)
 
 

@@ -82,6 +82,19 @@ def test_lists_that_differ_are_kept_unless_forced(root: Path, capsys: pytest.Cap
     assert chosen.read_text().split() == (root / "train_aug.txt").read_text().split()[::4]
 
 
+def test_lists_that_are_equal_but_for_line_ends_are_left_as_they_are(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert partition(root) == 0
+    own = root / "subset_train_aug/train_aug_labeled_1-4.txt"
+    own.write_bytes(own.read_bytes().replace(b"\n", b"\r\n").rstrip())
+    before = own.read_bytes()
+    capsys.readouterr()
+    assert partition(root) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert own.read_bytes() == before
+
+
 def test_a_ratio_below_one_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["partition", str(root / "train_aug.txt"), "--ratio", "0"]) == 2
     assert "must be 1 or more" in capsys.readouterr().err

@@ -12,7 +12,8 @@ from scipy.io import savemat
 
 from mgd.__main__ import main
 from mgd.config import load
-from mgd.data.datasets import load_label, open_splits
+from mgd.data.datasets import open_splits
+from mgd.data.images import load_label
 from mgd.data.prepare.camvid import prepare_camvid
 from mgd.data.prepare.ccp import prepare_ccp
 from mgd.data.prepare.city import prepare_city
@@ -243,6 +244,10 @@ def test_ccp_tags_become_classes_and_photos_without_labels_are_unlabelled(tmp_pa
     expected = values(names.index("background"), names.index("trousers"), names.index("footwear"))
     assert parts.labeled[0].label is not None
     assert np.array_equal(read_png(parts.labeled[0].label), expected)
+    other = tmp_path / "merge.csv"
+    other.write_text((ROOT / "DATA/ccp_merge.csv").read_text().replace("jeans,trousers", "jeans,footwear"))
+    with pytest.raises(UserError, match=f"{tmp_path}/out has labels made with another CSV than {other}"):
+        prepare_ccp(source, other, tmp_path / "out")
 
 
 def test_a_tag_without_a_class_is_named(tmp_path: Path):

@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from mgd.data.datasets import Item, load_label, read_list
+from mgd.data.datasets import Item, read_list
+from mgd.data.images import load_label
 from mgd.data.partitions import balanced_places, checked, random_places, write_partition
 from mgd.files import read_text
 from mgd.metrics import IGNORE_INDEX
+from mgd.parallel import in_order
 
 NAME = "train_aug_{part}_1-{ratio}.txt"  # the published lists' name, for any data set
 
@@ -19,7 +20,8 @@ def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0,
     """Write the labelled and the unlabelled list of `path` into subset_<its name> beside it.
 
     Args:
-        path: a list in any of the formats of `mgd.config.Data`; bare names stand for files in the folder of its name.
+        path: a list in any of the formats of `mgd.config.Data`, whose bare names stand for files in the folder of its
+            name, or a folder of pairs.
         root: what the list's paths are relative to.
         scheme: "stride" (published: every ratio-th), "random" or "balanced".
         force: write over lists that are there and differ.
@@ -31,7 +33,10 @@ def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0,
         UserError: the list or a file in it is missing, a label is broken, `ratio` is below 1.
     """
     items = read_list(path, root, path.stem, labels=True)
-    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    if path.is_dir():
+        lines = [f"{os.path.relpath(item.image, root)}\t{os.path.relpath(item.label or '', root)}" for item in items]
+    else:
+        lines = [line for line in read_text(path).splitlines() if line.strip()]
     if scheme == "stride":
         labeled: Sequence[int] = range(0, len(items), checked(ratio))
     elif scheme == "random":
@@ -45,10 +50,10 @@ def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0,
 
 def count_pixels(items: Sequence[Item]) -> np.ndarray:
     """(N,255) int64: how many pixels of each value the label maps hold; 255 is not counted."""
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(_pixels, [item.label for item in items], chunksize=16)))
+    return np.stack(list(in_order(_pixels, (item.label for item in items))))
 
 
-def _pixels(label: Path) -> np.ndarray:
+def _pixels(label: Path | None) -> np.ndarray:
+    assert label is not None  # `read_list` refuses a list without labels
     values = load_label(label, IGNORE_INDEX - 1)
     return np.bincount(values.ravel(), minlength=256)[:IGNORE_INDEX]

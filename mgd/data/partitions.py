@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from mgd.data.images import IMAGE_SUFFIXES
 from mgd.errors import UserError
 from mgd.files import read_text, write_json, write_text
 
 T = TypeVar("T")
 PARTS = ("labeled", "unlabeled")
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def split(items: Sequence[T], ratio: int) -> tuple[list[T], list[T]]:
@@ -53,6 +53,7 @@ def balanced_places(pixels: np.ndarray, ratio: int, seed: int) -> list[int]:
         pixels: (N,K), how many pixels of each class an image has.
     """
     count = len(pixels)
+    pixels = pixels[:, pixels.any(axis=0)]  # values that no label holds would only take time
     share = pixels / np.maximum(pixels.sum(axis=0), 1)
     noise = np.random.default_rng(seed).uniform(0, 1e-9, count)
     chosen: list[int] = []
@@ -98,18 +99,24 @@ def write_partition(
     paths = [Path(str(pattern).format(part=part, ratio=ratio)) for part in PARTS]
     parts = divide(lines, labeled)
     for path, wanted in zip(paths, parts, strict=True):
-        if path.is_file() and not force and (found := read_text(path).split("\n")[:-1]) != wanted:
-            return f"WARNING: {path} is kept; it is not this partition: {_first_difference(found, wanted)}"
+        if path.is_file() and not force:
+            found = [line for line in read_text(path).splitlines() if line.strip()]
+            if told := first_difference(*([name_of(line) for line in lines] for lines in (found, wanted))):
+                return f"WARNING: {path} is kept; it is not this partition: {told}"
     for path, wanted in zip(paths, parts, strict=True):
-        write_text(path, "".join(f"{line}\n" for line in wanted))
+        if force or not path.is_file():
+            write_text(path, "".join(f"{line}\n" for line in wanted))
     sha256 = digest([name_of(line) for line in parts[0]])
     record = {"scheme": scheme, "seed": seed, "ratio": ratio, "labeled": len(parts[0]), "sha256": sha256}
     write_json(paths[0].with_suffix(".json"), record)
     return f"{paths[0]}: {len(parts[0])} labelled, {len(parts[1])} unlabelled, sha256 {sha256}"
 
 
-def _first_difference(found: Sequence[str], wanted: Sequence[str]) -> str:
+def first_difference(found: Sequence[str], wanted: Sequence[str]) -> str:
+    """Where two lists of names differ first, in words; "" when they are equal."""
+    if list(found) == list(wanted):
+        return ""
     pairs = zip(found, wanted, strict=False)
     line = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(found), len(wanted)))
-    there, here = (lines[line] if line < len(lines) else "nothing" for lines in (found, wanted))
-    return f"line {line + 1} is {there!r}, not {here!r}"
+    there, here = (repr(names[line]) if line < len(names) else "nothing" for names in (found, wanted))
+    return f"line {line + 1} is {there}, not {here}"

@@ -18,7 +18,7 @@ from mgd.data.prepare.jobs import (
     write_lines,
 )
 from mgd.errors import UserError
-from mgd.files import link, read_text
+from mgd.files import link, read_text, write_text
 
 HEADER = ["tag", "class"]
 
@@ -42,6 +42,7 @@ def prepare_ccp(source: Path, merge: Path, out: Path, *, val_every: int = 7) -> 
     annotations = need_folder(source / "annotations" / "pixel-level", "the .mat labels of Clothing Co-Parsing")
     tags = [str(np.squeeze(tag)) for tag in read_mat(source / "label_list.mat", "label_list").ravel()]
     names, table = _merged(merge, tags)
+    _keep_merge(merge, out / "merge.csv")
     photos = sorted(file.stem for file in (source / "photos").glob("*.jpg"))
     labeled = sorted(file.stem for file in annotations.glob("*.mat"))
     train, val = hold_out(labeled, val_every)
@@ -61,6 +62,16 @@ def prepare_ccp(source: Path, merge: Path, out: Path, *, val_every: int = 7) -> 
     write_classes(out / "classes.csv", names, [voc_color(i) for i in range(len(names))])
     counts = {"labelled photos": (len(labeled), 1004), "photos without labels": (len(bare), 1094)}
     return summary(out, counts | {"  for training": (len(train), None), "  for validation": (len(val), None)})
+
+
+def _keep_merge(merge: Path, kept: Path) -> None:
+    """A copy beside the labels, since those that are there are not made again with another one."""
+    text = read_text(merge)
+    if kept.is_file() and read_text(kept) != text:
+        raise UserError(
+            f"{kept.parent} has labels made with another CSV than {merge}; delete it or choose another --out"
+        )
+    write_text(kept, text)
 
 
 def _merged(merge: Path, tags: list[str]) -> tuple[list[str], np.ndarray]:

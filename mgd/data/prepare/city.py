@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mgd.data.classes import BUILT_IN
+from mgd.data.images import read_indices
 from mgd.data.prepare.jobs import (
     Job,
     need_folder,
-    read_indices,
     run_jobs,
     summary,
     write_label,

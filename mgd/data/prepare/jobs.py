@@ -1,21 +1,18 @@
 """Making the files of a data set: in parallel, each whole or not at all, and only those that are not there yet."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from mgd.data.partitions import write_partition
 from mgd.errors import UserError
 from mgd.files import read_text, write_bytes, write_text
+from mgd.parallel import in_order
 
 RATIOS = (2, 4, 8, 16)
 
@@ -42,21 +39,13 @@ def run_jobs(jobs: Iterable[Job], caption: str) -> None:
     if missing := [job.source for job in todo if not job.source.is_file()]:
         raise UserError(f"{len(missing)} files are missing, first {missing[0]}; unpack the archive again, whole")
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=caption, unit="file", disable=None)
-    with progress, ProcessPoolExecutor(os.cpu_count()) as pool:
-        for future in _in_flight(pool, iter(todo), count=64):
-            if error := future.exception():
-                pool.shutdown(cancel_futures=True)
-                raise error
+    with progress:
+        for _ in in_order(_make, todo):
             progress.update()
 
 
-def _in_flight(pool: ProcessPoolExecutor, jobs: Iterator[Job], *, count: int) -> Iterator[Future[None]]:
-    """Run the jobs, `count` at a time; yields each as it ends."""
-    waiting = {pool.submit(job.make, job.source, job.target) for job in islice(jobs, count)}
-    while waiting:
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        waiting |= {pool.submit(job.make, job.source, job.target) for job in islice(jobs, len(done))}
-        yield from done
+def _make(job: Job) -> None:
+    job.make(job.source, job.target)
 
 
 def write_label(path: Path, label: np.ndarray) -> None:
@@ -64,18 +53,6 @@ def write_label(path: Path, label: np.ndarray) -> None:
     done, encoded = cv2.imencode(".png", label)
     assert done
     write_bytes(path, encoded.tobytes())
-
-
-def read_indices(path: Path) -> np.ndarray:
-    """(H,W) uint8: the values, or palette indices, of an 8-bit PNG. Raises UserError when it is something else."""
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be decoded ({error}); unpack it again") from error
-    if image.mode not in ("L", "P"):
-        raise UserError(f"{path} is a {image.mode} image, expected 8-bit indices: one channel, or a palette")
-    return np.asarray(image)
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from mgd.data.images import read_indices
 from mgd.data.prepare.jobs import (
     Job,
     need_folder,
-    read_indices,
     read_mat,
     read_names,
     run_jobs,

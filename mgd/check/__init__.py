@@ -1,0 +1,51 @@
+"""What can be wrong with an experiment's data, teachers and machine: found, all of it, before anything is trained."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from mgd.check.files import read_files
+from mgd.check.findings import Finding
+from mgd.check.lists import look_at_lists
+from mgd.check.needs import disk, memory, network, start, teachers
+from mgd.config import Experiment
+from mgd.data.classes import Classes
+from mgd.data.datasets import Splits, into, open_splits
+from mgd.errors import UserError
+
+__all__ = ["Finding", "check", "quick_check", "table"]
+
+
+def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
+    """Read every file of an experiment, on all cores, and look at all else that it needs."""
+    problems: list[UserError] = []
+    splits = Splits(Classes((), ()), [], [], [])
+    with into(problems):
+        splits = open_splits(config.data, problems)
+    sizes = f"{len(splits.labeled):,} labelled, {len(splits.unlabeled):,} unlabelled, {len(splits.val):,} validation"
+    found = [Finding("error", error.kind, str(error)) for error in problems]
+    found += [] if problems else [Finding("ok", "lists", f"{sizes} images; {splits.source}")]
+    if splits.labeled and splits.val:  # else what they are held against is not there
+        found += look_at_lists(config, splits)
+    files, cached = read_files(config.data, splits, progress=progress)
+    taught, frozen = teachers(config, len(splits.classes))
+    found += [*files, *taught, *start(config)]
+    broken: list[UserError] = []
+    with into(broken):
+        model = network(config, len(splits.classes))
+        found += [disk(config, model)]
+        if splits.classes:  # their number decides how large the logits are
+            found += [memory(config, model, frozen, cached)]
+    return found + [Finding("error", "network", str(error)) for error in broken]
+
+
+def quick_check(config: Experiment, splits: Splits) -> list[Finding]:
+    """What can be told without reading an image: done by every training run at its start."""
+    return [*look_at_lists(config, splits), disk(config, network(config, len(splits.classes)))]
+
+
+def table(findings: Iterable[Finding]) -> str:
+    """One row a finding, and how many there are of each level."""
+    findings = list(findings)
+    rows = [f"{level:<8} {subject:<13} {text}" for level, subject, text in findings]
+    counts = Counter(finding.level for finding in findings)
+    return "\n".join([*rows, f"{counts['error']} errors, {counts['warning']} warnings"])

@@ -1,0 +1,128 @@
+"""Every image and label map decoded, on all cores: what is broken, does not fit, occurs twice, or is never seen."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from mgd.check.findings import Finding
+from mgd.config import Data
+from mgd.data.classes import Classes
+from mgd.data.datasets import Item, Splits, load_pair
+from mgd.data.images import read_palette
+from mgd.data.transforms import shrink
+from mgd.errors import SHOWN, UserError, few
+from mgd.metrics import IGNORE_INDEX
+from mgd.parallel import in_order
+
+Places = dict[bytes, list[tuple[str, Path]]]  # content of a file -> the parts and paths that have it
+
+
+class Inspected(NamedTuple):
+    """What reading one item's files gave."""
+
+    kind: str  # of what is wrong; "" when nothing is
+    text: str
+    present: np.ndarray  # (256,) bool, the label values that occur
+    digest: bytes  # of the image file's content
+    memory: int  # bytes of the arrays that `data.cache` would keep
+
+
+def read_files(data: Data, splits: Splits, *, progress: bool) -> tuple[list[Finding], int]:
+    """(findings, bytes that `data.cache` keeps). Files that do not exist are left to who reads the lists."""
+    parts = {"labelled": splits.labeled, "unlabelled": splits.unlabeled, "validation": splits.val}
+    items = [(part, item) for part, chosen in parts.items() for item in chosen]
+    problems: dict[str, list[str]] = defaultdict(list)
+    seen = {part: np.zeros(256, bool) for part in parts}
+    where: Places = defaultdict(list)
+    good = memory = 0
+    inspected = in_order(partial(inspect, data, splits.classes), (item for _, item in items))
+    bar = tqdm(inspected, "reading", len(items), unit="image", disable=not progress or None)
+    for (part, item), one in zip(items, bar, strict=True):
+        if one.kind:
+            problems[one.kind].append(one.text)
+            continue
+        good += 1
+        memory += one.memory if part != "validation" else 0
+        seen[part] |= one.present
+        where[one.digest].append((part, item.image))
+    problems.pop("missing", None)  # told with the lists
+    found = [*_rows(problems), *_unseen(splits.classes, seen, parts), *_twins(where)]
+    if good:
+        found.insert(0, Finding("ok", "files", f"{good:,} of {len(items):,} images, and their labels, decoded"))
+    return found, memory
+
+
+def inspect(data: Data, classes: Classes, item: Item) -> Inspected:
+    """Read an item's files as training does. Without classes, which are then told to be missing, any value goes."""
+    present = np.zeros(256, bool)
+    try:
+        image, label = load_pair(item, data, len(classes) or IGNORE_INDEX - 1)
+        if label is not None and item.label is not None:
+            present = np.bincount(label.ravel(), minlength=256) > 0
+            present[IGNORE_INDEX] = False
+            _check_label(item.label, present, classes)
+    except UserError as error:
+        return Inspected(error.kind, str(error), present, b"", 0)
+    small = shrink(image, data.short_side) if data.cache else image
+    memory = small.nbytes * (3 if label is None else 4) // 3
+    return Inspected("", "", present, hashlib.blake2b(item.image.read_bytes(), digest_size=16).digest(), memory)
+
+
+def _check_label(path: Path, present: np.ndarray, classes: Classes) -> None:
+    """What training would not mind: a label of nothing, and a palette that contradicts the indices."""
+    if not present.any():
+        raise UserError(f"{path} has no pixel of a class; correct it or take it out of the list", kind="empty")
+    palette = read_palette(path)
+    if palette is None:
+        return
+    class_of = {color: i for i, color in enumerate(classes.colors) if classes.colors.count(color) == 1}
+    for index in np.flatnonzero(present[: len(palette)]):
+        drawn = class_of.get(tuple(palette[index].tolist()))
+        if drawn is not None and drawn != index:
+            raise UserError(
+                f"{path} is a palette image whose index {index} has the colour of class {drawn} "
+                f"({classes.names[drawn]}), and the index is what counts; write class indices, or correct data.classes",
+                kind="palette",
+            )
+
+
+def _rows(problems: dict[str, list[str]]) -> Iterator[Finding]:
+    for kind, texts in problems.items():
+        yield from (Finding("error", kind, text) for text in texts[:SHOWN])
+        if len(texts) > SHOWN:
+            yield Finding("error", kind, f"and {len(texts) - SHOWN:,} more files of this kind")
+
+
+def _unseen(classes: Classes, seen: dict[str, np.ndarray], parts: dict[str, list[Item]]) -> Iterator[Finding]:
+    remedies = {
+        "labelled": "label some, or choose other images with mgd partition --scheme balanced",
+        "validation": "they get no score there; add images that show them",
+    }
+    for part, remedy in remedies.items():
+        absent = [name for i, name in enumerate(classes.names) if not seen[part][i]]
+        if absent and parts[part]:
+            yield Finding("warning", "classes", f"never seen in the {part} part: {few(absent)}; {remedy}")
+        elif parts[part]:
+            yield Finding("ok", "classes", f"all {len(classes)} are seen in the {part} part")
+
+
+def _twins(where: Places) -> Iterator[Finding]:
+    """Files of the same content under several names; the same file in two parts is told with the lists."""
+    twins = [sorted(set(places)) for places in where.values() if len({path for _, path in places}) > 1]
+    bad = [t for t in twins if len({part for part, _ in t}) > 1 and any(part == "validation" for part, _ in t)]
+    if bad:
+        yield Finding("error", "twins", f"the same photo in two parts: {_equal(bad)}; keep it in one")
+    if harmless := [places for places in twins if places not in bad]:
+        yield Finding("warning", "twins", f"the same photo twice: {_equal(harmless)}; keep one")
+    if not twins:
+        yield Finding("ok", "twins", "no two files have the same content")
+
+
+def _equal(twins: Iterable[list[tuple[str, Path]]]) -> str:
+    return few(" = ".join(f"{path} ({part})" for part, path in places) for places in twins)

@@ -1,0 +1,123 @@
+"""What lists alone tell: counts and order against what was published, the user's own partition, overlaps by name."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from mgd.check.findings import Finding, Level
+from mgd.config import Data, Experiment
+from mgd.data.datasets import Splits, into, partition_lists, read_list
+from mgd.data.folders import left_out
+from mgd.data.loaders import TrainingSamples
+from mgd.data.partitions import first_difference, split
+from mgd.errors import UserError, few
+from mgd.files import read_text
+
+# Images of the training and the validation list, and labelled ones of each partition (arXiv 2208.10169).
+PUBLISHED = {
+    "voc": (10582, 1449, {2: 5291, 4: 2646, 8: 1323, 16: 662}),
+    "city": (2975, 500, {2: 1488, 4: 744, 8: 372, 16: 186}),
+}
+AGAIN = "make the lists with mgd partition --force, or leave them if they are meant"
+
+
+def look_at_lists(config: Experiment, splits: Splits) -> Iterator[Finding]:
+    """All findings about lists that could be read."""
+    yield from _counts(config.data, splits)
+    yield from _partition(config.data, splits)
+    yield from _names(splits)
+    yield from _left_out(config.data)
+    try:
+        TrainingSamples(splits, config)
+    except UserError as error:
+        yield Finding("error", "unlabelled", str(error))
+
+
+def _counts(data: Data, splits: Splits) -> Iterator[Finding]:
+    if data.classes not in PUBLISHED or data.partition not in PUBLISHED[data.classes][2]:
+        return
+    train, val, labeled = PUBLISHED[data.classes]
+    found = {"labelled": len(splits.labeled), "validation": len(splits.val)}
+    wanted = {"labelled": labeled[data.partition], "validation": val}
+    if not data.unlabeled:
+        found["training"], wanted["training"] = len(splits.labeled) + len(splits.unlabeled), train
+    wrong = [
+        f"{found[name]:,} {name} images, published {wanted[name]:,}" for name in found if found[name] != wanted[name]
+    ]
+    names = [item.name for item in splits.labeled]
+    remedy = "make them with mgd prepare, or do not hold scores against the paper's"
+    if wrong:
+        yield Finding("warning", "counts", f"{splits.source}: {'; '.join(wrong)}; {remedy}")
+    elif data.classes == "voc" and (told := first_difference(names, sorted(names))):
+        yield Finding("warning", "order", f"{splits.source}: the published list is sorted, here {told}; {remedy}")
+    else:
+        yield Finding("ok", "counts", f"{splits.source}: as published")
+
+
+def _partition(data: Data, splits: Splits) -> Iterator[Finding]:
+    """Lists of the user's own against their record, or against the published every r-th of the training list."""
+    if not (paths := partition_lists(data)):
+        return
+    record = paths[0].with_suffix(".json")
+    if not record.is_file():
+        yield _against_stride(data, splits, paths)
+        return
+    try:
+        scheme, seed, sha256 = (json.loads(read_text(record))[key] for key in ("scheme", "seed", "sha256"))
+    except (KeyError, TypeError, ValueError) as error:
+        yield Finding("warning", "partition", f"{record} is no record of a partition ({error!r}); {AGAIN}")
+        return
+    if sha256 != splits.sha256:
+        yield Finding("warning", "partition", f"{paths[0]} is not the list that {record.name} records; {AGAIN}")
+    elif scheme == "stride":
+        yield _against_stride(data, splits, paths)
+    else:
+        yield Finding("ok", "partition", f"{paths[0]}: {scheme}, seed {seed}, as recorded")
+
+
+def _against_stride(data: Data, splits: Splits, paths: list[Path]) -> Finding:
+    training, problems = Path(data.root) / data.train_list, list[UserError]()
+    with into(problems):
+        items = read_list(training, Path(data.root), data.train_folder, labels=False, problems=problems)
+        labeled, unlabeled = split(items, data.partition)
+        # Photos without labels follow the unlabelled list's.
+        listed = splits.unlabeled[: len(unlabeled)] if data.unlabeled else splits.unlabeled
+        for path, here, wanted in ((paths[0], splits.labeled, labeled), (paths[1], listed, unlabeled)):
+            if told := first_difference(*([str(item.image) for item in some] for some in (here, wanted))):
+                text = f"{path} is not one in {data.partition} of {training}: {told}; {AGAIN}"
+                return Finding("warning", "partition", text)
+    if problems:
+        return Finding("warning", "partition", f"{paths[0]} cannot be held against the training list: {problems[0]}")
+    return Finding("ok", "partition", f"{paths[0]}: one in {data.partition} of {training}")
+
+
+def _names(splits: Splits) -> Iterator[Finding]:
+    """Images in two parts, or twice in one: by file an error where validation is concerned, by name a warning."""
+    parts = {"labelled": splits.labeled, "unlabelled": splits.unlabeled, "validation": splits.val}
+    for part, items in parts.items():
+        if twice := [file for file, count in Counter(item.image for item in items).items() if count > 1]:
+            text = f"twice in the {part} part: {few(twice)}; take one line out of the list"
+            yield Finding("warning", "overlap", text)
+    shared = False
+    for one, other in (("labelled", "unlabelled"), ("labelled", "validation"), ("unlabelled", "validation")):
+        files = {item.image for item in parts[one]} & {item.image for item in parts[other]}
+        names = {item.name for item in parts[one]} & {item.name for item in parts[other]}
+        shared |= bool(files or names)
+        if files:
+            level: Level = "error" if other == "validation" else "warning"
+            remedy = "take them out of one of the lists"
+            yield Finding(level, "overlap", f"{one} and {other}: {few(sorted(files))}; {remedy}")
+        elif names:
+            text = f"names of {one} and of {other} images: {few(sorted(names))}; see that they are not the same photos"
+            yield Finding("warning", "overlap", text)
+    if not shared:
+        yield Finding("ok", "overlap", "no file and no name is in two parts")
+
+
+def _left_out(data: Data) -> Iterator[Finding]:
+    for path in dict.fromkeys((data.train_list, data.val_list, data.unlabeled)):
+        folder = Path(data.root) / path
+        if path and folder.is_dir() and (files := left_out(folder)):
+            text = f"left out, since their names are not those of images: {few(files)}; convert or remove them"
+            yield Finding("warning", "folder", text)

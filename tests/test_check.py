@@ -1,0 +1,380 @@
+"""Test `mgd check`: every defect of data, teachers and machine is found, with its file and a remedy; all at once."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers import train, write_config, write_image, write_network
+from PIL import Image
+
+import mgd.check.needs
+from mgd.__main__ import main
+from mgd.check import Finding, check, lists, table
+from mgd.config import load
+from mgd.data.classes import read_classes
+
+FIRST, SECOND, THIRD = "scene_00000", "scene_00004", "scene_00008"  # the labelled part at 1/4
+Damage = Callable[[Path, str], Path]  # of a named pair; returns the file that the finding must name
+
+
+@pytest.fixture
+def data(small_scenes: Path, tmp_path: Path) -> Path:
+    """A copy of the scenes that a test may damage."""
+    return Path(shutil.copytree(small_scenes, tmp_path / "data"))
+
+
+def findings(data: Path, *overrides: str) -> list[Finding]:
+    folder = data.parent / "experiment"
+    return check(load(write_config(folder, data), overrides), progress=False)
+
+
+def one(found: list[Finding], level: str, subject: str) -> str:
+    """The text of the only finding of this kind."""
+    texts = [finding.text for finding in found if finding[:2] == (level, subject)]
+    assert len(texts) == 1, table(found)
+    return texts[0]
+
+
+def errors(found: list[Finding]) -> set[str]:
+    return {finding.subject for finding in found if finding.level == "error"}
+
+
+def image(data: Path, name: str) -> Path:
+    return data / f"train_aug/image/{name}.jpg"
+
+
+def label(data: Path, name: str) -> Path:
+    return data / f"train_aug/label/{name}.png"
+
+
+def add_line(path: Path, line: str) -> Path:
+    path.write_text(path.read_text() + f"{line}\n")
+    return path
+
+
+# Data that are well
+
+
+def test_whole_data_have_no_error_and_every_subject_is_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(write_config(data.parent / "experiment", data))]) == 0
+    out = capsys.readouterr().out
+    assert "3 labelled, 9 unlabelled, 3 validation images; one in 4 of" in out
+    assert "15 of 15 images, and their labels, decoded" in out
+    for subject in ("lists", "overlap", "files", "classes", "twins", "disk", "memory"):
+        assert f" {subject} " in out
+    assert "0 errors, " in out.splitlines()[-1]
+
+
+def test_nothing_is_written(data: Path) -> None:
+    before = sorted(data.rglob("*"))
+    findings(data)
+    assert sorted(data.rglob("*")) == before
+    assert not (data.parent / "experiment/run").exists()
+
+
+# One defect each
+
+
+def lose(data: Path, name: str) -> Path:
+    image(data, name).unlink()
+    return image(data, name)
+
+
+def cut(data: Path, name: str) -> Path:
+    path = image(data, name)
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def cut_label(data: Path, name: str) -> Path:
+    path = label(data, name)
+    path.write_bytes(path.read_bytes()[:-60])
+    return path
+
+
+def deepen(data: Path, name: str) -> Path:
+    """A 16-bit colour PNG, which Pillow opens as an 8-bit one without a word."""
+    path = image(data, name)
+    path.write_bytes(cv2.imencode(".png", np.full((48, 64, 3), 700, np.uint16))[1].tobytes())
+    return path
+
+
+def deepen_label(data: Path, name: str) -> Path:
+    write_image(label(data, name), np.ones((48, 64), np.uint16))
+    return label(data, name)
+
+
+def grow(data: Path, name: str) -> Path:
+    write_image(label(data, name), np.zeros((49, 64), np.uint8))
+    return label(data, name)
+
+
+def recolor(data: Path, name: str) -> Path:
+    """What a quantiser makes of a picture in class colours: few indices, in an order of its own."""
+    path, colors = label(data, name), read_classes("classes.csv", data).palette()
+    Image.fromarray(colors[np.array(Image.open(path))]).quantize(8).save(path)
+    return path
+
+
+def paint(data: Path, name: str) -> Path:
+    path, colors = label(data, name), read_classes("classes.csv", data).palette()
+    write_image(path, colors[np.array(Image.open(path))])
+    return path
+
+
+def grey(data: Path, name: str) -> Path:
+    path, colors = label(data, name), read_classes("classes.csv", data).palette()
+    Image.fromarray(colors[np.array(Image.open(path))]).convert("L").save(path)
+    return path
+
+
+def blank(data: Path, name: str) -> Path:
+    write_image(label(data, name), np.full((48, 64), 255, np.uint8))
+    return label(data, name)
+
+
+def leak(data: Path, name: str) -> Path:
+    shutil.copy(data / "val/image/scene_val_00001.jpg", image(data, name))
+    return image(data, name)
+
+
+DEFECTS: list[tuple[Damage, str, str]] = [
+    (lose, "missing", "put them there or take them out"),
+    (cut, "unreadable", "replace the file"),
+    (cut_label, "unreadable", "replace the file"),
+    (deepen, "depth", "16 bits a channel, expected 8; convert it"),
+    (deepen_label, "depth", "16 bits a channel, expected 8; convert it"),
+    (grow, "size", "is 64x49 but its image"),
+    (recolor, "palette", "write class indices"),
+    (paint, "format", "RGB image; expected a label map: an 8-bit PNG"),
+    (grey, "values", "expected 0..7 or 255; correct the labels"),
+    (blank, "empty", "has no pixel of a class; correct it"),
+    (leak, "twins", "keep it in one"),
+]
+
+
+@pytest.mark.parametrize(("damage", "subject", "remedy"), DEFECTS, ids=[damage.__name__ for damage, *_ in DEFECTS])
+def test_a_defect_is_an_error_with_its_file_and_a_remedy(
+    data: Path, damage: Damage, subject: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = damage(data, FIRST)
+    assert main(["check", str(write_config(data.parent / "experiment", data))]) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error ")]
+    assert len(rows) == 1
+    assert rows[0].split()[1] == subject
+    assert str(path) in rows[0]
+    assert remedy in rows[0]
+
+
+def test_one_defect_of_each_kind_all_found_at_once(data: Path, tmp_path: Path) -> None:
+    files = {damage(data, f"scene_{i:05}"): subject for i, (damage, subject, _) in enumerate(DEFECTS)}
+    (data / "photos.txt").write_text("val/image/scene_val_00002.jpg\n")
+    files |= {data / "val/image/scene_val_00002.jpg": "overlap", tmp_path / "lost.pt": "deep teacher"}
+    wanted = ["data.unlabeled=photos.txt", "method=mgd", f"method.deep_teacher={tmp_path}/lost.pt"]
+    found = findings(data, "data.partition=1", "model.backbone=resnet19", *wanted)
+    for file, subject in files.items():
+        assert [f for f in found if f[:2] == ("error", subject) and str(file) in f.text], (subject, table(found))
+    assert errors(found) == {*files.values(), "network", "unlabelled"}  # a single photo makes no CutMix pair
+
+
+def test_all_missing_files_are_counted_and_the_first_named(data: Path) -> None:
+    for i in range(7):
+        image(data, f"scene_{i:05}").unlink()
+    (data / "val/label/scene_val_00002.png").unlink()
+    found = [finding.text for finding in findings(data) if finding.subject == "missing"]
+    assert len(found) == 2
+    assert f"names 7 files that do not exist: {image(data, FIRST)}, " in found[0]
+    assert " and 2 more; " in found[0]
+    assert f"{data}/val/label/scene_val_00002.png; " in found[1]
+
+
+def test_many_defects_of_a_kind_are_counted_and_hide_no_other_kind(data: Path) -> None:
+    for i in range(8):
+        image(data, f"scene_{i:05}").write_bytes(b"no image")
+    write_image(data / "val/label/scene_val_00002.png", np.full((48, 64), 99, np.uint8))
+    found = findings(data)
+    unreadable = [finding.text for finding in found if finding.subject == "unreadable"]
+    assert len(unreadable) == 6
+    assert unreadable[-1] == "and 3 more files of this kind"
+    assert "scene_val_00002.png holds the label value 99" in one(found, "error", "values")
+    assert one(found, "ok", "files").startswith("6 of 15 images")
+
+
+def test_a_broken_list_does_not_hide_the_rest(data: Path) -> None:
+    (data / "train_aug.txt").unlink()
+    (data / "classes.csv").unlink()
+    (data / "val/label/scene_val_00000.png").write_bytes(b"")
+    texts = [finding.text for finding in findings(data) if finding.level == "error"]
+    assert [Path(text.split()[0]).name for text in texts] == ["classes.csv", "train_aug.txt", "scene_val_00000.png"]
+
+
+def test_a_missing_folder_is_one_error(data: Path) -> None:
+    found = findings(data, "data.root=/nowhere")
+    assert "put the data there or set data.root" in one(found, "error", "data")
+    assert len(errors(found)) == 1
+
+
+def test_a_palette_of_the_classes_own_colours_or_of_others_is_well(data: Path) -> None:
+    colors = read_classes("classes.csv", data).palette()
+    for name, palette in {FIRST: colors, SECOND: 255 - colors // 2}.items():
+        drawn = Image.open(label(data, name))
+        drawn.putpalette(palette.ravel().tolist())
+        drawn.save(label(data, name))
+        assert Image.open(label(data, name)).mode == "P"
+    assert not errors(findings(data))
+
+
+# Classes, overlaps, order
+
+
+def test_classes_that_no_label_shows_are_named(data: Path) -> None:
+    for name in (FIRST, SECOND, THIRD):
+        write_image(label(data, name), np.full((48, 64), 1, np.uint8))
+    text = one([f for f in findings(data) if "labelled part" in f.text], "warning", "classes")
+    assert "never seen in the labelled part: sky, building, tree, car, person and 2 more; label some" in text
+
+
+def test_a_file_in_two_parts_is_an_error_with_validation_and_a_warning_else(data: Path) -> None:
+    (data / "more.txt").write_text("val/image/scene_val_00001.jpg\ntrain_aug/image/scene_00000.jpg\n")
+    found = findings(data, "data.unlabeled=more.txt")
+    val, own = data / "val/image/scene_val_00001.jpg", image(data, FIRST)
+    assert one(found, "error", "overlap") == f"unlabelled and validation: {val}; take them out of one of the lists"
+    assert one(found, "warning", "overlap") == f"labelled and unlabelled: {own}; take them out of one of the lists"
+
+
+def test_a_name_in_two_parts_is_a_warning(data: Path) -> None:
+    add_line(data / "val.txt", FIRST)
+    for kind, suffix in {"image": "jpg", "label": "png"}.items():
+        shutil.copy(data / f"val/{kind}/scene_val_00000.{suffix}", data / f"val/{kind}/{FIRST}.{suffix}")
+    text = one(findings(data), "warning", "overlap")
+    assert text.startswith(f"names of labelled and of validation images: {FIRST}; ")
+
+
+def test_a_line_twice_is_a_warning(data: Path) -> None:
+    add_line(data / "val.txt", "scene_val_00001")
+    text = one(findings(data), "warning", "overlap")
+    assert text.startswith(f"twice in the validation part: {data}/val/image/scene_val_00001.jpg; ")
+
+
+def test_the_same_content_twice_in_a_part_is_a_warning(data: Path) -> None:
+    shutil.copy(image(data, "scene_00001"), image(data, "scene_00002"))
+    text = one(findings(data), "warning", "twins")
+    assert f"{image(data, 'scene_00001')} (unlabelled) = {image(data, 'scene_00002')} (unlabelled)" in text
+
+
+def test_other_counts_and_another_order_than_published_are_warnings(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "3 labelled images, published 2,646; " in one(findings(data, "data.classes=voc"), "warning", "counts")
+    monkeypatch.setitem(lists.PUBLISHED, "voc", (12, 3, {4: 3}))
+    assert one(findings(data, "data.classes=voc"), "ok", "counts").endswith("as published")
+    (data / "train_aug.txt").write_text("".join(f"scene_{i:05}\n" for i in reversed(range(12))))
+    text = one(findings(data, "data.classes=voc"), "warning", "order")
+    assert "the published list is sorted, here line 1 is 'scene_00011', not 'scene_00003'" in text
+
+
+OWN = "data.partition_lists=subset_train_aug/train_aug_{part}_1-{ratio}.txt"
+
+
+def test_the_users_own_partition_is_held_against_the_stride(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["partition", str(data / "train_aug.txt"), "--ratio", "4"]) == 0
+    assert "one in 4 of" in one(findings(data, OWN), "ok", "partition")
+    own = data / "subset_train_aug/train_aug_labeled_1-4.txt"
+    own.with_suffix(".json").unlink()
+    own.write_text(own.read_text().replace(SECOND, "scene_00005"))
+    text = one(findings(data, OWN), "warning", "partition")
+    one_in_4 = f"{own} is not one in 4 of {data}/train_aug.txt: "
+    expected = f"{one_in_4}line 2 is '{image(data, 'scene_00005')}', not '{image(data, SECOND)}'"
+    assert text.startswith(expected)
+    train(data.parent / "experiment", data, OWN, "train.max_iterations=1")  # training tells it too
+    assert expected in (data.parent / "experiment/run/log.txt").read_text() + capsys.readouterr().err
+
+
+def test_an_unlabelled_list_of_the_users_own_is_held_against_the_stride_too(data: Path) -> None:
+    assert main(["partition", str(data / "train_aug.txt"), "--ratio", "4"]) == 0
+    own = data / "subset_train_aug/train_aug_unlabeled_1-4.txt"
+    add_line(own, "scene_00001")
+    assert f"{own} is not one in 4 of" in one(findings(data, OWN), "warning", "partition")
+    (data / "train_aug.txt").unlink()
+    assert "cannot be held against the training list" in one(findings(data, OWN), "warning", "partition")
+
+
+def test_a_recorded_partition_of_another_scheme_is_well_until_its_list_changes(data: Path) -> None:
+    assert main(["partition", str(data / "train_aug.txt"), "--ratio", "4", "--scheme", "random", "--seed", "3"]) == 0
+    assert one(findings(data, OWN), "ok", "partition").endswith("random, seed 3, as recorded")
+    own = data / "subset_train_aug/train_aug_labeled_1-4.txt"
+    own.write_text("\n".join(reversed(own.read_text().split())) + "\n")
+    found = [finding.text for finding in findings(data, OWN) if finding.subject == "partition"]
+    assert len(found) == 1
+    assert f"{own} is not the list that train_aug_labeled_1-4.json records; " in found[0]
+    own.with_suffix(".json").write_text("[]")
+    assert "is no record of a partition" in one(findings(data, OWN), "warning", "partition")
+
+
+# What a run needs
+
+
+def test_too_few_unlabelled_images_are_an_error(data: Path) -> None:
+    text = one(findings(data, "data.partition=1", "method=cps"), "error", "unlabelled")
+    assert "leaves 0 unlabelled images" in text
+
+
+def test_teachers_are_loaded_and_their_classes_counted(data: Path, tmp_path: Path) -> None:
+    good, other = write_network(tmp_path / "a.pt", num_classes=8), write_network(tmp_path / "b.pt", num_classes=5)
+    teach = ["method=mgd", f"method.deep_teacher={good}"]
+    found = findings(data, *teach, f"method.wide_teacher={other}")
+    assert str(good) in one(found, "ok", "deep teacher")
+    assert f"{other} was trained for 5 classes, the data set has 8" in one(found, "error", "wide teacher")
+    other.write_bytes(good.read_bytes()[:1000])
+    assert str(other) in one(findings(data, *teach, f"method.wide_teacher={other}"), "error", "wide teacher")
+    other.unlink()
+    assert "put one there" in one(findings(data, *teach, f"method.wide_teacher={other}"), "error", "wide teacher")
+
+
+def test_imagenet_weights_are_looked_for(data: Path, tmp_path: Path) -> None:
+    wants = ["model.pretrained=true", "model.backbone=resnet18", f"model.weights_dir={tmp_path}"]
+    assert f"{tmp_path} has no weights of resnet18" in one(findings(data, *wants), "warning", "ImageNet")
+    (tmp_path / "resnet18_v1c.pth").touch()
+    assert f"{tmp_path}/resnet18_v1c.pth" in one(findings(data, *wants), "ok", "ImageNet")
+
+
+def test_an_unknown_backbone_is_an_error_beside_the_others(data: Path) -> None:
+    lose(data, FIRST)
+    assert errors(findings(data, "model.backbone=resnet19")) == {"missing", "network"}
+
+
+def test_a_full_disk_is_an_error_that_stops_training_too(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(data)._replace(free=1000)
+    monkeypatch.setattr(mgd.check.needs.shutil, "disk_usage", lambda path: usage)
+    assert "free some or choose another run.dir" in one(findings(data), "error", "disk")
+    assert main(["train", str(data.parent / "experiment")]) == 2
+    assert "mgd train: disk: " in capsys.readouterr().err
+    assert not (data.parent / "experiment/run").exists()
+
+
+def test_the_disk_that_is_asked_for_is_what_checkpoints_take(data: Path) -> None:
+    config = load(write_config(data.parent / "experiment", data))
+    network = mgd.check.needs.network(config, 8)
+    written = (train(data.parent / "experiment", data) / "last.pt").stat().st_size
+    assert written == pytest.approx(2 * mgd.check.needs._bytes(network), rel=0.25)  # weights and momentum
+
+
+def test_more_memory_than_there_is_is_a_warning(data: Path) -> None:
+    one(findings(data), "ok", "memory")
+    assert "use train.accumulate" in one(findings(data, "data.crop_size=60000"), "warning", "memory")
+
+
+def test_findings_come_in_the_order_of_the_lists_whatever_the_cores(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (THIRD, SECOND, FIRST):
+        image(data, name).write_bytes(b"")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    found = [finding.text.split()[0] for finding in findings(data) if finding.level == "error"]
+    assert found == [str(image(data, name)) for name in (FIRST, SECOND, THIRD)]

@@ -1,0 +1,234 @@
+"""Test a user's own data: folders of pairs, every 8-bit format, photos held upright, what is refused by its name."""
+
+import contextlib
+import json
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers import train, write_image, write_network
+from PIL import Image
+
+from mgd.__main__ import main
+from mgd.config import Data
+from mgd.data.classes import write_classes
+from mgd.data.datasets import Item, load_pair, open_splits, read_list
+from mgd.data.folders import photos_in
+from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices
+from mgd.errors import UserError
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+# Photos
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_format_is_read_as_opencv_reads_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"photo{suffix}"
+    picture = cv2.cvtColor(PHOTO, cv2.COLOR_RGB2GRAY) if suffix in (".pbm", ".pgm") else PHOTO
+    assert cv2.imwrite(str(path), picture)
+    found, expected = load_image(path).astype(int), cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    lossy = suffix in (".avif", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp")
+    assert np.abs(found - expected).max() <= (4 if lossy else 0)  # decoders round differently
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright_as_opencv_turns_them(orientation: int, tmp_path: Path) -> None:
+    exif, path = Image.Exif(), tmp_path / "photo.jpg"
+    exif[0x0112] = orientation
+    smooth = cv2.resize(PHOTO[:3, :5], (40, 24))
+    Image.fromarray(smooth).save(path, exif=exif, quality=95, subsampling=0)
+    found, expected = load_image(path).astype(int), cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    assert found.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
+    assert np.abs(found - expected).max() <= 4
+
+
+def test_a_label_that_fits_the_photo_before_it_is_turned_is_told_so(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_image(tmp_path / "train/images/a.jpg", PHOTO, exif=exif)
+    write_image(tmp_path / "train/labels/a.png", np.zeros((40, 56), np.uint8))
+    (tmp_path / "classes.csv").write_text("index,name,red,green,blue\n0,a,0,0,0\n1,b,9,9,9\n")
+    item = read_list(tmp_path / "train", tmp_path, "", labels=True)[0]
+    with pytest.raises(UserError, match=r"a.png is 56x40 but .*a.jpg is 40x56 when upright as its EXIF says; replace"):
+        load_pair(item, Data(root=str(tmp_path)), 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["rgb.png", "rgba.png", "g.png", "rgb.tiff", "g.tif", "rgb.ppm", "g.pgm", "rgb.jp2", "g.jp2"]
+)
+def test_sixteen_bits_are_refused_in_images_and_in_labels(name: str, tmp_path: Path) -> None:
+    channels = {"g": (), "rgb": (3,), "rgba": (4,)}[name.split(".")[0]]
+    assert cv2.imwrite(str(tmp_path / name), np.full((40, 56, *channels), 3, np.uint16))
+    for read in (load_image, read_indices):
+        with pytest.raises(UserError, match=f"{name} has 16 bits a channel, expected 8; convert it"):
+            read(tmp_path / name)
+
+
+def test_files_with_flipped_bytes_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    rng, path, exif = np.random.default_rng(1), tmp_path / "photo", Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM", "JPEG2000"):
+        Image.fromarray(PHOTO).save(path, kind, exif=exif)
+        whole = np.frombuffer(path.read_bytes(), np.uint8)
+        for _ in range(40):
+            broken = whole.copy()
+            broken[rng.integers(0, min(len(whole), 200), 3)] = rng.integers(0, 256, 3)
+            path.write_bytes(broken.tobytes())
+            with contextlib.suppress(UserError), warnings.catch_warnings():  # of Pillow's, about what it skips
+                warnings.simplefilter("ignore")
+                load_image(path)
+
+
+# Labels
+
+
+def grey_png(path: Path, bits: int, values: list[int]) -> Path:
+    """A grey PNG of one row of 8 values with fewer bits a pixel than 8."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = sum(value << bits * (7 - i) for i, value in enumerate(values)).to_bytes(bits, "big")
+    header = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return path
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_labels_of_fewer_bits_are_refused_since_their_values_would_be_spread(bits: int, tmp_path: Path) -> None:
+    path = grey_png(tmp_path / "label.png", bits, [0, 1, 2, 3] * 2)
+    with pytest.raises(UserError, match=f"label.png has {bits} bits a pixel, which are spread"):
+        read_indices(path)
+
+
+def test_palette_labels_of_fewer_bits_give_their_indices(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2, 3] * 2], np.uint8)
+    drawn = Image.fromarray(values, mode="P")
+    drawn.putpalette([9, 9, 9, 1, 2, 3, 200, 0, 0, 0, 0, 0])
+    drawn.save(tmp_path / "label.png", bits=2)
+    assert load_label(tmp_path / "label.png", 4).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("name", ["label.jpg", "label.jp2"])
+def test_labels_that_were_compressed_with_loss_are_refused(name: str, tmp_path: Path) -> None:
+    write_image(tmp_path / name, np.zeros((8, 8), np.uint8))
+    with pytest.raises(UserError, match=f"{name} is a JPEG.* file, which changes values; expected a label map"):
+        read_indices(tmp_path / name)
+
+
+# Folders of pairs
+
+
+def write_pair(folder: Path, name: str, suffixes: tuple[str, str] = (".jpg", ".png")) -> None:
+    write_image(folder / f"images/{name}{suffixes[0]}", PHOTO)
+    write_image(folder / f"labels/{name}{suffixes[1]}", np.zeros((40, 56), np.uint8))
+
+
+def test_a_folder_is_paired_by_path_without_suffix_in_order_of_name(tmp_path: Path) -> None:
+    write_pair(tmp_path / "train", "b")
+    write_pair(tmp_path / "train", "day/two/a", (".WEBP", ".bmp"))
+    write_pair(tmp_path / "train", "a.b", (".tiff", ".gif"))
+    (tmp_path / "train/images/notes.txt").write_text("no image")
+    (tmp_path / "train/images/._b.jpg").write_text("what a Mac leaves behind")
+    folder = tmp_path / "train"
+    assert read_list(folder, tmp_path, "", labels=True) == [
+        Item(name, folder / f"images/{name}{image}", folder / f"labels/{name}{label}")
+        for name, image, label in (("a.b", ".tiff", ".gif"), ("b", ".jpg", ".png"), ("day/two/a", ".WEBP", ".bmp"))
+    ]
+
+
+def test_images_and_labels_alone_and_two_of_a_name_are_refused_by_name(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    write_image(tmp_path / "images/x/lone.jpg", PHOTO)
+    write_image(tmp_path / "labels/y.png", np.zeros((40, 56), np.uint8))
+    write_image(tmp_path / "images/a.bmp", PHOTO)
+    problems: list[UserError] = []
+    assert [item.name for item in read_list(tmp_path, tmp_path, "", labels=True, problems=problems)] == ["a"]
+    twice, bare, lone = map(str, problems)
+    assert f"{tmp_path}/images/a.bmp, {tmp_path}/images/a.jpg have one name" in twice
+    assert (
+        f"1 images have no label: {tmp_path}/images/x/lone.jpg; draw their labels ({tmp_path}/labels/x/lone.png)"
+        in bare
+    )
+    assert f"1 labels have no image: {tmp_path}/labels/y.png; put the images below {tmp_path}/images" in lone
+    with pytest.raises(UserError, match="have one name"):
+        read_list(tmp_path, tmp_path, "", labels=True)
+
+
+def test_a_folder_without_images_or_labels_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="has no folder labels; expected images/ and labels/ in it"):
+        read_list(tmp_path, tmp_path, "", labels=True)
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(UserError, match="images has no image"):
+        read_list(tmp_path, tmp_path, "", labels=True)
+
+
+def test_of_a_folder_of_pairs_the_images_are_the_photos(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    assert photos_in(tmp_path) == [tmp_path / "images/a.jpg"]
+
+
+# From the folders to a student
+
+
+@pytest.fixture
+def own(small_scenes: Path, tmp_path: Path) -> Path:
+    """4 labelled pairs and 8 photos without labels, 3 pairs for validation: folders alone, no list."""
+    root = tmp_path / "own"
+    for part, kind, names in (
+        ("train_aug", "train", range(4)),
+        ("val", "val", range(3)),
+        ("train_aug", "", range(4, 12)),
+    ):
+        for i in names:
+            source = small_scenes / part / f"image/scene_{'val_' * (part == 'val')}{i:05}.jpg"
+            write_image(root / (f"{kind}/images" if kind else "unlabeled/deep") / f"{i}.png", load_image(source))
+            if kind:
+                label = small_scenes / part / f"label/{source.stem}.png"
+                write_image(root / kind / f"labels/{i}.png", read_indices(label))
+    write_classes(root / "classes.csv", [f"c{i}" for i in range(8)], [(20 * i, 0, 0) for i in range(8)])
+    return root
+
+
+FOLDERS = ["data.train_list=train", "data.val_list=val", "data.unlabeled=unlabeled", "data.partition=1"]
+
+
+@pytest.mark.parametrize("method", ["supervised", "cps", "mgd"])
+def test_folders_are_checked_trained_on_and_evaluated(
+    own: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [*FOLDERS, f"method={method}", "evaluate.mode=whole"]
+    if method == "mgd":
+        chosen += [f"method.deep_teacher={write_network(tmp_path / 'deep.pt', num_classes=8)}"]
+    run = train(tmp_path, own, *chosen)
+    assert json.loads((run / "config.json").read_text())["images"] == {"labelled": 4, "unlabelled": 8, "validation": 3}
+    assert main(["check", str(tmp_path), *chosen]) == 0
+    assert "4 labelled, 8 unlabelled, 3 validation images; one in 1 of" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path), *chosen]) == 0
+
+
+def test_what_is_left_out_of_a_folder_is_told(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "unlabeled/IMG_1.HEIC").write_bytes(b"")
+    train(tmp_path, own, *FOLDERS, "train.max_iterations=1")
+    text = f"folder: left out, since their names are not those of images: {own}/unlabeled/IMG_1.HEIC; convert"
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["stride", "random", "balanced"])
+def test_a_folder_is_partitioned_like_a_list(own: Path, scheme: str) -> None:
+    assert main(["partition", str(own / "train"), "--ratio", "2", "--scheme", scheme]) == 0
+    lists = "subset_train/train_aug_{part}_1-{ratio}.txt"
+    data = Data(root=str(own), train_list="train", val_list="val", partition=2, partition_lists=lists)
+    splits = open_splits(data)
+    assert (len(splits.labeled), len(splits.unlabeled)) == (2, 2)
+    if scheme == "stride":
+        assert [item.image for item in splits.labeled] == [own / f"train/images/{i}.png" for i in (0, 2)]
