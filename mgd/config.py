@@ -144,8 +144,8 @@ class Run:
     dir: str = "{experiment}/run"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: PositiveInt = 20  # iterations
-    save_every: PositiveInt = 500  # iterations between writes of last.pt; it is written at the end of an epoch too
-    keep: Count = 0  # snapshots: last.pt of so many epochs is kept as iteration-<n>.pt
+    save_every: PositiveInt = 500  # iterations between writes of last.pt; every evaluation and the end write it too
+    keep: Count = 0  # snapshots: last.pt at the ends of the last so many epochs stays as iteration-<n>.pt
 
 
 @dataclass(frozen=True, kw_only=True)

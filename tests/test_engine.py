@@ -214,7 +214,7 @@ def test_an_interrupted_run_that_is_resumed_ends_in_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = str(write_config(tmp_path, small_scenes))
-    # Saves come at 2 and 4 (ends of epochs) and 3; the run breaks off in iteration 4, 3 being saved.
+    # The run breaks off in iteration 4, 3 being saved.
     command = ["train", config, *method_options[method], "train.max_iterations=5", "run.save_every=3", "--resume"]
 
     def interrupt(*arguments: Any) -> Any:

@@ -312,7 +312,14 @@ def test_too_many_such_steps_in_a_row_end_the_run_and_what_was_saved_stays(
 ) -> None:
     poison(lambda iteration: iteration in (0, 2, 3, 4), "loss")
     config = write_config(tmp_path, small_scenes)
-    command = ["train", str(config), "train.max_iterations=9", "train.max_skipped=2", "run.log_every=5"]
+    command = [
+        "train",
+        str(config),
+        "train.max_iterations=9",
+        "train.max_skipped=2",
+        "run.log_every=5",
+        "run.save_every=2",
+    ]
     assert main(command) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "iteration 5: loss supervised is not finite on the images scene_" in said

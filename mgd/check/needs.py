@@ -59,8 +59,10 @@ def start(config: Experiment) -> Iterator[Finding]:
 
 
 def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
-    """A run holds last.pt (weights and momentum of all it trains) and best.pt, and a second one while it writes."""
-    needed = (2 * 2 * (2 if isinstance(config.method, CPS) else 1) + 1) * _bytes(model)
+    """A run holds last.pt (weights and momentum of all it trains), best.pt, snapshots, and one more while it writes."""
+    trained = 2 if isinstance(config.method, CPS) else 1
+    last = 2 * trained + bool(config.train.ema)  # times the network's size
+    needed = ((2 + config.run.keep) * last + 1) * _bytes(model)
     folder = Path(config.run.dir).absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     text = f"{needed / GIB:.2f} GiB for checkpoints in {config.run.dir}, {free / GIB:.1f} free"

@@ -95,11 +95,11 @@ class Trainer:
             self.history.add(self.iteration, outcome)
             self.iteration += 1
             meter.advance()
-            stops, saves = self.stop.agreed(), self._saves_now()
+            stops, (saves, evaluates, keeps) = self.stop.agreed(), self._plan()
             if stops or saves or self.iteration % config.run.log_every == 0:
                 meter.train(self.iteration, self.history.read(), lr)  # no state is saved before its losses are checked
             if saves or stops:
-                self._milestone(meter, stops=stops)
+                self._milestone(meter, evaluates=evaluates, keeps=keeps, stops=stops)
             if stops:
                 raise Stopped(f"stopped by {self.stop.name or 'a signal to another process'}")
 
@@ -117,21 +117,23 @@ class Trainer:
         workers = self.config.data.workers
         return make_loader(self.samples, sampler, workers=workers, device=self.team.device, batched=True)
 
-    def _saves_now(self) -> bool:
-        """At the ends of the run and of every epoch, and every so many iterations."""
-        every = self.config.run.save_every
-        return self.iteration == self.total or self.iteration % self.epoch == 0 or self.iteration % every == 0
+    def _plan(self) -> tuple[bool, bool, bool]:
+        """(saves, evaluates, keeps a snapshot): what is due after this iteration."""
+        run, every = self.config.run, self.config.evaluate.every
+        epochs, rest = divmod(self.iteration, self.epoch)
+        ends = self.iteration == self.total
+        keeps = bool(run.keep) and rest == 0
+        evaluates = bool(every) and (ends or (rest == 0 and epochs % every == 0))
+        return ends or keeps or evaluates or self.iteration % run.save_every == 0, evaluates, keeps
 
-    def _milestone(self, meter: Meter, *, stops: bool) -> None:
-        """Save, then evaluate where it is time; a run that ends in between evaluates when it goes on."""
-        every, epoch_done = self.config.evaluate.every, self.iteration % self.epoch == 0
-        due = self.iteration == self.total or (epoch_done and self.iteration // self.epoch % (every or 1) == 0)
-        self.evaluation_due = bool(every and due)
+    def _milestone(self, meter: Meter, *, evaluates: bool, keeps: bool, stops: bool) -> None:
+        """Save, then evaluate; a run that ends in between evaluates when it goes on."""
         meter.pause()
+        self.evaluation_due = evaluates
         self._save()
-        if self.evaluation_due and not stops:
+        if evaluates and not stops:
             self._evaluate(meter)
-        if epoch_done and self.team.is_main:
+        if keeps and self.team.is_main:
             keep_snapshot(self.folder, self.iteration, self.config.run.keep)
         meter.resume()
 
