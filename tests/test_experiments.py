@@ -281,7 +281,7 @@ def test_an_official_teacher_is_preferred_and_a_run_is_found(name, tmp_path, mon
             assert find_teacher(files, key) == Path(file)
 
 
-# --- script.sh
+# --- script.sh and launch.sh
 
 STUB = """#!/usr/bin/env bash
 # Stands for Python: tells how many GPUs there are, else writes down what it is asked to do.
@@ -307,6 +307,7 @@ class Checkout:
         self.root, self.script = root, root / "exp.data/data8.network/script.sh"
         self.script.parent.mkdir(parents=True)
         shutil.copy(FOLDERS[0] / "script.sh", self.script)
+        shutil.copy(ROOT / "launch.sh", root)
         self.stub = self.write_stub(root / "stub")
         self.log = root / "log"
 
@@ -337,7 +338,8 @@ def checkout(tmp_path) -> Checkout:
 
 
 def test_the_script_is_valid_for_bash():
-    subprocess.run(["bash", "-n", FOLDERS[0] / "script.sh"], check=True)
+    for script in (FOLDERS[0] / "script.sh", ROOT / "launch.sh"):
+        subprocess.run(["bash", "-n", script], check=True)
 
 
 def test_one_process_is_launched_directly(checkout):
