@@ -1,5 +1,6 @@
 """Test `mgd fit`: what it tries, where it stops, what it advises."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from helpers import write_config
 
 import mgd.engine.fit as fit_module
 from mgd.__main__ import main
-from mgd.config import Experiment, load
-from mgd.engine.fit import Trial, advice, fit
+from mgd.config import Experiment, load, override
+from mgd.engine.fit import Trial, advice, fit, made_batch
 from mgd.errors import UserError
+from mgd.objectives import build_objective
 
 CPU = torch.device("cpu")
 
@@ -73,6 +75,12 @@ def test_real_steps_are_measured_in_processes_of_their_own(
     assert float(seconds) > 0
     assert "train.accumulate=1" in rows
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trial_computes_all_of_a_step_whatever_the_burn_in(config: Experiment) -> None:
+    late = override(config, ["method=cps", "method.burn_in_iterations=50", "method.rampup_iterations=50"])
+    batch = made_batch(replace(late, train=replace(late.train, batch_size=2)), 8, CPU)
+    assert set(build_objective(late, 8)(batch)) == {"supervised", "cps"}
 
 
 def test_a_missing_teacher_is_told_as_in_training(

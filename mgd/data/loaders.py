@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
+from types import FrameType
 from typing import Any, NamedTuple
 
 import cv2
@@ -243,4 +244,8 @@ def _start_worker(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # Of SIGTERMs the first is spared; the loader itself, which asks a worker to end before it terminates it, has more.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
+    signal.signal(signal.SIGTERM, _spare_once)
+
+
+def _spare_once(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

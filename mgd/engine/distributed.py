@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
 
-from mgd.errors import UserError, sentence
+from mgd.errors import Stopped, UserError, sentence
 
 # What the libraries below torch.distributed say when another process is gone.
 LOST_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|TCPStore")
@@ -51,6 +51,10 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world, chosen)
+    except Stopped:
+        if world > 1:  # all stop together
+            dist.destroy_process_group()
+        raise
     except Exception as error:
         if world > 1:
             _record(error)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,8 +26,9 @@ from mgd.objectives import build_objective, find_teacher, teacher_paths
 
 GIB = 2**30
 SHARE = 0.9  # of a device's memory that is planned with: the rest is the libraries' and other programs'
-
 STEPS, ENOUGH = 6, 20.0  # steps of a trial, or fewer when they took so many seconds; the first sets things up
+OUT_OF_MEMORY = float("inf"), float("inf")
+LATE = 10**9  # an iteration after any burn-in, when all of a step is computed
 
 
 class Trial(NamedTuple):
@@ -106,7 +108,7 @@ def _measure(config: Experiment, device: torch.device, *, alone: bool) -> tuple[
         try:
             return _train(config, device, alone=alone)
         except torch.OutOfMemoryError:
-            return float("inf"), float("inf")
+            return OUT_OF_MEMORY
         finally:
             torch.cuda.empty_cache()
     # A process's peak never falls: each trial gets one of its own.
@@ -116,10 +118,12 @@ def _measure(config: Experiment, device: torch.device, *, alone: bool) -> tuple[
     sender.close()
     try:
         found = receiver.recv()
-    except EOFError:  # ended without a word: the system took it for its memory
-        return float("inf"), float("inf")
-    finally:
+    except EOFError:
         process.join()
+        if process.exitcode != -signal.SIGKILL:  # which is how the system takes memory back
+            raise RuntimeError(f"a trial ended with status {process.exitcode}; its message is above") from None
+        return OUT_OF_MEMORY
+    process.join()
     if isinstance(found, UserError):
         raise found
     return found
@@ -133,10 +137,12 @@ def _report(sender: Connection, config: Experiment, device: torch.device, alone:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
-        sender.send((float("inf"), float("inf")))
+        sender.send(OUT_OF_MEMORY)
 
 
 def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[float, float]:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     splits = open_splits(config.data)
     scratch = replace(config, model=replace(config.model, pretrained=False))  # weights change no size
     team = Processes(0, 1, device)
@@ -169,4 +175,4 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
     if config.method.uses_unlabeled:
         mask = torch.randint(2, (count, 1, crop, crop), dtype=torch.uint8)
         sample |= {"first": view(), "second": view(), "mask": mask}
-    return to_device(sample, device, iteration=0)
+    return to_device(sample, device, LATE)

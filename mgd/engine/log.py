@@ -7,6 +7,8 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -97,7 +99,6 @@ class Meter:
     def __init__(self, folder: Path, *, start: int, total: int, images: int, main: bool) -> None:
         self.main, self.images = main, images
         self.last_time, self.last_step = time.perf_counter(), start
-        self.paused = self.last_time
         self.total = total
         self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
         self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
@@ -134,12 +135,12 @@ class Meter:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def pause(self) -> None:
-        """Leave what follows (an evaluation, a save) out of images/s."""
-        self.paused = time.perf_counter()
-
-    def resume(self) -> None:
-        self.last_time += time.perf_counter() - self.paused
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside (an evaluation, a save) out of images/s."""
+        since = time.perf_counter()
+        yield
+        self.last_time += time.perf_counter() - since
 
     def close(self) -> None:
         self.bar.close()

@@ -79,7 +79,8 @@ class Trainer:
         meter = Meter(self.folder, start=self.iteration, total=self.total, images=images, main=team.is_main)
         with contextlib.closing(meter), self.stop.listening():
             if self.evaluation_due:  # the run ended between a save and its evaluation
-                self._evaluate(meter)
+                with meter.paused():
+                    self._evaluate(meter)
             self._loop(meter)
             self.stop.settle()
 
@@ -128,14 +129,13 @@ class Trainer:
 
     def _milestone(self, meter: Meter, *, evaluates: bool, keeps: bool, stops: bool) -> None:
         """Save, then evaluate; a run that ends in between evaluates when it goes on."""
-        meter.pause()
         self.evaluation_due = evaluates
-        self._save()
-        if evaluates and not stops:
-            self._evaluate(meter)
-        if keeps and self.team.is_main:
-            keep_snapshot(self.folder, self.iteration, self.config.run.keep)
-        meter.resume()
+        with meter.paused():
+            self._save()
+            if evaluates and not stops:
+                self._evaluate(meter)
+            if keeps and self.team.is_main:
+                keep_snapshot(self.folder, self.iteration, self.config.run.keep)
 
     def _evaluate(self, meter: Meter) -> None:
         caption = "evaluation" if self.team.is_main else ""

@@ -100,7 +100,7 @@ class Stepper:
             self.optimizer.step()
         elif finite:  # apex has no such switch: this waits for the device
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.schedule.step()
         return norm
 
