@@ -49,6 +49,6 @@ while kill -0 $training 2>/dev/null; do # a signal ended the wait, not the train
     wait $training && status=0 || status=$?
 done
 trap - TERM USR1 INT
-if [[ $status != 0 && $stopped ]]; then status=75; fi
+if [[ $stopped && ($status == 1 || $status -gt 128) ]]; then status=75; fi
 if [[ $status != 0 ]]; then exit "$status"; fi
 if [[ $NNODES == 1 || $NODE_RANK == 0 ]]; then launch 1 evaluate "$config" "$@"; fi

@@ -117,10 +117,10 @@ def test_a_signal_lets_the_step_end_saves_and_gives_a_status_of_its_own(
     config, run = write_config(tmp_path, small_scenes), tmp_path / "run"
     process = start(config, *LONG, "data.workers=2", own_group=True)
     wait_for(lambda: lines_of(run) >= 3, process)
-    # To all processes of the job, as a scheduler does, and to the group, as torchrun does; loaders must outlive both.
+    # To the group, as torchrun does, and SIGUSR1 to all processes, as a scheduler does; loaders must outlive both.
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 2
-    for child in children:
+    for child in children if number == signal.SIGUSR1 else []:
         os.kill(int(child), number)
     os.killpg(process.pid, number)
     process.join(60)
@@ -293,11 +293,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_told_with_its_images(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Trainer, "_save", watch)
         train(tmp_path, small_scenes, *options)
-    changed = [name for name in differences(seen[step - 1], seen[step]) if "running" not in name] if step else []
+    changed = differences(seen[step - 1], seen[step]) if step else []
     assert all(name.endswith("num_batches_tracked") for name in changed)
     if step == 0:
         assert not any(tensor.any() for name, tensor in seen[0].items() if name.startswith("momentum"))
-    assert all(tensor.isfinite().all() for name, tensor in seen[-1].items() if "running" not in name)
+    assert all(tensor.isfinite().all() for tensor in seen[-1].values())
     assert any(tensor.any() for name, tensor in seen[-1].items() if name.startswith("momentum"))
     said = capsys.readouterr().err
     term = "loss supervised" if what == "loss" else "the gradient"
@@ -305,6 +305,44 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_told_with_its_images(
     assert said.count("is not finite") == 1
     assert [line["loss/total"] is None for line in metrics(run)] == [i == step for i in range(3)]
     assert metrics(run)[-1]["skipped_steps"] == 1
+
+
+def test_an_input_that_is_not_finite_leaves_no_trace_in_batch_norm(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = loop.to_device
+
+    def poisoned(sample: Any, *arguments: Any) -> Batch:
+        batch = device(sample, *arguments)
+        if batch.iteration == 1:
+            batch.labeled.image[0, 0, 0, 0] = torch.inf
+        return batch
+
+    monkeypatch.setattr(loop, "to_device", poisoned)
+    run = train(tmp_path, small_scenes, "train.max_iterations=3", "train.ema=0.5")
+    assert metrics(run)[-1]["skipped_steps"] == 1
+    assert all(tensor.isfinite().all() for tensor in trained_state(run).values())
+    assert all(tensor.isfinite().all() for tensor in read(run / "last.pt")["model"].values())
+
+
+def test_an_error_of_ours_ends_a_run_with_loader_processes(small_scenes: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, small_scenes)
+    config.write_text(config.read_text() + BREAKING)
+    command = [sys.executable, "-m", "mgd", "train", str(config), "data.workers=2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(loop.__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "RuntimeError: a mistake" in done.stderr
+
+
+BREAKING = """
+import mgd.engine.step
+
+def _fail(*arguments):
+    raise RuntimeError("a mistake")
+
+mgd.engine.step.Stepper.__call__ = _fail
+"""
 
 
 def test_too_many_such_steps_in_a_row_end_the_run_and_what_was_saved_stays(
@@ -390,6 +428,7 @@ def test_the_last_snapshots_are_kept_and_can_be_gone_back_to(small_scenes: Path,
     assert sorted(path.name for path in run.glob("iteration-*")) == ["iteration-0000006.pt", "iteration-0000008.pt"]
     end = trained_state(run)
     shutil.copy(run / "iteration-0000006.pt", run / "last.pt")
+    assert read(run / "iteration-0000008.pt")["iteration"] == 8
     assert read(run / "last.pt")["iteration"] == 6
     train(tmp_path, small_scenes, *options, "--resume")
     assert differences(trained_state(run), end) == []

@@ -65,6 +65,7 @@ def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
     needed = ((2 + config.run.keep) * last + 1) * _bytes(model)
     folder = Path(config.run.dir).absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    free += sum(file.stat().st_size for file in folder.glob("*.pt"))  # a run that goes on writes over its own
     text = f"{needed / GIB:.2f} GiB for checkpoints in {config.run.dir}, {free / GIB:.1f} free"
     if free < needed:
         return Finding("error", "disk", f"{text}; free some or choose another run.dir")

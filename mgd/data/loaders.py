@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
-from types import FrameType
 from typing import Any, NamedTuple
 
 import cv2
@@ -236,16 +235,10 @@ def _inside(extent: Tensor, height: int, width: int) -> Tensor:
 def _start_worker(worker: int) -> None:
     """What a worker does apart from loading: it keeps out of the way of the others, and of the run's signals.
 
-    A run that is told to stop still needs the samples of its step, and whoever tells it (a terminal, torchrun, a
-    scheduler) often tells the whole process group, or every process of the job.
+    A run that is told to stop still needs the samples of its step, and whoever tells it (a terminal, torchrun) often
+    tells the whole process group. SIGTERM stays as it is: the run itself ends its workers with it.
     """
     cv2.setNumThreads(0)  # its own threads would fight with the other workers
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # Of SIGTERMs the first is spared; the loader itself, which asks a worker to end before it terminates it, has more.
-    signal.signal(signal.SIGTERM, _spare_once)
-
-
-def _spare_once(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)

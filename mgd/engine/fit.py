@@ -59,8 +59,11 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
     own, left = divmod(config.train.batch_size, processes)
     if left:
         raise UserError(f"train.batch_size={config.train.batch_size} does not divide among {processes} processes")
-    smallest = 1 if processes > 1 and device.type == "cuda" else 2  # batch norm needs 2, synchronised or not
-    sizes = [size for size in range(smallest, own + 1) if own % size == 0] or [own]
+    if own < 2:
+        raise UserError(
+            f"train.batch_size={config.train.batch_size} / {processes} processes leaves 1 image; use 2 or more"
+        )
+    sizes = [size for size in range(2, own + 1) if own % size == 0]  # batch norm needs 2
     for size in sizes:
         change = replace(config.train, batch_size=size, accumulate=1)
         gib, seconds = _measure(replace(config, train=change), device, alone=processes == 1)

@@ -82,4 +82,6 @@ class History:
                 f"{folder / 'last.pt'} is the last good state; look at these "
                 "images, or train anew with a lower train.lr or train.precision=fp32"
             )
-        log.warning("WARNING: %s; the step is left out", what)
+        # Processes other than the main one tell errors only; the one whose own loss is bad knows most.
+        level = logging.WARNING if bad == ["the gradient"] else logging.ERROR
+        log.log(level, "WARNING: %s; the step is left out", what)

@@ -130,8 +130,11 @@ class Meter:
         if not self.main:
             return
         finite = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(f"{self.file.name} cannot be written ({error}); free space, then --resume") from error
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 

@@ -1,5 +1,6 @@
 """Whether a run may go on from the state that its folder holds."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,14 @@ import torch.distributed as dist
 from mgd import checkpoint
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
-from mgd.files import link
+from mgd.files import atomic
 
 SNAPSHOT, SNAPSHOT_PATTERN = "iteration-{:07d}.pt", "iteration-*.pt"
 
 # What may differ between a run and its resumption, since it is no part of what is trained.
 FREE_KEYS = (
     *("run", "evaluate", "data.root", "data.workers", "data.cache", "model.weights_dir"),
-    *("method.baseline", "method.score_teachers", "data.skip_broken", "train.max_skipped"),
+    *("method.baseline", "method.score_teachers", "data.skip_broken", "train.max_skipped", "train.accumulate"),
 )
 
 
@@ -41,7 +42,8 @@ def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpo
 def keep_snapshot(folder: Path, iteration: int, keep: int) -> None:
     """Keep last.pt as iteration-<n>.pt, and of such files the last `keep`; to go back to one, copy it to last.pt."""
     if keep:
-        link(folder / "last.pt", folder / SNAPSHOT.format(iteration))
+        with atomic(folder / SNAPSHOT.format(iteration)) as file, open(folder / "last.pt", "rb") as content:
+            shutil.copyfileobj(content, file)  # no link: what is copied over last.pt would be in both
         for old in sorted(folder.glob(SNAPSHOT_PATTERN))[:-keep]:
             old.unlink()
 

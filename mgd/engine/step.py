@@ -39,6 +39,8 @@ class Stepper:
         self.schedule = make_schedule(self.optimizer, train, total)
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.precision == torch.float16)
         self.averaged = ModelEmaV3(self.objective.student, decay=train.ema, use_warmup=True) if train.ema else None
+        self._statistics = [b for b in self.objective.buffers() if b.is_floating_point()]  # of batch norm
+        self._before = [torch.empty_like(b) for b in self._statistics]
         self.model = distribute(self.objective, team)
         self.model.train()
 
@@ -54,6 +56,8 @@ class Stepper:
     def __call__(self, parts: list[Batch]) -> Outcome:
         """One update from the micro-batches of this process. Nothing in it waits for the device."""
         sums: Terms = {}
+        if self._statistics:
+            torch._foreach_copy_(self._before, self._statistics)
         shares = total_shares([self.objective.counts(part) for part in parts], self.team)
         for i, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
             # Gradients are averaged over the processes once, with the last micro-batch.
@@ -100,6 +104,8 @@ class Stepper:
             self.optimizer.step()
         elif finite:  # apex has no such switch: this waits for the device
             self.optimizer.step()
+        for statistic, before in zip(self._statistics, self._before, strict=True):
+            statistic.copy_(torch.where(finite, statistic, before))  # the forward has taken in what made the step bad
         self.optimizer.zero_grad()
         self.schedule.step()
         return norm
