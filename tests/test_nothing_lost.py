@@ -191,6 +191,7 @@ def torchrun(config: Path, *options: str, restarts: int = 0) -> subprocess.Compl
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loop.__file__).parents[2])}
     command = [*launcher, f"--max-restarts={restarts}", "-m", "mgd", "train", str(config), *options, "--resume"]
+    command.append("data.workers=1")  # which must not outlive their run, nor keep it from ending
     # Within a minute after the start, which takes half of one on a busy machine.
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
 

@@ -102,6 +102,7 @@ class Trainer:
             if saves or stops:
                 self._milestone(meter, evaluates=evaluates, keeps=keeps, stops=stops)
             if stops:
+                self.stop.meet()
                 raise Stopped(f"stopped by {self.stop.name or 'a signal to another process'}")
 
     def _make_loader(self) -> DataLoader[Any]:

@@ -55,6 +55,11 @@ class StopRequest:
         self._asked = work, flag
         return False
 
+    def meet(self) -> None:
+        """Wait for all processes: the first that ends may end the job, and the main one has a save to finish."""
+        if self._group is not None:
+            dist.barrier(group=self._group)
+
     def settle(self) -> None:
         """Wait for the last question, so that no process leaves the group while another asks."""
         if self._asked is not None:
