@@ -393,9 +393,9 @@ def test_samples_are_the_same_for_any_number_of_workers(small_scenes: Path) -> N
     for workers in (1, 3):
         for one, other in zip(alone, batches(workers), strict=True):
             assert one.keys() == other.keys()
-            assert one.pop("broken") == other.pop("broken") == [""] * 4
-            assert all(torch.equal(one[name], other[name]) for name in one)
-            one["broken"] = [""] * 4  # for the next number of workers
+            tensors = [name for name in one if isinstance(one[name], torch.Tensor)]
+            assert len(tensors) >= 6
+            assert all(torch.equal(one[name], other[name]) for name in tensors)
 
 
 def test_a_sample_changes_with_the_epoch_and_with_the_seed(small_scenes: Path) -> None:
