@@ -178,7 +178,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
 
 DYING = """
 import os, signal, threading
-if os.environ.get("RANK") == "1":
+if os.environ.get("RANK") == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
     def die():
         while not os.path.exists("FILE"):
             threading.Event().wait(0.05)
@@ -187,10 +187,11 @@ if os.environ.get("RANK") == "1":
 """
 
 
-def torchrun(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def torchrun(config: Path, *options: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loop.__file__).parents[2])}
-    command = [*launcher, "-m", "mgd", "train", str(config), *options, "--resume"]
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # docs/clusters.md says why
+    command = [*launcher, f"--max-restarts={restarts}", "-m", "mgd", "train", str(config), *options, "--resume"]
     command.append("data.workers=1")  # which must not outlive their run, nor keep it from ending
     # Within a minute after the start, which takes half of one on a busy machine.
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
@@ -204,6 +205,16 @@ def test_a_process_that_is_killed_ends_the_job(small_scenes: Path, tmp_path: Pat
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert "lost another process of the run" in done.stderr  # what the other one says
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_again_and_they_go_on(small_scenes: Path, tmp_path: Path) -> None:
+    config, run = write_config(tmp_path, small_scenes), tmp_path / "run"
+    config.write_text(config.read_text() + DYING.replace("FILE", str(run / "last.pt")))
+    done = torchrun(config, "train.max_iterations=200", "run.save_every=20", restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert read(run / "last.pt")["iteration"] == 200
+    assert "resumed" in done.stderr
 
 
 @pytest.mark.slow
