@@ -15,8 +15,9 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, or
-    1 when `check` found errors, 2 for bad input, told in one sentence, 75 when a signal stopped a run, 130 for Ctrl-C.
+    """Run a command; returns its exit status.
+
+    0: done. 1: `check` found errors. 2: bad input, told in one sentence. 75: a signal stopped a run. 130: Ctrl-C.
     """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)

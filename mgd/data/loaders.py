@@ -21,7 +21,7 @@ from mgd.data.cutmix import box_masks
 from mgd.data.datasets import Item, Splits, load_pair
 from mgd.data.normalise import normalise
 from mgd.data.transforms import augment, shrink
-from mgd.errors import UserError
+from mgd.errors import UserError, few
 
 LABELED, UNLABELED, PARTNER, MASK = range(4)  # streams of random numbers ...
 SAMPLE, ORDER = range(2)  # ... and what they are used for
@@ -52,9 +52,9 @@ class TrainingSamples(Dataset):
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
         self.uses_unlabeled = config.method.uses_unlabeled
         self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
-        if self.uses_unlabeled and len(splits.unlabeled) < 2:
+        if self.uses_unlabeled and (count := len({item.image for item in splits.unlabeled})) < 2:
             raise UserError(
-                f"data.partition={config.data.partition} leaves {len(splits.unlabeled)} unlabelled images, CutMix "
+                f"data.partition={config.data.partition} leaves {count} unlabelled images, CutMix "
                 "needs 2 or more; choose a greater partition, name photos in data.unlabeled, or set method=supervised"
             )
 
@@ -106,7 +106,7 @@ class TrainingSamples(Dataset):
                 if not self.data.skip_broken:
                     raise
                 broken.append(str(error))
-        raise UserError(f"none of the {len(items)} images can be read, the first: {broken[0]}")
+        raise UserError(f"of {len(items)} images none is left to train on: {few(broken)}")
 
     def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Decoded and shrunk; from memory with `data.cache`."""

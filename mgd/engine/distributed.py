@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mgd.errors import Stopped, UserError, sentence
 
-# What the libraries below torch.distributed say when another process is gone.
+# What the libraries below torch.distributed say, mostly since another process is gone.
 LOST_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|TCPStore")
 
 
@@ -59,9 +59,10 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         if world > 1:
             _record(error)
             if isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
+                reason = str(error).splitlines()[0]
                 raise UserError(
-                    f"process {rank} lost another process of the run, whose own message says why; "
-                    "--resume goes on from the last save"
+                    f"process {rank} cannot talk to the others ({reason}): where one of them ended, "
+                    "its own message says why; --resume goes on from the last save"
                 ) from error
         raise
     # Only after success: with one process failed, leaving the group would wait for it, and torchrun ends the others.

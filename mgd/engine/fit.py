@@ -146,6 +146,7 @@ def _report(sender: Connection, config: Experiment, device: torch.device, alone:
 def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[float, float]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        torch.backends.cudnn.benchmark = True  # as in training: it chooses by speed, not by memory
     splits = open_splits(config.data)
     scratch = replace(config, model=replace(config.model, pretrained=False))  # weights change no size
     team = Processes(0, 1, device)

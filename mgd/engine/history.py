@@ -84,4 +84,6 @@ class History:
             )
         # Processes other than the main one tell errors only; the one whose own loss is bad knows most.
         level = logging.WARNING if bad == ["the gradient"] else logging.ERROR
-        log.log(level, "WARNING: %s; the step is left out", what)
+        # With fp16 the scale begins too high: a few such steps at first are its way down.
+        note = ", and the loss scale lowered" if train.precision == "fp16" else ""
+        log.log(level, "WARNING: %s; the step is left out%s", what, note)

@@ -42,8 +42,8 @@ class Trainer:
         self.config, self.team = config, team
         self.folder = Path(config.run.dir)
         self.splits = open_splits(config.data)
-        if team.is_main:
-            _report(quick_check(config, self.splits))
+        findings = quick_check(config, self.splits) if team.is_main else []
+        _refuse(findings)
         self.epoch, self.total = run_length(config, self.splits)
         self._check_batch()
         previous = previous_state(self.folder, config, resume=resume)
@@ -53,6 +53,7 @@ class Trainer:
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)
+        _warn(findings)
 
         torch.manual_seed(config.train.seed)
         self.stepper = Stepper(build_objective(config, len(self.splits.classes)), config.train, team, self.total)
@@ -73,11 +74,12 @@ class Trainer:
         if team.is_main:
             self._describe()
         teachers = self.stepper.objective.teachers
-        if teachers and self.iteration == 0:
-            score_teachers(teachers, config, self.splits, team.device, main=team.is_main)
         images = config.train.batch_size
         meter = Meter(self.folder, start=self.iteration, total=self.total, images=images, main=team.is_main)
         with contextlib.closing(meter), self.stop.listening():
+            if teachers and self.iteration == 0:
+                with meter.paused():
+                    score_teachers(teachers, config, self.splits, team.device, main=team.is_main)
             if self.evaluation_due:  # the run ended between a save and its evaluation
                 with meter.paused():
                     self._evaluate(meter)
@@ -207,10 +209,14 @@ class Trainer:
             )
 
 
-def _report(findings: list[Finding]) -> None:
-    """Log warnings; raise UserError at the first error."""
+def _refuse(findings: list[Finding]) -> None:
+    """Raise UserError at the first error."""
     for level, subject, text in findings:
         if level == "error":
             raise UserError(f"{subject}: {text}")
+
+
+def _warn(findings: list[Finding]) -> None:
+    for level, subject, text in findings:
         if level == "warning":
             log.warning("WARNING: %s: %s", subject, text)
