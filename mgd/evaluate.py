@@ -1,7 +1,7 @@
 """Network x validation list -> report: per-class IoU, mIoU, pixel accuracy, pictures."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def evaluate(
     *,
     pictures: Path | None = None,
     progress: str = "",
+    heed: Callable[[], None] = lambda: None,
 ) -> Report:
     """Score a network; under torch.distributed the ranks share the images and all get the whole report.
 
@@ -96,27 +97,30 @@ def evaluate(
         network: normalised images -> logits.
         pictures: folder for image | truth | prediction panels of the first `evaluate.pictures` images.
         progress: caption of a progress bar; "" shows none.
+        heed: called before every image, as often on every rank; what it raises ends the evaluation.
     """
     how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    samples = ValidationSamples(list(items), config, len(classes))
-    loader = make_loader(
-        samples, EveryNth(len(items), rank, world), workers=config.data.workers, device=device, batched=False
-    )
+    samples, share = ValidationSamples(list(items), config, len(classes)), EveryNth(len(items), rank, world)
+    loaded = iter(make_loader(samples, share, workers=config.data.workers, device=device, batched=False))
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64, device=device)
     was_training = network.training
     network.eval()
-    for sample in tqdm(loader, desc=progress, unit="image", disable=None if progress else True, leave=False):
+    turns = range(math.ceil(len(items) / world))
+    for _ in tqdm(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
+        heed()
+        if (sample := next(loaded, None)) is None:  # other ranks have one image more
+            break
+        item = items[sample["index"]]
         label = sample["label"].to(device, non_blocking=True)
         scores = predict_scores(network, sample["image"].to(device, non_blocking=True), how, size=tuple(label.shape))
         if not torch.isfinite(scores).all():
-            name = items[sample["index"]].image
-            raise UserError(f"the network gives scores that are not finite on {name}; its weights are broken")
+            raise UserError(f"the network gives scores that are not finite on {item.image}; its weights are broken")
         prediction = scores.argmax(dim=0)
         confusion += confusion_matrix(label, prediction, len(classes))
         if pictures is not None and sample["index"] < how.pictures:
             row = panels(sample["image"], [label.cpu(), prediction.cpu()], classes)
-            write_png(pictures / f"{items[sample['index']].name}.png", np.concatenate(row, axis=1))
+            write_png(pictures / f"{item.name}.png", np.concatenate(row, axis=1))
     network.train(was_training)
     if world > 1:
         dist.all_reduce(confusion)

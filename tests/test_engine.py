@@ -401,6 +401,8 @@ def test_a_batch_trains_the_same_however_it_is_divided(
     assert max(float((expected[name] - untrained[name]).abs().max()) for name in expected) > 0.003
     for run in (accumulated, tmp_path / "processes/run"):
         torch.testing.assert_close(weights(run), expected, rtol=0, atol=1e-5)
+        for line, whole_line in zip(metrics(run), metrics(whole), strict=True):  # a log tells of all processes
+            assert line["loss/total"] == pytest.approx(whole_line["loss/total"], rel=1e-3)
 
 
 @pytest.mark.slow

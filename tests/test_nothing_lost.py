@@ -20,9 +20,14 @@ from helpers import differences, read, run_processes, train, write_config
 from test_engine import metrics, trained_state, weights
 
 import mgd.engine.loop as loop
+import mgd.evaluate as evaluation
 from mgd.__main__ import main
-from mgd.data.loaders import Batch
+from mgd.config import load
+from mgd.data.datasets import open_splits
+from mgd.data.loaders import Batch, TrainingSamples
+from mgd.data.prepare.scenes import generate_scenes
 from mgd.engine.history import History
+from mgd.engine.log import Meter
 from mgd.objectives.base import Terms
 from mgd.objectives.supervised import SupervisedObjective
 
@@ -87,24 +92,37 @@ def test_a_run_killed_at_20_random_moments_ends_in_the_weights_of_an_undisturbed
     assert not (run / ".last.pt.tmp").exists()
 
 
-def test_an_evaluation_that_a_kill_cut_off_is_made_when_the_run_goes_on(
-    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SCORED = ["train.max_iterations=4", "evaluate.every=1", "evaluate.mode=whole", "run.keep=2"]  # an epoch is 2 iterations
+
+
+def told(run: Path) -> list[dict[str, float]]:
+    """What a run wrote of its steps and scores, without speeds."""
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in metrics(run)]
+
+
+@pytest.mark.parametrize("moment", ["evaluate", "_save", "keep_snapshot"])
+def test_what_a_kill_cut_off_after_a_save_is_made_up_for_when_the_run_goes_on(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    options = ["train.max_iterations=4", "evaluate.every=1", "evaluate.mode=whole"]
-    undisturbed = train(tmp_path / "undisturbed", small_scenes, *options)
+    undisturbed = train(tmp_path / "undisturbed", small_scenes, *SCORED)
     config, run = write_config(tmp_path / "cut", small_scenes), tmp_path / "cut/run"
+    place: Any = loop.Trainer if moment == "_save" else loop
+    work = getattr(place, moment)
 
     def cut_off(*arguments: Any, **options: Any) -> Any:
+        if moment == "_save" and arguments[0].evaluation_due:  # the save before the evaluation, not the one after it
+            return work(*arguments, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", cut_off)
-        assert main(["train", str(config), *options]) == 130
+        patch.setattr(place, moment, cut_off)
+        assert main(["train", str(config), *SCORED]) == 130
     assert read(run / "last.pt")["iteration"] == 2
-    assert main(["train", str(config), *options, "--resume"]) == 0
-    scores = [[(line["step"], line["miou"]) for line in metrics(one) if "miou" in line] for one in (run, undisturbed)]
-    assert scores[0] == scores[1]
-    assert [step for step, _ in scores[0]] == [2, 4]
+    assert not list(run.glob("iteration-*"))
+    assert main(["train", str(config), *SCORED, "--resume"]) == 0
+    assert told(run) == told(undisturbed)
+    for name in ("iteration-0000002.pt", "iteration-0000004.pt", "best.pt"):
+        assert differences(read(run / name)["model"], read(undisturbed / name)["model"]) == []
 
 
 # Told to stop
@@ -151,6 +169,32 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
     assert differences(trained_state(run), trained_state(undisturbed)) == []
     assert [line["step"] for line in metrics(run) if "miou" in line] == [2, 4, 6, 7]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_ends_an_evaluation_which_is_made_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    generate_scenes(root := tmp_path / "data", train=12, val=12, height=48, width=64)
+    config, run, seen = write_config(tmp_path / "stopped", root), tmp_path / "stopped/run", tmp_path / "seen"
+    predict = evaluation.predict_scores
+
+    def signal_at_2(*arguments: Any, **how: Any) -> torch.Tensor:
+        with open(seen, "a") as file:
+            file.write(".")
+        if seen.stat().st_size == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(*arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "predict_scores", signal_at_2)
+        run_processes(processes, "train", str(config), *SCORED, statuses=[75] * processes)
+    assert 2 <= seen.stat().st_size <= 6
+    assert read(run / "last.pt")["iteration"] == 2
+    assert not [line for line in metrics(run) if "miou" in line]
+    run_processes(processes, "train", str(config), *SCORED, "--resume")
+    run_processes(processes, "train", str(write_config(tmp_path / "undisturbed", root)), *SCORED)
+    assert told(run) == told(tmp_path / "undisturbed/run")
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(
@@ -237,10 +281,10 @@ def test_a_save_that_the_disk_has_no_room_for_keeps_the_previous_one_and_says_so
 ) -> None:
     save = loop.Trainer._save
 
-    def save_with_little_room(self: loop.Trainer) -> None:
+    def save_with_little_room(self: loop.Trainer, meter: Meter) -> None:
         if self.iteration == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes that a file may grow to
-        save(self)
+        save(self, meter)
 
     monkeypatch.setattr(loop.Trainer, "_save", save_with_little_room)
     run = tmp_path / "run"
@@ -291,8 +335,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_told_with_its_images(
     run = tmp_path / "run"
     save = loop.Trainer._save
 
-    def watch(self: loop.Trainer) -> None:
-        save(self)
+    def watch(self: loop.Trainer, meter: Meter) -> None:
+        save(self, meter)
         seen.append(trained_state(run))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -374,13 +418,14 @@ def test_too_many_such_steps_in_a_row_end_the_run_and_what_was_saved_stays(
 
 
 def test_one_process_whose_loss_is_not_finite_makes_all_leave_the_step_out(
-    small_scenes: Path, tmp_path: Path, poison: Callable[..., None]
+    small_scenes: Path, tmp_path: Path, poison: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     poison(lambda iteration: iteration == 1 and os.environ.get("RANK") == "1", "loss")
     run_processes(2, "train", str(write_config(tmp_path, small_scenes)), "train.max_iterations=3")
     lines = metrics(tmp_path / "run")
     assert [line["loss/total"] is None for line in lines] == [False, True, False]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+    assert capfd.readouterr().err.count("iteration 2: loss supervised is not finite on the images scene_") == 1
 
 
 def test_a_weight_that_is_not_finite_is_not_saved(
@@ -420,8 +465,45 @@ def test_broken_images_are_replaced_when_asked_told_once_and_counted(
         assert said.count(f"{name}.jpg cannot be decoded") == 1
     again = train(tmp_path / "workers", root, *options, "data.skip_broken=true", "data.workers=2")
     assert differences(trained_state(tmp_path / "strict/run"), trained_state(again)) == []
-    for run in (again, tmp_path / "strict/run"):
-        assert metrics(run)[-1]["broken_images"] >= 2
+    team = write_config(tmp_path / "processes", root)
+    run_processes(2, "train", str(team), *options, "data.skip_broken=true")
+    counts = [metrics(run)[-1]["broken_images"] for run in (tmp_path / "strict/run", again, team.parent / "run")]
+    assert counts[0] >= 2
+    assert counts == counts[:1] * 3  # those of all processes
+
+
+def test_counts_go_on_with_the_run(
+    small_scenes: Path, tmp_path: Path, poison: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small_scenes, root)
+    (root / "train_aug/image/scene_00004.jpg").write_bytes(b"")
+    poison(lambda iteration: iteration in (1, 4), "loss")
+    options = ["train.max_iterations=8", "data.skip_broken=true", "run.save_every=1"]
+    undisturbed = told(train(tmp_path / "undisturbed", root, *options))
+    config, run = write_config(tmp_path / "killed", root), tmp_path / "killed/run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Meter, "advance", lambda self: self.written > 500 and signal.raise_signal(signal.SIGINT))
+        assert main(["train", str(config), *options]) == 130
+    assert 2 <= read(run / "last.pt")["iteration"] < 6
+    assert main(["train", str(config), *options, "--resume"]) == 0
+    assert told(run) == undisturbed
+    assert undisturbed[-1]["skipped_steps"] == 2
+    assert undisturbed[-1]["broken_images"] >= 2
+
+
+def test_messages_name_the_image_that_stands_in_for_a_broken_one(small_scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small_scenes, root)
+    config = load(write_config(tmp_path, root), ["method=cps", "data.skip_broken=true"])
+    before = TrainingSamples(open_splits(config.data), config)
+    names = [before.names(position) for position in range(9)]
+    (root / "train_aug/image/scene_00004.jpg").write_bytes(b"")  # labelled; the next labelled one is scene_00008
+    after = TrainingSamples(open_splits(config.data), config)
+    assert [after.names(position)[0] for position in range(9)] == [
+        name.replace("scene_00004", "scene_00008") for name, _, _ in names
+    ]
+    assert any(name == "scene_00004" for name, _, _ in names)
 
 
 # Snapshots and averages

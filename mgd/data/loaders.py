@@ -25,6 +25,9 @@ from mgd.errors import UserError, few
 
 LABELED, UNLABELED, PARTNER, MASK = range(4)  # streams of random numbers ...
 SAMPLE, ORDER = range(2)  # ... and what they are used for
+STREAMS = {LABELED: "labeled", UNLABELED: "first", PARTNER: "second"}  # their views in a sample
+
+Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its label
 
 
 class Views(NamedTuple):
@@ -61,42 +64,38 @@ class TrainingSamples(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         broken: list[str] = []
         sample: dict[str, Any] = {}
-        _, sample["labeled"] = self._view(self.splits.labeled, position, LABELED, broken)
+        for stream, (_, image, label) in self._picks(position, broken).items():
+            sample[STREAMS[stream]] = self._view(image, label, self._rng(stream, position))
         if self.uses_unlabeled:
             crop = self.data.crop_size
-            first, sample["first"] = self._view(self.splits.unlabeled, position, UNLABELED, broken)
-            _, sample["second"] = self._view(self.splits.unlabeled, position, PARTNER, broken, other_than=first)
             sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
         return sample | {"broken": "\n".join(broken)}
 
     def names(self, position: int) -> list[str]:
-        """The images that a position draws, for messages."""
-        streams = [(self.splits.labeled, LABELED)]
-        if self.uses_unlabeled:
-            streams += [(self.splits.unlabeled, UNLABELED), (self.splits.unlabeled, PARTNER)]
-        return [items[draw(self.seed, stream, position, len(items))].name for items, stream in streams]
+        """The images that a position takes, for messages. Reads them: another may stand in for a broken one."""
+        return [item.name for item, _, _ in self._picks(position, []).values()]
 
-    def _view(
-        self, items: list[Item], position: int, stream: int, broken: list[str], *, other_than: Item | None = None
-    ) -> tuple[Item, dict[str, Any]]:
-        """The item that a position takes from a stream, augmented; complaints about others are added to `broken`."""
-        item, image, label = self._pick(items, draw(self.seed, stream, position, len(items)), broken, other_than)
-        image, label, extent = augment(
-            image,
-            label,
-            scales=self.data.scales,
-            crop=self.data.crop_size,
-            rng=self._rng(stream, position),
-        )
+    def _picks(self, position: int, broken: list[str]) -> dict[int, Pick]:
+        """What a position takes from each stream; complaints about others are added to `broken`."""
+        picks = {LABELED: self._pick(self.splits.labeled, position, LABELED, broken)}
+        if self.uses_unlabeled:
+            first = picks[UNLABELED] = self._pick(self.splits.unlabeled, position, UNLABELED, broken)
+            picks[PARTNER] = self._pick(self.splits.unlabeled, position, PARTNER, broken, other_than=first[0])
+        return picks
+
+    def _view(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> dict[str, Any]:
+        """Augmented, as tensors."""
+        image, label, extent = augment(image, label, scales=self.data.scales, crop=self.data.crop_size, rng=rng)
         view = {"image": torch.from_numpy(image).permute(2, 0, 1), "extent": torch.from_numpy(extent)}
         if label is not None:
             view["label"] = torch.from_numpy(label)
-        return item, view
+        return view
 
     def _pick(
-        self, items: list[Item], place: int, broken: list[str], other_than: Item | None
-    ) -> tuple[Item, np.ndarray, np.ndarray | None]:
-        """The item at `place`; with `data.skip_broken` the next one in its place where it cannot be read."""
+        self, items: list[Item], position: int, stream: int, broken: list[str], *, other_than: Item | None = None
+    ) -> Pick:
+        """The item that is drawn; with `data.skip_broken` the next one in its place where it cannot be read."""
+        place = draw(self.seed, stream, position, len(items))
         for item in (items[(place + i) % len(items)] for i in range(len(items))):
             if item == other_than:  # its partner took it in place of a broken one
                 continue

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from mgd.config import Experiment
 from mgd.data.loaders import TrainingSamples
+from mgd.engine.distributed import Processes
 from mgd.engine.step import Outcome
 from mgd.errors import UserError
 
@@ -19,18 +21,18 @@ log = logging.getLogger(__name__)
 class History:
     """Collects outcomes on the device; `read` brings them over in one transfer, which waits for the steps."""
 
-    def __init__(self, samples: TrainingSamples, config: Experiment) -> None:
-        self.samples, self.config = samples, config
-        self.broken = 0  # samples drawn anew, on this process
-        self.skipped = 0  # steps left out
+    def __init__(self, samples: TrainingSamples, config: Experiment, team: Processes) -> None:
+        self.samples, self.config, self.team = samples, config, team
+        self.counts = {"skipped_steps": 0, "broken_images": 0}  # left out and replaced, since the run began
         self._in_a_row = 0
+        self._broken = 0  # on this process, since the last report
         self._told: set[str] = set()
         self._steps: list[tuple[int, Outcome]] = []
 
     def note_broken(self, parts: Sequence[Mapping[str, Any]]) -> None:
         """Tell of images that `data.skip_broken` replaced, each once, on whichever process met it."""
         for complaint in (line for part in parts for text in part["broken"] for line in text.splitlines()):
-            self.broken += 1
+            self._broken += 1
             if complaint not in self._told:
                 self._told.add(complaint)
                 log.error("WARNING: %s (the next image of the list was taken in its place)", complaint)
@@ -42,12 +44,14 @@ class History:
     def read(self) -> dict[str, float]:
         """Means since the last call over the steps that were made, and counts of what was left out.
 
+        Every process must ask, and gets the same: the means and counts are those of all.
+
         Raises:
             UserError: more than `train.max_skipped` steps in a row had a loss or gradient that is not finite.
         """
         steps, self._steps = self._steps, []
         tensors = [value for _, (terms, norm) in steps for value in (*terms.values(), norm)]
-        values = iter(torch.stack(tensors).tolist())
+        values = iter(self._over_processes(torch.stack(tensors)))
         made: list[dict[str, float]] = []
         for iteration, (terms, _) in steps:
             losses = {name: next(values) for name in terms}
@@ -59,20 +63,32 @@ class History:
                 self._leave_out(iteration, losses)
         losses = {name: sum(step.get(name, 0.0) for step in made) / len(made) for step in made for name in step}
         norms = {"gradient_norm": losses.pop("gradient_norm")} if made else {}
-        counts = {"skipped_steps": self.skipped, "broken_images": self.broken}
         return {
             "loss/total": sum(losses.values()) if made else math.nan,
             **{f"loss/{name}": value for name, value in losses.items()},
             **norms,
-            **{name: float(count) for name, count in counts.items() if count},
+            **{name: float(count) for name, count in self.counts.items() if count},
         }
+
+    def _over_processes(self, values: torch.Tensor) -> list[float]:
+        """Means over all processes; counts what they met that was broken."""
+        values = torch.cat([values, values.new_full((1,), self._broken)])
+        if self.team.world > 1:
+            dist.all_reduce(values)
+        *sums, broken = values.tolist()
+        self.counts["broken_images"] += round(broken)
+        self._broken = 0
+        return [value / self.team.world for value in sums]
 
     def _leave_out(self, iteration: int, losses: Mapping[str, float]) -> None:
         """Tell of a step that changed nothing; end the run when there are too many."""
-        self.skipped += 1
+        self.counts["skipped_steps"] += 1
         self._in_a_row += 1
         train, folder = self.config.train, Path(self.config.run.dir)
         bad = [f"loss {name}" for name, value in losses.items() if not math.isfinite(value)] or ["the gradient"]
+        if train.precision == "fp16" and bad == ["the gradient"] and self._in_a_row <= train.max_skipped:
+            log.info("iteration %d: a gradient does not fit into fp16; the loss scale is lowered", iteration + 1)
+            return
         first = iteration * train.batch_size
         names = [name for position in range(first, first + train.batch_size) for name in self.samples.names(position)]
         what = f"iteration {iteration + 1}: {', '.join(bad)} is not finite on the images {', '.join(names)}"
@@ -82,8 +98,4 @@ class History:
                 f"{folder / 'last.pt'} is the last good state; look at these "
                 "images, or train anew with a lower train.lr or train.precision=fp32"
             )
-        # Processes other than the main one tell errors only; the one whose own loss is bad knows most.
-        level = logging.WARNING if bad == ["the gradient"] else logging.ERROR
-        # With fp16 the scale begins too high: a few such steps at first are its way down.
-        note = ", and the loss scale lowered" if train.precision == "fp16" else ""
-        log.log(level, "WARNING: %s; the step is left out%s", what, note)
+        log.warning("WARNING: %s; the step is left out", what)

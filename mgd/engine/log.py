@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
-from mgd.files import write_json, write_text
+from mgd.files import write_json
 
 log = logging.getLogger(__name__)
 FILE_ONLY = logging.DEBUG
@@ -85,26 +86,31 @@ def _git_revision() -> str | None:
     return revision + ("+" if changes else "")
 
 
-def _continue_jsonl(path: Path, start: int) -> TextIO:
+def _continue_jsonl(path: Path, size: int) -> TextIO:
     """Open for appending, without what a killed run had written after the state that is gone on from."""
     if path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= start))
+        os.truncate(path, min(size, path.stat().st_size))
     return open(path, "a", encoding="utf-8")
 
 
 class Meter:
     """The run's stream of metrics. Does nothing on processes other than the main one."""
 
-    def __init__(self, folder: Path, *, start: int, total: int, images: int, main: bool) -> None:
+    def __init__(self, folder: Path, *, start: int, written: int, total: int, images: int, main: bool) -> None:
+        """Goes on at iteration `start`, after the first `written` bytes of metrics.jsonl."""
         self.main, self.images = main, images
         self.last_time, self.last_step = time.perf_counter(), start
         self.total = total
         self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
         self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
         if main:
-            self.file = _continue_jsonl(folder / "metrics.jsonl", start)
+            self.file = _continue_jsonl(folder / "metrics.jsonl", written)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    @property
+    def written(self) -> int:
+        """Size of metrics.jsonl in bytes."""
+        return os.fstat(self.file.fileno()).st_size if self.main else 0
 
     def advance(self) -> None:
         self.bar.update()

@@ -21,7 +21,7 @@ from mgd.engine.resume import check_same_start, keep_snapshot, previous_state
 from mgd.engine.step import Stepper
 from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
-from mgd.errors import Stopped, UserError
+from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective
 
@@ -57,9 +57,9 @@ class Trainer:
 
         torch.manual_seed(config.train.seed)
         self.stepper = Stepper(build_objective(config, len(self.splits.classes)), config.train, team, self.total)
-        self.history = History(self.samples, config)
+        self.history = History(self.samples, config, team)
         self.stop = StopRequest(team)
-        self.best, self.evaluation_due = -math.inf, False
+        self.best, self.evaluation_due, self.written = -math.inf, False, 0
         if previous is not None:
             self._restore(previous)
 
@@ -73,16 +73,15 @@ class Trainer:
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        teachers = self.stepper.objective.teachers
-        images = config.train.batch_size
-        meter = Meter(self.folder, start=self.iteration, total=self.total, images=images, main=team.is_main)
+        teachers, splits, heed = self.stepper.objective.teachers, self.splits, self.stop.heed
+        position = {"start": self.iteration, "total": self.total, "written": self.written}
+        meter = Meter(self.folder, **position, images=config.train.batch_size, main=team.is_main)
         with contextlib.closing(meter), self.stop.listening():
-            if teachers and self.iteration == 0:
-                with meter.paused():
-                    score_teachers(teachers, config, self.splits, team.device, main=team.is_main)
-            if self.evaluation_due:  # the run ended between a save and its evaluation
-                with meter.paused():
-                    self._evaluate(meter)
+            with meter.paused():
+                if self.iteration:  # the run may have ended between a save and what follows it
+                    self._after_save(meter, evaluates=self.evaluation_due, keeps=self._plan()[2])
+                elif teachers:
+                    score_teachers(teachers, config, splits, team.device, main=team.is_main, heed=heed)
             self._loop(meter)
             self.stop.settle()
 
@@ -102,10 +101,12 @@ class Trainer:
             if stops or saves or self.iteration % config.run.log_every == 0:
                 meter.train(self.iteration, self.history.read(), lr)  # no state is saved before its losses are checked
             if saves or stops:
-                self._milestone(meter, evaluates=evaluates, keeps=keeps, stops=stops)
-            if stops:
-                self.stop.meet()
-                raise Stopped(f"stopped by {self.stop.name or 'a signal to another process'}")
+                self.evaluation_due = evaluates
+                with meter.paused():
+                    self._save(meter)
+                    if stops:
+                        self.stop.leave()
+                    self._after_save(meter, evaluates=evaluates, keeps=keeps)
 
     def _make_loader(self) -> DataLoader[Any]:
         """What is left of the run. Made before any network, since it refuses what cannot be trained on."""
@@ -130,33 +131,31 @@ class Trainer:
         evaluates = bool(every) and (ends or (rest == 0 and epochs % every == 0))
         return ends or keeps or evaluates or self.iteration % run.save_every == 0, evaluates, keeps
 
-    def _milestone(self, meter: Meter, *, evaluates: bool, keeps: bool, stops: bool) -> None:
-        """Save, then evaluate; a run that ends in between evaluates when it goes on."""
-        self.evaluation_due = evaluates
-        with meter.paused():
-            self._save()
-            if evaluates and not stops:
-                self._evaluate(meter)
-            if keeps and self.team.is_main:
-                keep_snapshot(self.folder, self.iteration, self.config.run.keep)
+    def _after_save(self, meter: Meter, *, evaluates: bool, keeps: bool) -> None:
+        """What a run that ends before it makes up for when it goes on."""
+        if evaluates:
+            self._evaluate(meter)
+        if keeps and self.team.is_main:
+            keep_snapshot(self.folder, self.iteration, self.config.run.keep)
 
     def _evaluate(self, meter: Meter) -> None:
         caption = "evaluation" if self.team.is_main else ""
         splits, network = self.splits, self.stepper.network
         if self.team.world > 1:
             share_buffers(network)
-        report = evaluate(network, splits.val, splits.classes, self.config, self.team.device, progress=caption)
+        what, device = (network, splits.val, splits.classes, self.config), self.team.device
+        report = evaluate(*what, device, progress=caption, heed=self.stop.heed)
         meter.write(self.iteration, {"miou": report.miou})
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
         if report.miou > self.best:
             self.best = report.miou
             self._write("best.pt", miou=report.miou)
         self.evaluation_due = False
-        self._save()
+        self._save(meter)
 
-    def _save(self) -> None:
-        training = {**self.stepper.state_dict(), "best": self.best, "evaluation_due": self.evaluation_due}
-        self._write("last.pt", training=training)
+    def _save(self, meter: Meter) -> None:
+        standing = {"best": self.best, "evaluation_due": self.evaluation_due, "written": meter.written}
+        self._write("last.pt", training={**self.stepper.state_dict(), **standing, "counts": self.history.counts})
 
     def _write(self, name: str, **extra: Any) -> None:
         if not self.team.is_main:
@@ -180,6 +179,7 @@ class Trainer:
         training = previous.extra["training"]
         self.stepper.load_state_dict(training)
         self.best, self.evaluation_due = training["best"], training["evaluation_due"]
+        self.written, self.history.counts = training["written"], training["counts"]
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
 
     def _describe(self) -> None:

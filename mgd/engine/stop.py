@@ -4,12 +4,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
 from mgd.engine.distributed import Processes
+from mgd.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -37,7 +38,7 @@ class StopRequest:
         self.name = signal.Signals(number).name
 
     def agreed(self) -> bool:
-        """To be asked by every process once a step.
+        """To be asked by every process once a step, or once a validation image.
 
         With several processes the answer is about the step before, so that the question travels while a step is
         computed, and is the same on all.
@@ -55,10 +56,16 @@ class StopRequest:
         self._asked = work, flag
         return False
 
-    def meet(self) -> None:
-        """Wait for all processes: the first that ends may end the job, and the main one has a save to finish."""
+    def leave(self) -> NoReturn:
+        """Raise Stopped once all processes are here: the first that ends may end the job, and the main one saves."""
         if self._group is not None:
             dist.barrier(group=self._group)
+        raise Stopped(f"stopped by {self.name or 'a signal to another process'}")
+
+    def heed(self) -> None:
+        """Leave if it is agreed to: for where there is nothing to save."""
+        if self.agreed():
+            self.leave()
 
     def settle(self) -> None:
         """Wait for the last question, so that no process leaves the group while another asks."""

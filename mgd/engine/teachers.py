@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,16 +23,25 @@ REMEDY = (
 
 
 def score_teachers(
-    teachers: Mapping[str, DeepLabV3Plus], config: Experiment, splits: Splits, device: torch.device, *, main: bool
+    teachers: Mapping[str, DeepLabV3Plus],
+    config: Experiment,
+    splits: Splits,
+    device: torch.device,
+    *,
+    main: bool,
+    heed: Callable[[], None],
 ) -> None:
-    """Evaluate every teacher, write teacher-<name>.json and .txt into the run's folder, and warn of a bad one."""
+    """Evaluate every teacher, write teacher-<name>.json and .txt into the run's folder, and warn of a bad one.
+
+    `heed` is called before every image, as in `evaluate`.
+    """
     assert isinstance(config.method, MGD)
     if not config.method.score_teachers:
         return
     baseline = _baseline_miou(config.method.baseline)
     for name, teacher in teachers.items():
         caption = f"{name} teacher" if main else ""
-        report = evaluate(teacher, splits.val, splits.classes, config, device, progress=caption)
+        report = evaluate(teacher, splits.val, splits.classes, config, device, progress=caption, heed=heed)
         log.info("%s teacher: mIoU %.2f on %d validation images", name, 100 * report.miou, report.images)
         for warning in warnings_about(report, baseline):
             log.warning("WARNING: the %s teacher %s. %s", name, warning, REMEDY)
