@@ -12,7 +12,7 @@ demo: env
 	bash exp.demo/demo.sh $(SEED)
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal  # a test uses one core
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Test that a run loses nothing: killed, told to stop, out of disk, with numbers or images that cannot be used."""
 
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -26,8 +27,11 @@ from mgd.config import load
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, TrainingSamples
 from mgd.data.prepare.scenes import generate_scenes
+from mgd.engine.distributed import Processes
 from mgd.engine.history import History
 from mgd.engine.log import Meter
+from mgd.engine.step import Outcome
+from mgd.errors import UserError
 from mgd.objectives.base import Terms
 from mgd.objectives.supervised import SupervisedObjective
 
@@ -426,6 +430,24 @@ def test_one_process_whose_loss_is_not_finite_makes_all_leave_the_step_out(
     assert [line["loss/total"] is None for line in lines] == [False, True, False]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
     assert capfd.readouterr().err.count("iteration 2: loss supervised is not finite on the images scene_") == 1
+
+
+def test_fp16_gradients_that_overflow_are_no_warning_until_there_are_too_many(
+    small_scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss scale begins too high, and comes down that way."""
+    monkeypatch.setattr(logging.getLogger("mgd"), "propagate", True)  # to where caplog listens
+    caplog.set_level(logging.INFO, logger="mgd")
+    config = load(write_config(tmp_path, small_scenes), ["train.precision=fp16", "train.max_skipped=2"])
+    history = History(TrainingSamples(open_splits(config.data), config), config, Processes(0, 1, torch.device("cpu")))
+    for iteration in range(3):
+        history.add(iteration, Outcome({"supervised": torch.tensor(1.0)}, torch.tensor(torch.inf)))
+        if iteration < 2:
+            assert history.read()["skipped_steps"] == iteration + 1
+    assert [record.levelno for record in caplog.records] == [logging.INFO] * 2
+    assert "iteration 2: a gradient does not fit into fp16; the loss scale is lowered" in caplog.messages
+    with pytest.raises(UserError, match=r"iteration 3: the gradient is not finite on the images scene_.*3 such steps"):
+        history.read()
 
 
 def test_a_weight_that_is_not_finite_is_not_saved(

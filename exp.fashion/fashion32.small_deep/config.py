@@ -20,7 +20,7 @@ config = Experiment(
         workers=0,
     ),
     model=Model(backbone="resnet18_slim", pretrained=False, channels=48),
-    method=CPS(weight=0.5, burn_in_iterations=800, rampup_iterations=800),
-    train=Train(batch_size=8, max_iterations=2000, lr=0.04),
+    method=CPS(weight=0.5, burn_in_iterations=1200, rampup_iterations=600),
+    train=Train(batch_size=8, max_iterations=2000, lr=0.3),
     evaluate=Evaluate(every=0),
 )

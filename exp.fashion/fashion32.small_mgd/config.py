@@ -30,6 +30,6 @@ config = Experiment(
         pixel_unlabeled=0.5,
         baseline="exp.fashion/fashion{partition}.small_supervised/run/evaluation/last.json",
     ),
-    train=Train(batch_size=8, max_iterations=2000, lr=0.03),
+    train=Train(batch_size=8, max_iterations=2000, lr=0.3),
     evaluate=Evaluate(every=0),
 )

@@ -21,6 +21,6 @@ config = Experiment(
     ),
     model=Model(backbone="timm:test_resnet", pretrained=False, channels=48),
     method=Supervised(),
-    train=Train(batch_size=8, max_iterations=2000, lr=0.03),
+    train=Train(batch_size=8, max_iterations=2000, lr=0.3),
     evaluate=Evaluate(every=0),
 )
