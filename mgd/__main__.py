@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mgd {options.command}: {reason}; {remedy}", file=sys.stderr)
         return 2
     except Stopped as error:
-        print(f"mgd {options.command}: {error}; saved, --resume goes on", file=sys.stderr)
+        print(f"mgd {options.command}: {error}; --resume goes on", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)

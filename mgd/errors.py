@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """A run was asked to stop by a signal; its state is saved. Exit status 75: not done, try again."""
+    """A run was asked to stop by a signal; what it had trained is saved. Exit status 75: not done, try again."""
 
 
 def sentence(error: UserError) -> str:
