@@ -89,6 +89,8 @@ class History:
         if train.precision == "fp16" and bad == ["the gradient"] and self._in_a_row <= train.max_skipped:
             log.info("iteration %d: a gradient does not fit into fp16; the loss scale is lowered", iteration + 1)
             return
+        if not self.team.is_main and self._in_a_row <= train.max_skipped:
+            return  # the main process tells
         first = iteration * train.batch_size
         names = [name for position in range(first, first + train.batch_size) for name in self.samples.names(position)]
         what = f"iteration {iteration + 1}: {', '.join(bad)} is not finite on the images {', '.join(names)}"

@@ -89,7 +89,8 @@ def _git_revision() -> str | None:
 def _continue_jsonl(path: Path, size: int) -> TextIO:
     """Open for appending, without what a killed run had written after the state that is gone on from."""
     if path.is_file():
-        os.truncate(path, min(size, path.stat().st_size))
+        kept = path.read_bytes()[:size]
+        os.truncate(path, kept.rfind(b"\n") + 1)  # whole lines, whatever has happened to the file
     return open(path, "a", encoding="utf-8")
 
 
@@ -109,8 +110,11 @@ class Meter:
 
     @property
     def written(self) -> int:
-        """Size of metrics.jsonl in bytes."""
-        return os.fstat(self.file.fileno()).st_size if self.main else 0
+        """Bytes of metrics.jsonl that are on the disk for good."""
+        if not self.main:
+            return 0
+        os.fsync(self.file.fileno())
+        return os.fstat(self.file.fileno()).st_size
 
     def advance(self) -> None:
         self.bar.update()

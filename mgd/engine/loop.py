@@ -67,7 +67,7 @@ class Trainer:
         """Train from where the run stands to its end.
 
         Raises:
-            Stopped: a signal asked for it; the state is saved.
+            Stopped: a signal asked for it; what was trained is saved.
             UserError: what the data, the disk or the numbers do not allow.
         """
         config, team = self.config, self.team

@@ -22,7 +22,7 @@ from mgd.objectives.base import Objective, Terms, add_terms
 class Outcome(NamedTuple):
     """What a step computed, on the device: reading it waits for the step."""
 
-    terms: Terms  # detached; means over this process's part of the batch
+    terms: Terms  # detached; their average over the processes is the mean over the batch
     gradient_norm: Tensor  # scalar; where it is not finite the weights were left as they were
 
 

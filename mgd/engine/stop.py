@@ -1,4 +1,4 @@
-"""Pre-emption: SIGTERM or SIGUSR1 asks a run to stop; all its processes stop after the same step."""
+"""Pre-emption: SIGTERM or SIGUSR1 asks a run to stop; all its processes stop at the same place."""
 
 import signal
 from collections.abc import Iterator
