@@ -339,6 +339,21 @@ def test_going_on_with_another_setting_is_refused(
     assert "set it back, or use another run.dir" in error
 
 
+@pytest.mark.parametrize("lost", ["training", "counts"])  # as in best.pt; as in a file of an older version
+def test_a_state_that_lacks_something_is_refused_and_kept(
+    small_scenes: Path, tmp_path: Path, lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = train(tmp_path, small_scenes) / "last.pt"
+    content = read(last)
+    del (content if lost == "training" else content["training"])[lost]
+    torch.save(content, last)
+    before = last.read_bytes()
+    assert main(["train", str(tmp_path), "--resume"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{last} has no training state that can be gone on from; use another run.dir, or delete it" in error
+    assert last.read_bytes() == before
+
+
 def test_what_changes_no_weight_may_differ_when_a_run_goes_on(small_scenes: Path, tmp_path: Path) -> None:
     train(tmp_path, small_scenes, "train.max_iterations=1")
     changes = ["data.workers=1", "evaluate.every=2", "run.log_every=7", "run.save_every=9"]

@@ -13,6 +13,9 @@ from mgd.files import atomic
 
 SNAPSHOT, SNAPSHOT_PATTERN = "iteration-{:07d}.pt", "iteration-*.pt"
 
+# What a training state must hold beside the stepper's; one of an older version may not.
+NEEDED = {"best", "evaluation_due", "written", "counts"}
+
 # What may differ between a run and its resumption, since it is no part of what is trained.
 FREE_KEYS = (
     *("run", "evaluate", "data.root", "data.workers", "data.cache", "model.weights_dir"),
@@ -32,8 +35,8 @@ def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpo
     if not resume:
         raise UserError(f"{last} exists: go on with --resume, set another run.dir, or delete it to start anew")
     found = checkpoint.recognise(checkpoint.read(last), last)
-    if found.config is None or "training" not in found.extra:
-        raise UserError(f"{last} has no training state; delete it to start anew")
+    if found.config is None or not found.extra.get("training", {}).keys() >= NEEDED:
+        raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")
     if (key := first_difference(found.config, to_dict(config))) is not None:
         raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
     return found
