@@ -11,8 +11,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: env
 	bash exp.demo/demo.sh $(SEED)
 
+# A test uses one core; four hold as many networks of full size in memory as a small machine has room for.
 test: env
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal  # a test uses one core
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal
 
 lint: env
 	$(BIN)/ruff check .
