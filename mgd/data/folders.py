@@ -1,5 +1,6 @@
 """Photos in a folder, and images paired with their labels in a folder that has images/ and labels/."""
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,14 +27,22 @@ def left_out(folder: Path) -> list[Path]:
     return [file for file in _files(folder) if file.suffix.lower() not in IMAGE_SUFFIXES]
 
 
-def pairs_in(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[UserError]]:
+Pairs = list[tuple[str, Path, Path]]  # name, image, label
+
+
+def pairs_in(folder: Path, pattern: str = "") -> tuple[Pairs, list[UserError]]:
     """(name, image, label) of every image with a label, in order of name, and what is wrong with the others.
 
     A pair has the same path below images/ and labels/, but for the suffix; that path is the name.
 
+    Args:
+        pattern: where a label lies, seen from its image, such as `{stem}_mask.png`; below labels/ where there is one.
+
     Raises:
-        UserError: images/ or labels/ is missing or has no image.
+        UserError: images/ or labels/ is missing or has no image; the pattern lacks {stem}.
     """
+    if pattern:
+        return _by_pattern(folder, pattern)
     for part in (IMAGES, LABELS):
         if not (folder / part).is_dir():
             raise UserError(f"{folder.absolute()} has no folder {part}; expected {IMAGES}/ and {LABELS}/ in it")
@@ -54,6 +63,31 @@ def pairs_in(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[UserError
         remedy = f"put the images below {folder / IMAGES} or remove the labels"
         problems.append(UserError(f"{len(lone)} labels have no image: {files}; {remedy}", kind="pairs"))
     return [(name, images[name][0], labels[name][0]) for name in sorted(images.keys() & labels.keys())], problems
+
+
+def _by_pattern(folder: Path, pattern: str) -> tuple[Pairs, list[UserError]]:
+    if "{stem}" not in pattern:
+        raise UserError(f"data.label_pattern={pattern} must hold {{stem}}, the image's name, as in {{stem}}_mask.png")
+    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    labels = folder / LABELS if (folder / LABELS).is_dir() else images
+
+    def label_of(image: Path) -> Path:
+        beside = (labels / image.relative_to(images)).parent
+        return Path(os.path.normpath(beside / pattern.replace("{stem}", image.stem)))
+
+    files = photos_in(folder)
+    drawn = {label_of(file) for file in files if label_of(file) != file}  # labels may lie among the photos
+    pairs = [
+        (image.relative_to(images).with_suffix("").as_posix(), image, label_of(image))
+        for image in files
+        if image not in drawn
+    ]
+    if bare := [image for _, image, label in pairs if not label.is_file()]:
+        remedy = f"draw them ({label_of(bare[0])}), or move the photos to a folder data.unlabeled"
+        return [pair for pair in pairs if pair[1] not in bare], [
+            UserError(f"{len(bare)} images have no label: {few(bare)}; {remedy}", kind="pairs")
+        ]
+    return pairs, []
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:
