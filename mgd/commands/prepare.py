@@ -13,8 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, make: Callable[[argparse.Namespace], str], text: str, out: str) -> argparse.ArgumentParser:
         one = sets.add_parser(name, help=text, description=text)
-        told = {"default": Path(out), "help": f"the data set's folder (default {out})"} if out else {"required": True}
-        one.add_argument("--out", type=Path, **told)
+        default = Path(out) if out else None
+        told = f"(default {out})" if out else "to make"
+        one.add_argument("--out", type=Path, required=not out, default=default, help=f"the data set's folder {told}")
         one.set_defaults(make=make)
         return one
 
@@ -58,7 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_labels(one: argparse.ArgumentParser) -> None:
-    names = {"type": _names, "default": (), "metavar": "NAME,NAME"}
     one.add_argument("source", type=Path, metavar="SOURCE", help="the export: a folder, or the format's main file")
     one.add_argument("--format", required=True, choices=list(READERS), help="what wrote it")
     one.add_argument("--images", type=Path, help="the photos, when not where the tool puts them")
@@ -70,8 +70,8 @@ def _add_labels(one: argparse.ArgumentParser) -> None:
     one.add_argument("--predictions", action="store_true", help="label-studio: take them where nobody annotated")
     one.add_argument("--classes", default="", help="classes in their order: names, or a CSV file; index needs it")
     one.add_argument("--merge", action="append", default=[], metavar="NEW=OLD,OLD", help="these become one class")
-    one.add_argument("--drop", **names, help="as if nobody had drawn these")
-    one.add_argument("--ignore", **names, help="pixels of these become 255")
+    one.add_argument("--drop", type=_names, default=(), metavar="NAME,NAME", help="as if nobody had drawn these")
+    one.add_argument("--ignore", type=_names, default=(), metavar="NAME,NAME", help="pixels of these become 255")
     one.add_argument("--unmarked", choices=("background", "ignore"), default="", help="pixels that no region covers")
     one.add_argument("--val-every", type=int, default=5, help="one photo in so many for validation (5)")
     one.add_argument("--skip-broken", action="store_true", help="leave out what cannot be read, and tell it")

@@ -57,8 +57,9 @@ def export_labels(folder: Path, form: str, out: Path, *, images: Path | None = N
     done = list(tqdm(made, "export", len(found), unit="photo", disable=None))
     write_classes(out / "classes.csv", named.names, named.colors)
     told = WRITERS[form][1](out, done, named)
-    unmarked = "" if form == "cvat" else f" --unmarked {BACKGROUND if _leaves_background(named) else 'ignore'}"
-    return f"{len(done):,} label maps in {out}; {told}\nback: mgd prepare labels EXPORT --format {form}{unmarked} \\\n        --classes {out / 'classes.csv'} --out ..."
+    unmarked = BACKGROUND if _leaves_background(named) else "ignore"
+    back = f"--format {form} {'' if form == 'cvat' else f'--unmarked {unmarked} '}--classes {out / 'classes.csv'}"
+    return f"{len(done):,} label maps in {out}; {told}\nback: mgd prepare labels EXPORT {back} --out DIR"
 
 
 def _name(mask: Path, base: Path) -> str:

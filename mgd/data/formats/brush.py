@@ -1,8 +1,8 @@
 """Label Studio's run-length code of brush strokes: the RGBA picture of the strokes, packed as thi.ng's rle-pack.
 
-https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack. Bits, highest first: 32 how many values, 5 the bits of
-a value less 1, four times 4 the bits of a length less 1. Then pieces: 1 whether it is a run, 2 which of the lengths, the
-length less 1, and one value for a run, else as many values as it is long.
+https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack. Bits, highest first: 32 how many values, 5 the bits
+of a value less 1, four times 4 the bits of a length less 1. Then pieces: 1 whether it is a run, 2 which of the lengths,
+the length less 1, and one value for a run, else as many values as it is long.
 """
 
 from collections.abc import Sequence

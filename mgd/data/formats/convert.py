@@ -103,7 +103,8 @@ def _keep_record(out: Path, form: str, reading: Reading, rules: Rules, chosen: V
     text = json.dumps(record, indent=1) + "\n"
     if path.is_file() and read_text(path) != text:
         raise UserError(
-            f"{out} has labels made with other options or classes ({path.name} tells which); delete it or choose another --out"
+            f"{out} has labels made with other options or classes ({path.name} tells which); delete the folder or choose "
+            "another --out"
         )
     if not path.is_file() and (out / "labels").exists():
         raise UserError(f"{out} has labels that were made by something else; choose another --out")

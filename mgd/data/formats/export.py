@@ -1,4 +1,4 @@
-"""What every reader of an annotation tool's export returns: photos, each with its regions; and reading JSON for them."""
+"""What every reader of an annotation tool's export returns: photos, each with its regions; and what readers share."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator

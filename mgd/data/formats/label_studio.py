@@ -1,6 +1,6 @@
 """Label Studio's JSON export: tasks with brush strokes, polygons, rectangles and ellipses. A later region is on top.
 
-https://labelstud.io/guide/export ("JSON"), https://labelstud.io/guide/predictions: coordinates are percent of the photo.
+https://labelstud.io/guide/export ("JSON"), https://labelstud.io/guide/predictions: coordinates are in percent.
 """
 
 import math
@@ -49,8 +49,9 @@ def read(source: Path, reading: Reading) -> Export:
     file = source if source.is_file() else _only_json(source)
     content = read_json(file, EXPECTED)
     with understood(file, EXPECTED):
-        photos = tuple(_photos(file, content, reading))
-        names = {name for photo in photos if photo.regions for name in photo.regions.keywords["names"]}
+        tasks = _tasks(file, content, reading.predictions)
+        photos = tuple(_photos(file, tasks, reading))
+        names = {_name(thing) for _, things in tasks for thing in things or []}
     return Export(tuple(sorted(names - {IGNORE})), photos, covers=False)
 
 
@@ -61,25 +62,31 @@ def _only_json(source: Path) -> Path:
     return files[0]
 
 
-def _photos(file: Path, tasks: Any, reading: Reading) -> Iterator[Photo]:
-    if not isinstance(tasks, list):
+def _tasks(file: Path, content: Any, predictions: bool) -> list[tuple[dict[str, Any], list[dict[str, Any]] | None]]:
+    """(task, its regions that have an area); None where nobody looked at the photo."""
+    if not isinstance(content, list):
         raise TypeError("no list of tasks")
-    folders = [reading.images] if reading.images else [file.parent, file.parent / "images"]
-    photos = Photos(folders, file)
-    for task in tasks:
-        path = _path(file, task)
-        image = _find(photos, path)
-        results = _results(task, reading.predictions)
-        name = photo_name(path)
-        if results is None:
+    found = []
+    for task in content:
+        results = _results(task, predictions)
+        found.append((task, results and [thing for thing in results if _has_area(file, task, thing)]))
+    return found
+
+
+def _photos(
+    file: Path, tasks: Sequence[tuple[dict[str, Any], list[dict[str, Any]] | None]], reading: Reading
+) -> Iterator[Photo]:
+    photos = Photos([reading.images] if reading.images else [file.parent, file.parent / "images"], file)
+    for task, things in tasks:
+        path, number = _path(file, task), task.get("id")
+        name, image = photo_name(path), _find(photos, path)
+        if things is None:
             yield Photo(name, image, file, None)
             continue
-        things = [thing for thing in results if _has_area(file, task, thing)]
-        labels = {_name(thing) for thing in things}
-        size = {(int(thing["original_height"]), int(thing["original_width"])) for thing in things}
-        if len(size) > 1:
-            raise UserError(f"{file}: task {task.get('id')} has regions for photos of several sizes; export it again")
-        yield Photo(name, image, file, partial(regions, file, task.get("id"), things, names=labels), *size)
+        sizes = {(int(thing["original_height"]), int(thing["original_width"])) for thing in things}
+        if len(sizes) > 1:
+            raise UserError(f"{file}: task {number} has regions for photos of several sizes; export it again")
+        yield Photo(name, image, file, partial(regions, file, number, things), next(iter(sizes), None))
 
 
 def _path(file: Path, task: dict[str, Any]) -> str:
@@ -133,10 +140,8 @@ def _name(thing: dict[str, Any]) -> str:
     return str(labels[0])
 
 
-def regions(
-    file: Path, task: Any, things: Sequence[dict[str, Any]], size: Size, *, names: set[str]
-) -> Iterator[Region]:
-    """Each region's mask, of one of `names`. Raises UserError for one that does not fit the photo."""
+def regions(file: Path, task: Any, things: Sequence[dict[str, Any]], size: Size) -> Iterator[Region]:
+    """Each region's mask. Raises UserError for one that does not fit the photo."""
     for thing in things:
         what = f"{file}: task {task}, region {thing.get('id')} ({_name(thing)})"
         with understood(file, EXPECTED):
@@ -204,6 +209,6 @@ def write_rest(out: Path, made: Sequence[dict[str, Any]], classes: Classes) -> s
     lines = ["<View>", *(f"  {line}" if line[0] == "<" else line for line in lines), "  </BrushLabels>", "</View>"]
     write_text(out / "interface.xml", "\n".join(lines) + "\n")
     return (
-        "in Label Studio: paste interface.xml as the labelling interface, add the folder as local storage (its files as "
-        f"/data/local-files/?d=...; LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={out.absolute()}), import tasks.json"
+        "in Label Studio: paste interface.xml as the labelling interface, serve the folder as local files "
+        f"(LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={out.absolute()}), import tasks.json"
     )
