@@ -103,8 +103,8 @@ def _keep_record(out: Path, form: str, reading: Reading, rules: Rules, chosen: V
     text = json.dumps(record, indent=1) + "\n"
     if path.is_file() and read_text(path) != text:
         raise UserError(
-            f"{out} has labels made with other options or classes ({path.name} tells which); delete the folder or choose "
-            "another --out"
+            f"{out} has labels made with other options or classes ({path.name} tells which); delete the folder or "
+            "choose another --out"
         )
     if not path.is_file() and (out / "labels").exists():
         raise UserError(f"{out} has labels that were made by something else; choose another --out")
@@ -220,9 +220,8 @@ def _summary(out: Path, chosen: Values, made: Sequence[Made], lists: dict[str, i
         share = 100 * pixels[value] / max(1, pixels.sum())
         lines.append(f"{value:>5}  {name:<24}{pixels[value]:>15,}{share:>9.2f}{photos[value]:>8,}")
     lines.append(", ".join(f"{part}.txt {count:,}" for part, count in lists.items()))
-    lines.append(
-        f"{sum(one.new for one in made):,} made now, {len(made) - len(skipped):,} photos, {len(skipped):,} skipped"
-    )
+    new = sum(one.new for one in made)
+    lines.append(f"{len(made) - len(skipped):,} photos, {new:,} of them made now, {len(skipped):,} skipped")
     lines += [f"skipped: {error}" for error in skipped]
     if not lists["val"]:
         lines.append("WARNING: no photo is left for validation; label more, or give val.txt one that nobody trains on")

@@ -27,7 +27,7 @@ def read(source: Path, reading: Reading) -> Export:
     """
     masks = need(source / "SegmentationClass", "an unpacked CVAT export, Segmentation mask 1.1")
     table = _labelmap(source / "labelmap.txt")
-    photos = Photos([reading.images] if reading.images else [source / "JPEGImages", source / "images", source], masks)
+    photos = Photos([reading.images] if reading.images else [source / "JPEGImages", source / "images"], masks)
     parts = {
         name.strip(): file.stem if file.stem in ("train", "val", "test") else ""
         for file in sorted((source / SETS).glob("*.txt"))

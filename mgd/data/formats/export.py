@@ -160,6 +160,11 @@ class Photos:
         looked = few(self.folders) or "no folder"
         raise UserError(f"{self.source} names {path}, which is not in {looked}; say where the photos are: --images")
 
+    def name_of(self, image: Path) -> str:
+        """A found photo's name: its path below the folder that it was found in."""
+        folder = next(folder for folder in self.folders if image.is_relative_to(folder))
+        return photo_name(image.relative_to(folder).as_posix())
+
     def _index(self) -> dict[str, list[Path]]:
         """Every photo by its path and its name, each with and without suffix."""
         keys: dict[str, set[Path]] = {}

@@ -26,7 +26,6 @@ from mgd.data.formats.export import (
     Size,
     guess,
     need,
-    photo_name,
     read_json,
     understood,
 )
@@ -76,10 +75,11 @@ def _tasks(file: Path, content: Any, predictions: bool) -> list[tuple[dict[str, 
 def _photos(
     file: Path, tasks: Sequence[tuple[dict[str, Any], list[dict[str, Any]] | None]], reading: Reading
 ) -> Iterator[Photo]:
-    photos = Photos([reading.images] if reading.images else [file.parent, file.parent / "images"], file)
+    photos = Photos([reading.images] if reading.images else [file.parent / "images", file.parent], file)
     for task, things in tasks:
         path, number = _path(file, task), task.get("id")
-        name, image = photo_name(path), _find(photos, path)
+        image = _find(photos, path)
+        name = photos.name_of(image)
         if things is None:
             yield Photo(name, image, file, None)
             continue

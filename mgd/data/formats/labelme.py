@@ -122,14 +122,9 @@ def write_one(out: Path, photo: Labelled, classes: Classes) -> str:
         one = {"label": name, "points": corners, "group_id": None, "description": "", "shape_type": "mask"}
         things.append(one | {"flags": {}, "mask": patch})
     height, width = photo.label.shape
-    content: dict[str, Any] = {
-        "version": "5.5.0",
-        "flags": {},
-        "shapes": things,
-        "imagePath": target.name,
-        "imageData": None,
-    }
-    write_json(target.with_suffix(".json"), content | {"imageHeight": height, "imageWidth": width})
+    content: dict[str, Any] = {"version": "5.5.0", "flags": {}, "shapes": things, "imagePath": target.name}
+    content |= {"imageData": None, "imageHeight": height, "imageWidth": width}
+    write_json(target.with_suffix(".json"), content)
     return photo.name
 
 

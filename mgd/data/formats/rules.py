@@ -52,7 +52,7 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
             f"what is a pixel that no region covers ({reason})? Say --unmarked background: it shows no class and is "
             "learnt as background; or --unmarked ignore: nobody looked at it, no loss does either"
         )
-    left = [into.get(name, name) for name in export.names if name not in {*rules.drop, *rules.ignore}]
+    left = [into.get(name, name) for name in export.names if name not in {*rules.drop, *rules.ignore, IGNORE}]
     if rules.unmarked == BACKGROUND and BACKGROUND not in left:
         left.insert(0, BACKGROUND)
     names = tuple(dict.fromkeys(left))
