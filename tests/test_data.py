@@ -27,7 +27,7 @@ from mgd.data.loaders import (
     to_device,
 )
 from mgd.data.partitions import split
-from mgd.data.transforms import augment, shrink
+from mgd.data.transforms import augment, resize, shrink
 from mgd.errors import UserError
 from mgd.published import CITY, VOC
 
@@ -216,6 +216,56 @@ def test_built_in_palettes_are_the_published_ones() -> None:
 def test_photos_shrink_to_a_short_side_and_never_grow(short: int, size: tuple[int, int]) -> None:
     assert shrink(np.zeros((40, 60, 3), np.uint8), short).shape[:2] == size
     assert shrink(np.zeros((60, 40, 3), np.uint8), short).shape[:2] == size[::-1]
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.3, 0.41, 0.5, 0.62, 0.75, 1.25, *SCALES])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_label_map_keeps_its_place_at_every_scale(scale: float, axis: int) -> None:
+    """A ramp tells where a pixel came from: its mean is the ramp's middle, and no pixel is off by more than a half."""
+    ramp = np.arange(60, dtype=np.uint8)
+    size = round(60 * scale)
+    label = np.tile(ramp, (4, 1)) if axis else np.tile(ramp[:, None], (1, 4))
+    found = resize(label, *((4, size) if axis else (size, 4)), nearest=True)
+    line = found[0] if axis else found[:, 0]
+    off = line - ((np.arange(size) + 0.5) * 60 / size - 0.5)
+    assert np.abs(off).max() <= 0.5
+    assert abs(off.mean()) < 0.6 / min(size, 60)  # of ties at most one is left alone
+    photo = resize(4 * label, *found.shape) / 4  # four times, since fractions are rounded
+    assert abs((photo - found).mean()) < 0.1  # and its photo lies where it lies
+
+
+@pytest.mark.parametrize("short_side", [25, 30, 37, 45, 60, 75, 99])
+def test_shrunk_labels_lie_on_their_shrunk_photos(short_side: int) -> None:
+    rows, columns = np.mgrid[:100, :120].astype(np.uint8)
+    for ramp in (rows, columns):
+        photo = shrink(np.repeat(2 * ramp[..., None], 3, axis=2), short_side)[..., 0] / 2
+        label = shrink(ramp, short_side, nearest=True)
+        assert photo.shape == label.shape
+        assert abs((photo - label).mean()) < 0.1  # OpenCV's nearest: 0.25 to 2 pixels
+        assert np.abs(photo - label).max() <= 1
+
+
+def test_halving_a_label_map_takes_turns_between_the_pixels_that_are_as_near() -> None:
+    assert resize(np.arange(8, dtype=np.uint8)[None], 1, 4, nearest=True).tolist() == [[0, 3, 4, 7]]
+    assert resize(np.arange(4, dtype=np.uint8)[None], 1, 8, nearest=True).tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
+    assert resize(np.arange(4, dtype=np.uint8)[None], 1, 6, nearest=True).tolist() == [[0, 0, 1, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_training_samples_have_labels_that_lie_on_their_images(scale: float) -> None:
+    """Photo and label are one ramp, down or across; over many crops, none is ahead of the other."""
+    rows, columns = np.mgrid[:60, :60].astype(np.uint8)
+    for ramp in (rows, columns):
+        off = []
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            picture = np.repeat(4 * ramp[..., None], 3, axis=2)
+            image, label, (top, bottom, left, right) = augment(picture, ramp, scales=(scale,), crop=40, rng=rng)
+            assert label is not None
+            inside = slice(top, bottom), slice(left, right)
+            off.append((image[..., 0] / 4 - label)[inside].mean())
+        assert abs(np.mean(off)) < 0.06
+        assert np.abs(off).max() < 0.15
 
 
 # Augmentation
