@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import struct
 import warnings
 import zlib
@@ -17,7 +18,7 @@ from mgd.__main__ import main
 from mgd.config import Data
 from mgd.data.classes import write_classes
 from mgd.data.datasets import Item, load_pair, open_splits, read_list
-from mgd.data.folders import photos_in
+from mgd.data.folders import BESIDE, DEAD, HIDDEN, LOOP, left_out, photos_in
 from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices
 from mgd.errors import UserError
 
@@ -140,7 +141,7 @@ def test_a_folder_is_paired_by_path_without_suffix_in_order_of_name(tmp_path: Pa
     (tmp_path / "train/images/._b.jpg").write_text("what a Mac leaves behind")
     folder = tmp_path / "train"
     assert read_list(folder, tmp_path, "", labels=True) == [
-        Item(name, folder / f"images/{name}{image}", folder / f"labels/{name}{label}")
+        Item(f"train/images/{name}{image}", folder / f"images/{name}{image}", folder / f"labels/{name}{label}")
         for name, image, label in (("a.b", ".tiff", ".gif"), ("b", ".jpg", ".png"), ("day/two/a", ".WEBP", ".bmp"))
     ]
 
@@ -151,7 +152,8 @@ def test_images_and_labels_alone_and_two_of_a_name_are_refused_by_name(tmp_path:
     write_image(tmp_path / "labels/y.png", np.zeros((40, 56), np.uint8))
     write_image(tmp_path / "images/a.bmp", PHOTO)
     problems: list[UserError] = []
-    assert [item.name for item in read_list(tmp_path, tmp_path, "", labels=True, problems=problems)] == ["a"]
+    found = read_list(tmp_path, tmp_path, "", labels=True, problems=problems)
+    assert [item.name for item in found] == ["images/a.bmp"]
     twice, bare, lone = map(str, problems)
     assert f"{tmp_path}/images/a.bmp, {tmp_path}/images/a.jpg have one name" in twice
     assert (
@@ -175,6 +177,75 @@ def test_a_folder_without_images_or_labels_is_refused(tmp_path: Path) -> None:
 def test_of_a_folder_of_pairs_the_images_are_the_photos(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     assert photos_in(tmp_path) == [tmp_path / "images/a.jpg"]
+
+
+def test_linked_folders_are_followed_and_links_that_lead_nowhere_or_back_are_told(tmp_path: Path) -> None:
+    folder, store = tmp_path / "train", tmp_path / "store"
+    write_pair(folder, "a")
+    write_pair(store, "deep/b")
+    for part in ("images", "labels"):
+        (folder / part / "site").symlink_to(store / part)
+        (store / part / "deep/round").symlink_to(folder / part)
+        (folder / part / "gone").symlink_to(tmp_path / "nowhere")
+        (folder / part / "gone.png").symlink_to(tmp_path / "nowhere.png")
+        (folder / part / "self").symlink_to("self")
+    items = read_list(folder, tmp_path, "", labels=True)
+    assert [item.name for item in items] == ["train/images/a.jpg", "train/images/site/deep/b.jpg"]
+    found = left_out(folder)
+    dead = [folder / part / name for part in ("images", "labels") for name in ("gone", "gone.png", "self")]
+    assert sorted(found[DEAD]) == sorted(dead)
+    assert found[LOOP] == [folder / part / "site/deep/round" for part in ("images", "labels")]
+    assert set(found) == {DEAD, LOOP}
+
+
+def test_a_folder_of_a_linked_folder_alone_has_its_photos(tmp_path: Path) -> None:
+    write_image(tmp_path / "store/a.jpg", PHOTO)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/linked").symlink_to(tmp_path / "store")
+    assert photos_in(tmp_path / "pool") == [tmp_path / "pool/linked/a.jpg"]
+
+
+MADE = [".ipynb_checkpoints", ".Trash-1000/files", "@eaDir/x", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found"]
+
+
+@pytest.mark.parametrize(
+    "made", [*MADE, ".thumbnails", "@Recycle", "System Volume Information", "deep/.git/x", "Thumbs"]
+)
+def test_what_systems_and_programs_make_is_left_out_and_told(tmp_path: Path, made: str) -> None:
+    write_pair(tmp_path, "deep/a")
+    for part, suffix in (("images", "jpg"), ("labels", "png")):
+        write_image(tmp_path / f"{part}/{made}/old.{suffix}", PHOTO)
+    (tmp_path / "images/Thumbs.db").touch()
+    assert [item.name for item in read_list(tmp_path, tmp_path, "", labels=True)] == ["images/deep/a.jpg"]
+    wanted = [f"images/{made}/old.jpg", "images/Thumbs.db", f"labels/{made}/old.png"]
+    assert {why: sorted(files) for why, files in left_out(tmp_path).items()} == {
+        HIDDEN: sorted(tmp_path / file for file in wanted)
+    }
+
+
+def test_a_hidden_folder_that_is_asked_for_is_read(tmp_path: Path) -> None:
+    write_image(tmp_path / ".pool/a.jpg", PHOTO)
+    assert photos_in(tmp_path / ".pool") == [tmp_path / ".pool/a.jpg"]
+
+
+def test_photos_beside_images_are_told_to_be_left_out(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    write_image(tmp_path / "site/b.jpg", PHOTO)
+    assert photos_in(tmp_path) == [tmp_path / "images/a.jpg"]
+    assert left_out(tmp_path) == {BESIDE: [tmp_path / "site/b.jpg"]}
+
+
+def test_a_folder_without_a_photo_says_what_was_left_out(tmp_path: Path) -> None:
+    write_image(tmp_path / ".hidden/a.jpg", PHOTO)
+    with pytest.raises(UserError, match=r"has no image .*; 1 left out, since they are hidden, or lie in .*a.jpg; put"):
+        photos_in(tmp_path)
+
+
+def test_a_composed_and_a_decomposed_name_make_a_pair(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/caf\xe9.jpg", PHOTO)
+    write_image(tmp_path / "labels/cafe\u0301.png", np.zeros((40, 56), np.uint8))
+    item = read_list(tmp_path, tmp_path, "", labels=True)[0]
+    assert (item.name, item.label) == ("images/caf\xe9.jpg", tmp_path / "labels/cafe\u0301.png")
 
 
 # From the folders to a student
@@ -216,10 +287,29 @@ def test_folders_are_checked_trained_on_and_evaluated(
     assert main(["evaluate", str(tmp_path), *chosen]) == 0
 
 
+def test_frames_of_one_number_keep_apart_and_nothing_is_written_outside_the_run(own: Path, tmp_path: Path) -> None:
+    for part in ("images", "labels"):
+        for sequence in ("seqA", "seqB"):
+            target = own / "val" / part / sequence
+            target.mkdir()
+            shutil.copy(own / "val" / part / "0.png", target / "0001.png")
+    lines = [f"val/images/{s}/0001.png\tval/labels/{s}/0001.png" for s in ("seqA", "seqB")]
+    lines += [
+        f"../{own.name}/val/images/1.png\t../{own.name}/val/labels/1.png",
+        f"{own}/val/images/2.png\tval/labels/2.png",
+    ]
+    (own / "val.txt").write_text("\n".join(lines))
+    run = train(tmp_path, own, *FOLDERS, "data.val_list=val.txt", "train.max_iterations=1")
+    before = {path for path in tmp_path.rglob("*") if run not in path.parents}
+    assert main(["evaluate", str(run / "last.pt"), "evaluate.mode=whole", "evaluate.pictures=4"]) == 0
+    assert {path for path in tmp_path.rglob("*") if run not in path.parents} == before
+    assert len([*(run / "evaluation").rglob("*.png")]) == 4
+
+
 def test_what_is_left_out_of_a_folder_is_told(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own / "unlabeled/IMG_1.HEIC").write_bytes(b"")
     train(tmp_path, own, *FOLDERS, "train.max_iterations=1")
-    text = f"folder: left out, since their names are not those of images: {own}/unlabeled/IMG_1.HEIC; convert"
+    text = f"folder: 1 left out, since their names are not those of images: {own}/unlabeled/IMG_1.HEIC; convert"
     assert text in capsys.readouterr().err
 
 

@@ -66,7 +66,7 @@ def inspect(data: Data, classes: Classes, item: Item) -> Inspected:
         if label is not None and item.label is not None:
             present = np.bincount(label.ravel(), minlength=256) > 0
             present[IGNORE_INDEX] = False
-            _check_label(item.label, present, classes)
+            _check_label(item.label, present, classes, mapped=bool(data.label_map))
     except UserError as error:
         return Inspected(error.kind, str(error), present, b"", 0)
     small = shrink(image, data.short_side) if data.cache else image
@@ -74,11 +74,11 @@ def inspect(data: Data, classes: Classes, item: Item) -> Inspected:
     return Inspected("", "", present, hashlib.blake2b(item.image.read_bytes(), digest_size=16).digest(), memory)
 
 
-def _check_label(path: Path, present: np.ndarray, classes: Classes) -> None:
+def _check_label(path: Path, present: np.ndarray, classes: Classes, *, mapped: bool) -> None:
     """What training would not mind: a label of nothing, and a palette that contradicts the indices."""
     if not present.any():
         raise UserError(f"{path} has no pixel of a class; correct it or take it out of the list", kind="empty")
-    palette = read_palette(path)
+    palette = None if mapped else read_palette(path)  # colours of values that mean other classes tell nothing
     if palette is None:
         return
     class_of = {color: i for i, color in enumerate(classes.colors) if classes.colors.count(color) == 1}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from mgd.data.label_map import UNCLEAR, value_table
 from mgd.errors import UserError
 from mgd.metrics import IGNORE_INDEX
 
@@ -16,7 +17,6 @@ IMAGE_SUFFIXES = {
     *(".ras", ".sr", ".tif", ".tiff", ".webp"),
 }
 LOSSY = ("JPEG", "MPO", "JPEG2000")  # formats whose grey values are not those that were written
-_INVALID = 254  # marks label values that are no class; classes end below it (`read_classes` sees to that)
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises
 
 
@@ -52,22 +52,25 @@ def read_indices(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def load_label(path: Path, num_classes: int, ignore_values: tuple[int, ...] = ()) -> np.ndarray:
-    """Label map uint8 (H,W), values 0..num_classes-1 and 255. `ignore_values` become 255.
+def load_label(
+    path: Path, num_classes: int, ignore_values: tuple[int, ...] = (), label_map: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Label map uint8 (H,W), values 0..num_classes-1 and 255. `ignore_values` become 255, others what `label_map` says.
 
     Raises:
         UserError: as `read_indices`, or when it holds a value that is no class.
     """
-    table = np.full(256, _INVALID, np.uint8)
-    table[:num_classes] = np.arange(num_classes)
-    table[[IGNORE_INDEX, *ignore_values]] = IGNORE_INDEX
+    table = value_table((*label_map, *(f"{value}=ignore" for value in ignore_values))).copy()
+    table[(table >= num_classes) & (table != IGNORE_INDEX)] = UNCLEAR
     values = read_indices(path)
     label = table[values]
-    if (label == _INVALID).any():
-        wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != _INVALID)))
+    if (label == UNCLEAR).any():
+        wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != UNCLEAR)))
+        mapped = "a value that another one is mapped to must be named as well, " if label_map else ""
         raise UserError(
             f"{path} holds the label value {', '.join(map(str, wrong[:5]))}, expected 0..{num_classes - 1} or "
-            f"{IGNORE_INDEX}; correct the labels, data.classes, or name it in data.ignore_values",
+            f"{IGNORE_INDEX}; correct the labels, data.classes, or say what it means in data.label_map ({mapped}"
+            f"such as {wrong[0]}=0) or data.ignore_values",
             kind="values",
         )
     return label

@@ -41,6 +41,15 @@ def value_table(entries: Sequence[str]) -> np.ndarray:
     return table
 
 
+def describe(entries: Sequence[str], names: Sequence[str]) -> str:
+    """What a mapping does, in words: `0 is ignored, 1 is background`."""
+    table = value_table(entries)
+    values = sorted({value for entry in entries for value, _ in _pairs(entry)})
+    meant = {value: names[table[value]] if table[value] < len(names) else "no class" for value in values}
+    meant |= {value: "ignored" for value in values if table[value] == IGNORE_INDEX}
+    return ", ".join(f"{value} is {meant[value]}" for value in values)
+
+
 def _pairs(entry: str) -> list[tuple[int, int]]:
     source, equals, target = (part.strip() for part in entry.partition("="))
     sources = _values(source)

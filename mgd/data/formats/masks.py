@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mgd.data.folders import LABELS, pairs_in
-from mgd.data.formats.export import Color, Photos, Reading, is_photo
-from mgd.data.images import LOSSY
+from mgd.data.folders import IMAGES, LABELS, pairs_in
+from mgd.data.formats.export import Color, Photos, Reading, is_photo, photo_name
 from mgd.errors import UserError
 
 Pairs = Iterable[tuple[str, Path, Path]]  # name, photo, mask
@@ -23,7 +22,8 @@ def paired(source: Path, reading: Reading) -> Pairs:
         pairs, problems = pairs_in(source, reading.label_pattern)
         if problems:
             raise problems[0]
-        return pairs
+        base = source / IMAGES if (source / IMAGES).is_dir() else source
+        return [(photo_name(image.relative_to(base).as_posix()), image, mask) for image, mask in pairs]
     photos, base = Photos([reading.images], source), source / LABELS if (source / LABELS).is_dir() else source
     masks = {mask.relative_to(base).with_suffix("").as_posix(): mask for mask in mask_files(base)}
     return [(name, photos.find(name), mask) for name, mask in masks.items()]
@@ -46,9 +46,3 @@ def color_codes(colors: Sequence[Color] | np.ndarray) -> np.ndarray:
     """RGB (...,3) -> one number each, int32."""
     red, green, blue = np.moveaxis(np.asarray(colors, np.int32), -1, 0)
     return red << 16 | green << 8 | blue
-
-
-def check_lossless(path: Path, suffix_format: str | None) -> None:
-    """Raise UserError for a format that changes values when it is written."""
-    if suffix_format in LOSSY:
-        raise UserError(f"{path} is a {suffix_format} file, which changes values; export the masks as PNG")

@@ -1,6 +1,7 @@
 """Clothing Co-Parsing: its 59 tags merged into a few classes; its photos without labels as unlabelled ones."""
 
 import csv
+import io
 from functools import partial
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def _keep_merge(merge: Path, kept: Path) -> None:
 
 def _merged(merge: Path, tags: list[str]) -> tuple[list[str], np.ndarray]:
     """(names of the classes, class of every tag)."""
-    reader = csv.DictReader(read_text(merge).splitlines())
+    reader = csv.DictReader(io.StringIO(read_text(merge)))
     if list(reader.fieldnames or ()) != HEADER:
         raise UserError(f"{merge}: the header must be {','.join(HEADER)}, found {','.join(reader.fieldnames or ())}")
     of_tag = {row["tag"]: row["class"] for row in reader}

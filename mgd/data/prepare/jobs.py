@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mgd.data.partitions import write_partition
 from mgd.errors import UserError
-from mgd.files import read_text, write_bytes, write_text
+from mgd.files import read_lines, write_bytes, write_text
 from mgd.parallel import in_order
 
 RATIOS = (2, 4, 8, 16)
@@ -69,10 +69,12 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a list. Raises UserError when it is missing."""
+    """The lines of a list. Raises UserError when it is missing or empty."""
     if not path.is_file():
         raise UserError(f"{path.absolute()} does not exist; is this the folder that the archive unpacks to?")
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not (lines := [line.strip() for line in read_lines(path)]):
+        raise UserError(f"{path.absolute()} is empty; unpack the archive again")
+    return lines
 
 
 def need_folder(path: Path, what: str) -> Path:
