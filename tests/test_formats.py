@@ -110,25 +110,18 @@ CATEGORIES = [{"id": 7, "name": "blight", "supercategory": ""}, {"id": 3, "name"
 
 
 def coco_json(folder: Path) -> Fixture:
-    """The leaf as a polygon, the blight in turn as polygon, run-length code (by columns) and compressed code."""
-    images = coco_images(folder)
-    runs = [5 * 12 + 2, 3, 9, 3, 9, 3, 9, 3, 7 + 7 * 12 - 0]
-    runs[-1] = 12 * 16 - sum(runs[:-1])
-    codes: list[Any] = [[flat(BLIGHT)], {"size": [12, 16], "counts": runs}, {"size": [12, 16], "counts": "n13939393_2"}]
-    codes[2]["counts"] = shapes.to_rle(PICTURE == 2)["counts"]
+    """The leaf as a polygon, the blight in turn as polygon, run-length code (down the columns) and compressed code."""
+    images, size = coco_images(folder), [HEIGHT, WIDTH]
+    runs = [5 * 12 + 2, 3, 9, 3, 9, 3, 9, 3, 7 + 7 * 12]  # 3 pixels in each of 4 columns
+    codes = [
+        {"iscrowd": 0, "segmentation": [flat(BLIGHT)]},
+        {"iscrowd": 1, "segmentation": {"size": size, "counts": runs}},
+        {"iscrowd": 1, "segmentation": shapes.to_rle(PICTURE == 2)},
+    ]
     things = []
     for i in range(1, 6):
-        things.append({"id": 10 * i, "image_id": i, "category_id": 3, "segmentation": [flat(LEAF)], "iscrowd": 0})
-        code = codes[i % 3]
-        things.append(
-            {
-                "id": 10 * i + 1,
-                "image_id": i,
-                "category_id": 7,
-                "segmentation": code,
-                "iscrowd": int(code is not codes[0]),
-            }
-        )
+        leaf = {"id": 10 * i, "category_id": 3, "segmentation": [flat(LEAF)], "iscrowd": 0}
+        things += [one | {"image_id": i} for one in (leaf, {"id": 10 * i + 1, "category_id": 7, **codes[i % 3]})]
     content = {"info": {}, "licenses": [], "images": images, "annotations": things, "categories": CATEGORIES}
     write_json(folder / "annotations/instances_default.json", content)
     return folder, ["--unmarked", "background"]
@@ -174,7 +167,12 @@ def yolo_text(folder: Path) -> Fixture:
     return folder, ["--unmarked", "background"]
 
 
-def labelme_json(folder: Path, kinds: tuple[str, str] = ("polygon", "rectangle")) -> Fixture:
+def labelme_content(image: str, things: list[dict[str, Any]]) -> dict[str, Any]:
+    told = {"imagePath": image, "imageData": None, "imageHeight": HEIGHT, "imageWidth": WIDTH}
+    return {"version": "5.4.1", "flags": {}, "shapes": things, **told}
+
+
+def labelme_json(folder: Path) -> Fixture:
     for name in NAMES:
         photo(folder / f"{name}.jpg")
         things = [
@@ -444,8 +442,7 @@ def test_labelme_draws_every_type_that_has_an_area(kind: str, tmp_path: Path) ->
     patch = shapes.encode_png(np.array([[True, False], [True, True]]))
     thing = {"label": "x", "points": points.get(kind, [(2, 5), (10, 5)]), "shape_type": kind, "mask": patch}
     photo(tmp_path / "a.jpg")
-    content = {"version": "5.4.1", "flags": {}, "imagePath": "a.jpg", "imageHeight": 12, "imageWidth": 16}
-    write_json(tmp_path / "a.json", content | {"shapes": [thing]})
+    write_json(tmp_path / "a.json", labelme_content("a.jpg", [thing]))
     export = READERS["labelme"](tmp_path, Reading(line_width=4))
     assert export.photos[0].regions is not None
     ((name, mask),) = export.photos[0].regions(SIZE)

@@ -19,7 +19,7 @@ LAYERS = (
     {"losses", "models", "data"},
     {"checkpoint", "draw"},
     {"student"},
-    {"published", "objectives", "infer"},
+    {"published", "objectives", "infer", "family"},
     {"evaluate"},
     {"compare", "convert", "check", "sheet"},
     {"engine"},
