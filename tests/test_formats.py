@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -176,17 +178,10 @@ def labelme_json(folder: Path) -> Fixture:
     for name in NAMES:
         photo(folder / f"{name}.jpg")
         things = [
-            {"label": "leaf", "points": LEAF, "group_id": None, "shape_type": kinds[0], "flags": {}},
-            {
-                "label": "blight",
-                "points": [BLIGHT[0], BLIGHT[2]],
-                "group_id": None,
-                "shape_type": kinds[1],
-                "flags": {},
-            },
+            {"label": "leaf", "points": LEAF, "group_id": None, "shape_type": "polygon", "flags": {}},
+            {"label": "blight", "points": BLIGHT[::2], "group_id": None, "shape_type": "rectangle", "flags": {}},
         ]
-        content = {"version": "5.4.1", "flags": {}, "shapes": things, "imagePath": f"{name}.jpg", "imageData": None}
-        write_json(folder / f"{name}.json", content | {"imageHeight": HEIGHT, "imageWidth": WIDTH})
+        write_json(folder / f"{name}.json", labelme_content(f"{name}.jpg", things))
     (folder / "labels.txt").write_text("__ignore__\nleaf\nblight\n")
     return folder, ["--unmarked", "background"]
 
@@ -531,3 +526,215 @@ def test_corrected_labels_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "tool/a.json").write_text("{}")
     with pytest.raises(UserError, match="tool is not empty; choose another --out"):
         export_labels(tmp_path, "labelme", tmp_path / "tool")
+
+
+# Bad input: one sentence each, and no list is written
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def small_photo(source: Path, name: str) -> None:
+    write_image(next(source.rglob(f"{name}.jpg")), np.zeros((HEIGHT, WIDTH - 1, 3), np.uint8))
+
+
+def edit_json(path: Path, edit: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+COCO_FILE = "annotations/instances_default.json"
+
+
+def annotation(**changes: Any) -> Callable[[Path], None]:
+    """Change the first annotation of `coco_json`."""
+    return lambda source: edit_json(source / COCO_FILE, lambda content: content["annotations"][0].update(changes))
+
+
+BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "a polygon outside": (
+        "coco",
+        annotation(segmentation=[[0, 0, 9, 0, 9, 40]]),
+        r"annotation 10 \(leaf\) has the point \(9, 40\), outside its image of 16x12 pixels",
+    ),
+    "a polygon of two points": (
+        "coco",
+        annotation(segmentation=[[0, 0, 9, 0]]),
+        r"annotation 10 \(leaf\) has 2 points, expected 3 or more",
+    ),
+    "a box alone": (
+        "coco",
+        annotation(segmentation=[]),
+        r"annotation 10 \(leaf\) is a box without a segmentation",
+    ),
+    "a mask of another size": (
+        "coco",
+        annotation(segmentation={"size": [2, 2], "counts": [4]}),
+        r"annotation 10 \(leaf\) is a mask of 2x2 on an image of 16x12",
+    ),
+    "runs that are too short": (
+        "coco",
+        annotation(segmentation={"size": [12, 16], "counts": [4]}),
+        r"annotation 10 \(leaf\) has runs of 4 pixels, expected 192",
+    ),
+    "an unknown category": (
+        "coco",
+        annotation(category_id=99),
+        "annotation 10 has the category 99, which is not listed",
+    ),
+    "an image that is not there": (
+        "coco",
+        lambda source: (source / "images/b.jpg").unlink(),
+        r"instances_default.json names b.jpg, which is not in .*; say where the photos are: --images",
+    ),
+    "a photo of another size": (
+        "coco",
+        lambda source: small_photo(source, "b"),
+        r"instances_default.json has labels of 16x12 for .*b.jpg, which is 15x12; see that the export",
+    ),
+    "a path that leads out": (
+        "coco",
+        lambda source: edit_json(source / COCO_FILE, lambda c: c["images"][0].update(file_name="../images/a.jpg")),
+        r"is called '../images/a.jpg', expected a path below the export's folder",
+    ),
+    "two sizes of mask and photo": (
+        "index",
+        lambda source: small_photo(source, "b"),
+        r"b.png has labels of 16x12 for .*15x12",
+    ),
+    "a value without a name": (
+        "index",
+        lambda source: write_image(source / "labels/b.png", np.full(SIZE, 9, np.uint8)),
+        r"b.png holds the value 9, which is none of the 3 classes; map it \(--map 9=ignore\)",
+    ),
+    "a mask without a photo": ("index", lambda source: (source / "images/b.jpg").unlink(), "1 labels have no image"),
+    "a truncated mask": (
+        "index",
+        lambda source: (source / "labels/b.png").write_bytes((source / "labels/b.png").read_bytes()[:60]),
+        "b.png cannot be decoded",
+    ),
+    "a truncated photo": (
+        "labelme",
+        lambda source: (source / "b.jpg").write_bytes((source / "b.jpg").read_bytes()[:200]),
+        "b.jpg cannot be decoded",
+    ),
+    "a colour of no class": (
+        "cvat",
+        lambda source: write_image(source / "SegmentationClass/b.png", np.full((*SIZE, 3), 99, np.uint8)),
+        r"b.png: 192 pixels have the colour of no class, such as \(99, 99, 99\)",
+    ),
+    "a broken labelmap": (
+        "cvat",
+        lambda source: change(source / "labelmap.txt", "leaf:0,160,0", "leaf:0,160"),
+        r"labelmap.txt, line 3: expected name:red,green,blue:parts:actions, found 'leaf:0,160::'",
+    ),
+    "a segment that is not listed": (
+        "coco-panoptic",
+        lambda source: edit_json(source, lambda c: c["annotations"][1]["segments_info"].pop()),
+        "b.png holds the segment 65536, which its JSON does not list",
+    ),
+    "a box of yolo": (
+        "yolo",
+        lambda source: (source / "labels/train/b.txt").write_text("0 0.5 0.5 0.2 0.2"),
+        "b.txt, line 1 is a box, not a polygon; export the data set for segmentation",
+    ),
+    "a class that data.yaml lacks": (
+        "yolo",
+        lambda source: (source / "labels/train/b.txt").write_text("2 0 0 1 0 1 1"),
+        "b.txt, line 1 has the class 2, data.yaml names 0 to 1",
+    ),
+    "a point outside in yolo": (
+        "yolo",
+        lambda source: (source / "labels/train/b.txt").write_text("1 0 0 1.2 0 1 1"),
+        r"b.txt, line 1 \(blight\) has the point \(19.2, 0\), outside its image",
+    ),
+    "a class that labels.txt lacks": (
+        "labelme",
+        lambda source: change(source / "labels.txt", "blight\n", ""),
+        "labels.txt does not name blight, which is drawn",
+    ),
+    "a type without an area": (
+        "labelme",
+        lambda source: change(source / "b.json", "polygon", "cuboid"),
+        r"shape 1 \(leaf\) is of the type cuboid, which has no area",
+    ),
+    "a turned photo": (
+        "label-studio",
+        lambda source: change(source / "project-1-at-2026.json", '"image_rotation": 0', '"image_rotation": 90'),
+        r"task 0, region r0 \(leaf\) was drawn on a turned photo",
+    ),
+    "a key point": (
+        "label-studio",
+        lambda source: change(source / "project-1-at-2026.json", '"type": "polygonlabels"', '"type": "keypointlabels"'),
+        "task 0 has a region of the type keypointlabels, which has no area or no label",
+    ),
+    "a broken brush stroke": (
+        "label-studio",
+        lambda source: change(source / "project-1-at-2026.json", '"rle": [0, 0, 3, 0', '"rle": [0, 0, 4, 0'),
+        r"task 0, region r0 \(blight\) is no brush stroke on an image of 16x12",
+    ),
+    "a class that meta.json lacks": (
+        "supervisely",
+        lambda source: change(source / "ds0/ann/b.jpg.json", '"classTitle": "leaf"', '"classTitle": "tree"'),
+        r"object 1 \(tree\) has a class that meta.json does not list",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_ends_in_a_sentence_and_no_list(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    form, spoil, text = BAD[case]
+    source, options = EXPORTS[form](tmp_path / "export")
+    spoil(tmp_path / "export" if source.is_dir() else source)
+    out = tmp_path / "out"
+    assert prepare(source, form, out, *options) == 2
+    told = capsys.readouterr().err
+    assert re.search(text, told), told
+    assert len(told.splitlines()) == 1
+    assert not [file for file in out.glob("*") if file.suffix in (".txt", ".csv")]
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "case", ["a polygon outside", "a truncated photo", "a truncated mask", "a point outside in yolo"]
+)
+def test_what_is_broken_is_skipped_and_counted_when_asked(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    form, spoil, text = BAD[case]
+    source, options = EXPORTS[form](tmp_path / "export")
+    spoil(source)
+    assert prepare(source, form, tmp_path / "out", *options, "--skip-broken") == 0
+    told = capsys.readouterr().out
+    assert "4 photos, 4 of them made now, 1 skipped" in told
+    assert re.search(f"skipped: .*{text}", told)
+    lists = "".join((tmp_path / f"out/{part}.txt").read_text() for part in ("train", "val"))
+    assert len(lists.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("form", "named"), [(a, b) for a in EXPORTS for b in EXPORTS if a != b and b not in ("index", "rgb")]
+)
+def test_an_export_of_another_tool_than_named_is_told(
+    form: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, _ = EXPORTS[form](tmp_path / "export")
+    assert prepare(source, named, tmp_path / "out", "--unmarked", "ignore") == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "expected" in told
+    likely = {"index", "rgb", "coco-stuff"}  # folders of masks have no file that tells
+    assert f"it looks like --format {form}" in told or form in likely, told
+    assert not (tmp_path / "out").exists()
+
+
+def test_pycocotools_missing_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(UserError, match="need pycocotools: pip install pycocotools"):
+        shapes.polygon([(0, 0), (1, 0), (1, 1)], (2, 2), what="")

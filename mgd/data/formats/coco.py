@@ -41,7 +41,7 @@ def read(source: Path, reading: Reading) -> Export:
     files = [source] if source.is_file() else sorted(need(source, EXPECTED).rglob("*.json"))
     files = [file for file in files if file == source or _is_coco(file)]
     if not files:
-        raise UserError(f"{source} holds no {EXPECTED}; {guess(source)}")
+        raise UserError(f"{source} has no such file; expected {EXPECTED}; {guess(source)}")
     names: list[str] = []
     photos: list[Photo] = []
     for file in files:
@@ -86,7 +86,7 @@ def _photos(file: Path, content: dict[str, Any], categories: dict[int, str], rea
     drawn: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for thing in content["annotations"]:
         if "segments_info" in thing:
-            raise UserError(f"{file} holds panoptic segments, no polygons; {guess(file)}")
+            raise UserError(f"{file} has panoptic segments; expected polygons or run-length codes; {guess(file)}")
         if thing["category_id"] not in categories:
             raise UserError(
                 f"{file}: annotation {thing['id']} has the category {thing['category_id']}, which is not listed"

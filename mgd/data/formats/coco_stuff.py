@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mgd.data.formats import index
-from mgd.data.formats.export import Export, Photo, Photos, Reading, need
+from mgd.data.formats.export import Export, Photo, Photos, Reading, guess, need
 from mgd.data.formats.masks import mask_files
 from mgd.data.label_map import value_table
 from mgd.errors import UserError
@@ -47,6 +47,7 @@ def _names(path: Path) -> tuple[str, ...]:
     for number, line in enumerate(read_text(path).splitlines()):
         key, colon, name = line.partition(":")
         if not colon or key.strip() != str(number):
-            raise UserError(f"{path}, line {number + 1}: expected `{number}: NAME`, found {line!r}")
+            expected = f"expected `{number}: NAME`, found {line!r}"
+            raise UserError(f"{path}, line {number + 1}: {expected}; {guess(path.parent)}")
         found.append(name.strip())
     return tuple(found[1:])

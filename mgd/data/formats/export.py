@@ -183,6 +183,6 @@ def is_photo(file: Path) -> bool:
 def need(path: Path, expected: str) -> Path:
     """`path`, a file or folder that the format must have. Raises UserError."""
     if not path.exists():
-        where = path.parent if path.parent.is_dir() else path
+        where = path.parent if path.parent.exists() else path
         raise UserError(f"{path} does not exist; expected {expected}; {guess(where)}")
     return path

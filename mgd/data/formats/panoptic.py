@@ -18,6 +18,7 @@ from mgd.data.formats.export import (
     Reading,
     Region,
     Size,
+    guess,
     need,
     photo_name,
     read_json,
@@ -37,7 +38,7 @@ def read(source: Path, reading: Reading) -> Export:
     """
     need(source, EXPECTED)
     if source.is_dir():
-        raise UserError(f"{source} is a folder; name the JSON file, whose PNGs are in the folder of its name beside it")
+        raise UserError(f"{source} is a folder; expected {EXPECTED}; name that file, or: {guess(source)}")
     content = read_json(source, EXPECTED)
     with understood(source, EXPECTED):
         categories = read_categories(source, content)
