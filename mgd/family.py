@@ -117,7 +117,7 @@ def _lists(root: Path, data: Data) -> list[Decision]:
         else:
             expected = f"{name}.txt, or {name}/ with images/ and labels/"
             raise UserError(f"{root} has no {expected}; mgd prepare labels makes lists and holds some photos out")
-    bare = next((name for name in ("unlabeled.txt", "unlabeled") if (root / name).exists()), None)
+    bare = next((name for name in ("unlabeled", "unlabeled.txt") if (root / name).exists()), None)
     if bare:
         decided.append(("unlabeled", bare, "photos without labels"))
     else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import write_config, write_image
+from helpers import write_image
 from PIL import Image
 
 from mgd.__main__ import main
@@ -27,6 +27,7 @@ from mgd.data.formats.table import READERS, WRITERS
 from mgd.data.images import read_indices
 from mgd.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 12, 16
 SIZE = HEIGHT, WIDTH
 NAMES = "abcde"  # five photos: the last is for validation
@@ -250,13 +251,31 @@ def test_every_format_has_a_fixture() -> None:
     assert set(EXPORTS) == set(READERS)
 
 
+def readme_command(form: str) -> list[str]:
+    """The arguments of a format's line in exp.own/README.md, without `python -m mgd`."""
+    lines = [line for line in (ROOT / "exp.own/README.md").read_text().splitlines() if f"--format {form} " in line]
+    return next(line for line in lines if line.startswith("python -m mgd prepare labels")).split()[3:]
+
+
+def name_colors(table: Path) -> None:
+    """Fill in what a person would."""
+    names = {",".join(map(str, color)): name for color, name in zip(COLORS, LABELS, strict=True)}
+    header, *rows = table.read_text().splitlines()
+    named = [names[",".join(row.split(",")[1:4])] + row for row in rows]
+    table.write_text("\n".join([header, *named]))
+
+
 @every_format
-def test_an_export_becomes_these_pixels_and_trains_a_student(
-    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_export_becomes_these_pixels_and_trains_a_student_as_the_readme_says(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, options = EXPORTS[form](tmp_path / "export")
-    out, prefix = tmp_path / "out", PREFIX.get(form, "")
-    assert prepare(source, form, out, *options) == 0
+    EXPORTS[form](tmp_path / "export")
+    monkeypatch.chdir(tmp_path)
+    out, prefix = Path("DATA/own"), PREFIX.get(form, "")
+    if form == "rgb":
+        assert main(["prepare", "colors", "export", "--out", "colors.csv"]) == 0
+        name_colors(Path("colors.csv"))
+    assert main(readme_command(form)) == 0
     told = capsys.readouterr().out
     assert "train.txt 4, val.txt 1" in told
     assert "5 photos, 5 of them made now, 0 skipped" in told
@@ -265,12 +284,13 @@ def test_an_export_becomes_these_pixels_and_trains_a_student(
         part = prefix.replace("train", "val") if form == "yolo" and name == "e" else prefix
         found = np.array(class_names(out))[label(out, part + name)]
         assert np.array_equal(found, np.array(LABELS)[PICTURE]), name
-    assert [line.split()[:2] for line in told.splitlines() if "leaf" in line] == [
-        [str(class_names(out).index("leaf")), "leaf"]
-    ]
-    chosen = ["data.train_list=train.txt", "data.partition=1", "train.max_iterations=2", "evaluate.mode=whole"]
-    assert main(["train", str(write_config(tmp_path, out)), *chosen]) == 0
-    assert main(["evaluate", str(tmp_path), *chosen]) == 0
+    assert f"{class_names(out).index('leaf'):>5}  leaf {50:>34}     5.21       5" in told
+    assert main(["new", "exp.leaves", "--data", str(out)]) == 0
+    student = "exp.leaves/leaves1.resnet18_deeplabv3plus"
+    tiny = ["method=supervised", "model.backbone=timm:test_resnet", "model.pretrained=false", "model.channels=16"]
+    tiny += ["train.max_iterations=2", "data.workers=0", "evaluate.mode=whole", "evaluate.every=0"]
+    assert main(["train", student, *tiny]) == 0
+    assert main(["evaluate", student, *tiny]) == 0
     assert "blight" in capsys.readouterr().out
 
 
