@@ -90,10 +90,21 @@ def load_label(path: Path, num_classes: int, ignore_values: tuple[int, ...] = ()
         wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != _INVALID)))
         raise UserError(
             f"{path} holds the label value {', '.join(map(str, wrong[:5]))}, expected 0..{num_classes - 1} or "
-            f"{IGNORE_INDEX}; correct the labels, data.classes, or name it in data.ignore_values",
+            f"{IGNORE_INDEX}; correct the labels, data.classes, or name it in data.ignore_values{_hint(values, table)}",
             kind="values",
         )
     return label
+
+
+def _hint(values: np.ndarray, table: np.ndarray) -> str:
+    """What a label's numbers seem to be in place of 0, 1, 2, ..., for the end of a sentence."""
+    found = [int(value) for value in np.unique(values) if table[value] != IGNORE_INDEX]
+    num_classes = int((table < _INVALID).sum())
+    if found[0] >= 1 and found[-1] == num_classes:
+        return f". They seem to be counted from 1: subtract 1, so that they are 0..{num_classes - 1}"
+    if 1 < len(found) <= num_classes:
+        return f". They seem to be shades: write 0, 1, ... in place of {', '.join(map(str, found[:5]))}"
+    return ""
 
 
 def read_palette(path: Path) -> np.ndarray | None:
