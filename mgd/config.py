@@ -2,6 +2,7 @@
 
 import dataclasses
 import runpy
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,6 +189,12 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     if not isinstance(config, Experiment):
         raise UserError(f"{path} must define `config = Experiment(...)`, found {type(config).__name__}")
     return _fill_in(override(config, overrides), path.resolve().parent)
+
+
+def family(config_file: str) -> types.SimpleNamespace:
+    """The settings that experiments share: the names of family.py in the folder above; a config.py says `__file__`."""
+    names = runpy.run_path(str(Path(config_file).resolve().parent.parent / "family.py"))
+    return types.SimpleNamespace(**{name: value for name, value in names.items() if name.isupper()})
 
 
 def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
