@@ -6,20 +6,23 @@ import shutil
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from helpers import train, write_image, write_network
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mgd.__main__ import main
 from mgd.config import Data
 from mgd.data.classes import write_classes
 from mgd.data.datasets import Item, load_pair, open_splits, read_list
 from mgd.data.folders import BESIDE, DEAD, HIDDEN, LOOP, left_out, photos_in
-from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices
+from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices, read_palette
 from mgd.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -87,6 +90,100 @@ def test_files_with_flipped_bytes_are_read_or_refused_in_a_sentence(tmp_path: Pa
                 load_image(path)
 
 
+def write_tiff(
+    path: Path, bands: np.ndarray, *, photometric: int, extra: tuple[int, ...] = (), planar: int = 1
+) -> None:
+    """(H,W,C) uint8 as programs for satellite images write it: `photometric` 1 is grey, 2 RGB; `extra` 2 is alpha."""
+    height, width, count = bands.shape
+    planes = [bands] if planar == 1 else [bands[..., i] for i in range(count)]
+    data = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes)
+    offsets = [8 + i * len(data) // len(planes) for i in range(len(planes))]
+    sizes = [len(data) // len(planes)] * len(planes)
+    tags: dict[int, list[int]] = {256: [width], 257: [height], 258: [8] * count, 259: [1], 262: [photometric]}
+    tags |= {273: offsets, 277: [count], 278: [height], 279: sizes, 284: [planar]} | ({338: [*extra]} if extra else {})
+    far, entries = b"", b""
+    for tag, values in tags.items():
+        content = struct.pack(f"<{len(values)}I", *values)
+        if len(content) > 4:
+            content, far = struct.pack("<I", 8 + len(data) + len(far)), far + content
+        entries += struct.pack("<HHI", tag, 4, len(values)) + content
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data) + len(far))
+    path.write_bytes(head + data + far + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+BANDS = np.random.default_rng(2).integers(0, 256, (20, 30, 8), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("count", "extra"), [(3, ()), (4, (0,)), (4, (2,)), (5, (0, 0))])
+def test_red_green_and_blue_of_a_tiff_are_read_whatever_comes_after_them(
+    count: int, extra: tuple[int, ...], tmp_path: Path
+) -> None:
+    write_tiff(tmp_path / "photo.tif", BANDS[..., :count], photometric=2, extra=extra)
+    assert np.array_equal(load_image(tmp_path / "photo.tif"), BANDS[..., :3])
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "words"),
+    [
+        (8, {"photometric": 1, "extra": (0,) * 7}, "has 8 bands"),
+        (4, {"photometric": 1, "extra": (0, 0, 0)}, "has 4 bands"),
+        (4, {"photometric": 2, "extra": (0,), "planar": 2}, "has 4 bands"),
+        (4, {"photometric": 2, "extra": (1,)}, "has 4 bands, the last called a premultiplied alpha"),
+        (2, {"photometric": 1, "extra": (0,)}, "has 2 bands"),
+        (2, {"photometric": 1, "extra": (2,)}, "has 2 bands"),
+    ],
+)
+@pytest.mark.parametrize("read", [load_image, read_indices])
+def test_other_bands_are_counted_and_refused(
+    count: int, options: dict[str, Any], words: str, read: Callable[[Path], np.ndarray], tmp_path: Path
+) -> None:
+    write_tiff(tmp_path / "photo.tif", BANDS[..., :count], **options)
+    with pytest.raises(UserError, match=f"photo.tif {words}.*; write the bands to train on as an 8-bit RGB file"):
+        read(tmp_path / "photo.tif")
+
+
+def test_a_premultiplied_alpha_that_hides_nothing_changes_nothing(tmp_path: Path) -> None:
+    whole = np.dstack([BANDS[..., :3], np.full((20, 30), 255, np.uint8)])
+    write_tiff(tmp_path / "photo.tif", whole, photometric=2, extra=(1,))
+    assert np.array_equal(load_image(tmp_path / "photo.tif"), BANDS[..., :3])
+
+
+def test_photos_above_the_pixel_limit_of_pillow_are_read_and_its_limit_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, label = write_image(tmp_path / "photo.png", PHOTO), write_image(tmp_path / "label.png", PHOTO[..., 0])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(load_image(path), PHOTO)
+        assert np.array_equal(read_indices(label), PHOTO[..., 0])
+        assert read_palette(label) is None
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_head_that_claims_more_pixels_than_its_file_could_hold_is_broken(tmp_path: Path) -> None:
+    whole = write_image(tmp_path / "photo.ppm", PHOTO).read_bytes()
+    (tmp_path / "photo.ppm").write_bytes(whole.replace(b"56 40", b"99999 99999"))
+    with pytest.raises(UserError, match=r"photo.ppm cannot be decoded \(Image size .* exceeds limit"):
+        load_image(tmp_path / "photo.ppm")
+
+
+def test_photos_with_long_texts_in_them_are_read(tmp_path: Path) -> None:
+    notes = PngInfo()
+    notes.add_text("history", "edited " * 300_000, zip=True)
+    assert np.array_equal(load_image(write_image(tmp_path / "photo.png", PHOTO, pnginfo=notes)), PHOTO)
+
+
+def test_a_photo_that_memory_does_not_hold_is_told_to_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(path: Path) -> None:
+        raise MemoryError
+
+    write_image(tmp_path / "photo.png", PHOTO)
+    monkeypatch.setattr(Image, "open", give_up)
+    with pytest.raises(UserError, match=r"photo.png does not fit into this machine's memory; cut it into tiles"):
+        load_image(tmp_path / "photo.png")
+
+
 # Labels
 
 
@@ -123,6 +220,39 @@ def test_labels_that_were_compressed_with_loss_are_refused(name: str, tmp_path: 
     write_image(tmp_path / name, np.zeros((8, 8), np.uint8))
     with pytest.raises(UserError, match=f"{name} is a JPEG.* file, which changes values; expected a label map"):
         read_indices(tmp_path / name)
+
+
+def test_labels_in_tiff_are_refused_by_their_compression(tmp_path: Path) -> None:
+    values = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones((5, 6), np.uint8))
+    Image.fromarray(values).save(tmp_path / "label.tif", compression="jpeg")
+    with pytest.raises(UserError, match=r"label.tif is a TIFF file with jpeg compression, which changes values"):
+        read_indices(tmp_path / "label.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "zstd"])
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_labels_in_tiff_without_loss_are_read(compression: str | None, mode: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    Image.fromarray(values).save(tmp_path / "label.tif", compression=compression)
+    picture = Image.fromarray(values, mode=mode)
+    if mode == "P":
+        picture.putpalette(np.random.default_rng(1).permutation(768).astype(np.uint8).tolist())
+    picture.save(tmp_path / "label.tif", compression=compression)
+    assert np.array_equal(read_indices(tmp_path / "label.tif"), values)
+
+
+@pytest.mark.parametrize("name", ["label.webp", "label.avif", "label.jpg", "label.png"])
+def test_labels_are_refused_by_what_they_are_whatever_their_name(name: str, tmp_path: Path) -> None:
+    kind = {"label.png": "JPEG"}.get(name)  # a photo with the name of a PNG
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name, kind)
+    with pytest.raises(UserError, match=f"{name} is a (WEBP|AVIF|JPEG) file, which changes values"):
+        read_indices(tmp_path / name)
+
+
+def test_labels_whose_zero_is_white_are_refused_since_they_would_be_turned_over(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "label.tif", np.zeros((4, 6, 1), np.uint8), photometric=0)
+    with pytest.raises(UserError, match=r"label.tif says that 0 is white"):
+        read_indices(tmp_path / "label.tif")
 
 
 # Folders of pairs

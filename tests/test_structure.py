@@ -19,7 +19,7 @@ LAYERS = (
     {"losses", "models", "data"},
     {"checkpoint", "draw"},
     {"student"},
-    {"published", "objectives", "infer", "family"},
+    {"published", "objectives", "infer", "new"},
     {"evaluate"},
     {"compare", "convert", "check", "sheet"},
     {"engine"},

@@ -1,4 +1,4 @@
-"""Write an experiment family for a data set: two teachers, a student, run.sh; each decision told in the config."""
+"""Write an experiment family for a data set: two teachers, a student, run.sh; each decision told in family.py."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mgd.family import write_family
+    from mgd.new import write_family
 
     if others := [text for text in options.overrides if not text.startswith("data.")]:
         raise UserError(f"{others[0]}: only data. fields are looked up and kept; set others in the configs it writes")

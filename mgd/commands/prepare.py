@@ -1,11 +1,10 @@
-"""Make a data set's folder from what its authors publish, or a generated one."""
+"""Make a data set's folder from what its authors publish."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 from mgd.data.formats.table import READERS, WRITERS
-from mgd.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,12 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--format", required=True, choices=sorted(WRITERS), help="the tool")
     one.add_argument("--images", type=Path, help="the photos (default: DIR/images)")
     one.add_argument("--classes", default="", help="voc, city, camvid, or a CSV file below DIR (default: classes.csv)")
-
-    one = add("scenes", _scenes, "Generated street scenes in VOC layout, no download.", "DATA/scenes")
-    one.add_argument("--train", type=int, default=512, help="training images (default 512)")
-    one.add_argument("--val", type=int, default=64, help="validation images (default 64)")
-    one.add_argument("--size", default="128x96", help="width x height (default 128x96)")
-    one.add_argument("--seed", type=int, default=0)
 
 
 def _add_labels(one: argparse.ArgumentParser) -> None:
@@ -152,14 +145,3 @@ def _export_labels(options: argparse.Namespace) -> str:
     from mgd.data.formats.back import export_labels
 
     return export_labels(options.source, options.format, options.out, images=options.images, classes=options.classes)
-
-
-def _scenes(options: argparse.Namespace) -> str:
-    from mgd.data.prepare.scenes import generate_scenes
-
-    try:
-        width, height = map(int, options.size.split("x"))
-    except ValueError:
-        raise UserError(f"--size {options.size} must be WIDTHxHEIGHT, such as 128x96") from None
-    generate_scenes(options.out, train=options.train, val=options.val, height=height, width=width, seed=options.seed)
-    return f"{options.train} training and {options.val} validation scenes in {options.out}"

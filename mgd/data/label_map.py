@@ -41,6 +41,11 @@ def value_table(entries: Sequence[str]) -> np.ndarray:
     return table
 
 
+def with_ignored(entries: Sequence[str], values: Sequence[int]) -> tuple[str, ...]:
+    """A mapping that ignores some values as well."""
+    return (*entries, *(f"{value}=ignore" for value in values))
+
+
 def describe(entries: Sequence[str], names: Sequence[str]) -> str:
     """What a mapping does, in words: `0 is ignored, 1 is background`."""
     table = value_table(entries)

@@ -10,6 +10,7 @@ import numpy as np
 from mgd.data.classes import voc_color, write_classes
 from mgd.data.prepare.jobs import (
     Job,
+    find,
     hold_out,
     need_folder,
     read_mat,
@@ -44,8 +45,8 @@ def prepare_ccp(source: Path, merge: Path, out: Path, *, val_every: int = 7) -> 
     tags = [str(np.squeeze(tag)) for tag in read_mat(source / "label_list.mat", "label_list").ravel()]
     names, table = _merged(merge, tags)
     _keep_merge(merge, out / "merge.csv")
-    photos = sorted(file.stem for file in (source / "photos").glob("*.jpg"))
-    labeled = sorted(file.stem for file in annotations.glob("*.mat"))
+    photos = [file.stem for file in find(source / "photos", "*.jpg", "the photos")]
+    labeled = [file.stem for file in find(annotations, "*.mat", "the labels")]
     train, val = hold_out(labeled, val_every)
     bare = sorted(set(photos) - set(labeled))
     folders = {"images": labeled, "unlabeled": bare}

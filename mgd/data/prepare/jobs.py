@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mgd.data.partitions import write_partition
-from mgd.errors import UserError
+from mgd.errors import UserError, few
 from mgd.files import read_lines, write_bytes, write_text
 from mgd.parallel import in_order
 
@@ -77,6 +77,19 @@ def read_names(path: Path) -> list[str]:
     return lines
 
 
+def find(folder: Path, pattern: str, what: str) -> list[Path]:
+    """The files of a folder whose paths in it fit `pattern`, sorted, without hidden ones, which systems leave.
+
+    Raises:
+        UserError: there is none; it says what was looked for, and what is there.
+    """
+    found = sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+    if not found:
+        there = few(sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())) or "no file"
+        raise UserError(f"{folder.absolute()} has no {pattern}, which is how {what} are called; found {there}")
+    return found
+
+
 def need_folder(path: Path, what: str) -> Path:
     """`path`, which must be a folder."""
     if not path.is_dir():
@@ -102,6 +115,10 @@ def hold_out(names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
     """(training, validation): every `every`-th name is for validation, where a data set has no split of its own."""
     if every < 2:
         raise UserError(f"--val-every {every} must be 2 or more: one image in so many is for validation")
+    if len(names) < every:
+        raise UserError(
+            f"--val-every {every} leaves none of {len(names)} labelled images for validation; use a smaller one"
+        )
     return [name for i, name in enumerate(names) if (i + 1) % every], list(names[every - 1 :: every])
 
 

@@ -9,6 +9,7 @@ from helpers import BACKBONE, write_image
 
 from mgd.__main__ import main
 from mgd.config import MGD, load
+from mgd.published import VOC_CPS
 
 TINY = [f"model.backbone={BACKBONE}", "model.pretrained=false", "model.channels=16", "train.max_iterations=1"]
 TINY += ["data.workers=0", "evaluate.every=0"]
@@ -32,7 +33,7 @@ def data_set(root: Path, *, width: int = 80, height: int = 70, unlabeled: int = 
 def test_a_family_is_looked_up_from_the_data_and_says_so(tmp_path: Path) -> None:
     assert main(["new", str(tmp_path / "exp.leaves"), "--data", str(data_set(tmp_path / "data"))]) == 0
     folder = tmp_path / "exp.leaves/leaves1.resnet18_deeplabv3plus"
-    config, text = load(folder), (folder / "config.py").read_text()
+    config, text = load(folder), (tmp_path / "exp.leaves/family.py").read_text()
     data = config.data
     assert (data.root, data.train_list, data.val_list, data.unlabeled) == (
         str(tmp_path / "data"),
@@ -48,8 +49,9 @@ def test_a_family_is_looked_up_from_the_data_and_says_so(tmp_path: Path) -> None
     assert "max_iterations=4_000,  # 34 epochs x 3 unlabelled / 4 = 25, kept within 4,000 to 40,000" in text
     assert isinstance(config.method, MGD)
     assert config.method.deep_teacher == (f"{folder}/../leaves1.resnet101_deeplabv3plus/run/last.pt",)
-    for network in ("resnet101", "wresnet34"):
-        assert load(tmp_path / f"exp.leaves/leaves1.{network}_deeplabv3plus").method.uses_unlabeled
+    for network, rate in (("resnet101", 0.0025), ("wresnet34", 0.001)):
+        teacher = load(tmp_path / f"exp.leaves/leaves1.{network}_deeplabv3plus")
+        assert (teacher.method, teacher.train.lr, teacher.data) == (VOC_CPS, rate, data)
     assert subprocess.run(["bash", "-n", tmp_path / "exp.leaves/run.sh"], check=False).returncode == 0
 
 

@@ -59,7 +59,7 @@ class Photos:
 
 
 def write_family(folder: Path, root: Path, data: Data) -> str:
-    """Write FOLDER/<name><partition>.<network>/ for T_D, T_W and the student, and FOLDER/run.sh.
+    """Write FOLDER/family.py, FOLDER/<name><partition>.<network>/ for T_D, T_W and the student, and FOLDER/run.sh.
 
     Args:
         folder: must be new or empty; `exp.<name>` in the repository, or anywhere.
@@ -84,9 +84,9 @@ def write_family(folder: Path, root: Path, data: Data) -> str:
     told = {name for name, *_ in decided}
     decided += [one for one in own if one[0] not in told and one[1] != getattr(Data(root=""), one[0])]
     name = f"{folder.name.removeprefix('exp.')}{data.partition}"
+    write_text(folder / "family.py", _family(name, decided, splits, photos))
     for network in NETWORKS:
-        text = _config(network, name, decided, splits, photos)
-        write_text(folder / _experiment(name, network) / "config.py", text)
+        write_text(folder / _experiment(name, network) / "config.py", _config(network, splits))
         write_text(folder / _experiment(name, network) / "script.sh", SCRIPT.replace("LAUNCH", _launch(folder)))
     script = RUN
     for word, network in {"DEEP": "resnet101", "WIDE": "wresnet34", "STUDENT": "resnet18"}.items():
@@ -183,48 +183,68 @@ def _length(labeled: int, unlabeled: int) -> _Length:
     return _Length(batch, iterations, max(1, iterations // 10 * batch // max(1, unlabeled)), why)
 
 
-def _config(network: str, name: str, decided: Sequence[Decision], splits: Splits, photos: Photos) -> str:
-    """The text of one config.py."""
-    student, (title, backbone) = network == "resnet18", NETWORKS[network]
+def _family(name: str, decided: Sequence[Decision], splits: Splits, photos: Photos) -> str:
+    """The text of family.py: all that was looked up from the data."""
     length = _length(len(splits.labeled), len(splits.unlabeled))
-    published = "VOC_MGD" if student else "VOC_CPS"
-    method = f"""replace(
-        VOC_MGD,
-        deep_teacher=("{{experiment}}/../{_experiment(name, "resnet101")}/run/last.pt",),
-        wide_teacher=("{{experiment}}/../{_experiment(name, "wresnet34")}/run/last.pt",),
-        baseline="{{experiment}}/run-labels/evaluation/last.json",  # run.sh trains the student on labels alone as well
-    )"""
     shares = sorted(zip(photos.shares, splits.classes.names, strict=True), reverse=True)
-    lines = [f"        {field}={_quoted(value)},  # {why}" for field, value, why in decided]
-    counts = f"{len(splits.labeled):,} photos with labels, {len(splits.unlabeled):,} without, {len(splits.val):,}"
-    few = "" if length.batch == BATCH else f"\n        batch_size={length.batch},  # no more than there are labels"
+    lines = [f"    {field}={_quoted(value)},  # {why}" for field, value, why in decided]
+    return f'''"""What the experiments on {name} share: the data and the training, looked up from the data by `mgd new`.
+
+Data:    {_counts(splits)}
+Classes: {_wrapped([f"{100 * share:.1f} % {one}" for share, one in shares])}
+"""
+
+from mgd.config import MGD, Data, Evaluate, Train
+from mgd.published import VOC_CPS
+
+DATA = Data(
+{chr(10).join(lines)}
+)
+TRAIN = Train(
+    batch_size={length.batch},  # {"as published for VOC" if length.batch == BATCH else "no more than there are labels"}
+    lr=0.0025,  # as published for VOC; T_W takes 0.001
+    weight_decay=4e-4,  # as published for VOC
+    max_iterations={length.iterations:_},  # {length.why}
+)
+TEACHER = VOC_CPS  # both teachers: cross pseudo supervision, as published
+TAUGHT = MGD(  # the student; the weights of its losses are as published for VOC
+    deep_teacher=("{{experiment}}/../{_experiment(name, "resnet101")}/run/last.pt",),
+    wide_teacher=("{{experiment}}/../{_experiment(name, "wresnet34")}/run/last.pt",),
+    baseline="{{experiment}}/run-labels/evaluation/last.json",  # run.sh trains the student on labels alone as well
+)
+EVALUATE = Evaluate(every={length.epochs})  # epochs: about ten times in a run
+'''
+
+
+def _config(network: str, splits: Splits) -> str:
+    """The text of one config.py."""
+    title, backbone = NETWORKS[network]
+    length = _length(len(splits.labeled), len(splits.unlabeled))
+    rate = "replace(shared.TRAIN, lr=0.001)" if network == "wresnet34" else "shared.TRAIN"
+    imports = "from dataclasses import replace\n\n" if network == "wresnet34" else ""
     return f'''"""{title}.
 
-Data:    {counts} for validation
-Classes: {_wrapped([f"{100 * share:.1f} % {one}" for share, one in shares])}
+Data:    {_counts(splits)}
 Cost:    {length.iterations:,} iterations of {length.batch} images
 Command: bash script.sh; bash ../run.sh trains the whole family
 """
 
-from dataclasses import replace
+{imports}from mgd.config import Experiment, Model, family
 
-from mgd.config import Data, Evaluate, Experiment, Model
-from mgd.published import {published}, VOC_TRAIN
-
+shared = family(__file__)  # ../family.py: what was looked up from the data, and why
 config = Experiment(
-    data=Data(
-{chr(10).join(lines)}
-    ),
+    data=shared.DATA,
     model=Model(backbone="{backbone}"),
-    method={method if student else published},
-    train=replace(
-        VOC_TRAIN,{few}
-        lr={0.001 if network == "wresnet34" else 0.0025},  # as published for VOC and this network
-        max_iterations={length.iterations:_},  # {length.why}
-    ),
-    evaluate=Evaluate(every={length.epochs}),  # epochs: about ten times in a run
+    method=shared.{"TAUGHT" if network == "resnet18" else "TEACHER"},
+    train={rate},
+    evaluate=shared.EVALUATE,
 )
 '''
+
+
+def _counts(splits: Splits) -> str:
+    parts = f"{len(splits.labeled):,} photos with labels, {len(splits.unlabeled):,} without"
+    return f"{parts}, {len(splits.val):,} for validation"
 
 
 def _experiment(name: str, network: str) -> str:
