@@ -188,7 +188,7 @@ def _family(name: str, decided: Sequence[Decision], splits: Splits, photos: Phot
     length = _length(len(splits.labeled), len(splits.unlabeled))
     shares = sorted(zip(photos.shares, splits.classes.names, strict=True), reverse=True)
     lines = [f"    {field}={_quoted(value)},  # {why}" for field, value, why in decided]
-    return f'''"""What the experiments on {name} share: the data and the training, looked up from the data by `mgd new`.
+    return f'''"""What the experiments on {name} share, looked up from the data by `mgd new`.
 
 Data:    {_counts(splits)}
 Classes: {_wrapped([f"{100 * share:.1f} % {one}" for share, one in shares])}

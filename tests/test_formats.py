@@ -349,6 +349,34 @@ def test_photos_that_nobody_looked_at_are_the_unlabelled_ones(tmp_path: Path) ->
     assert (tmp_path / "out/unlabeled/later/f.jpg").is_file()
 
 
+def test_a_photo_that_is_labelled_later_is_no_unlabelled_one_any_more(tmp_path: Path) -> None:
+    source, options = labelme_json(tmp_path / "export")
+    kept = (source / "b.json").read_text()
+    (source / "b.json").unlink()
+    prepare(source, "labelme", tmp_path / "out", *options)
+    assert (tmp_path / "out/unlabeled/b.jpg").is_file()
+    (source / "b.json").write_text(kept)
+    prepare(source, "labelme", tmp_path / "out", *options)
+    assert not (tmp_path / "out/unlabeled/b.jpg").exists()
+    assert not (tmp_path / "out/unlabeled.txt").exists()
+    assert (tmp_path / "out/images/b.jpg").is_file()
+    assert (source / "b.jpg").is_file()
+
+
+def test_what_was_missing_can_be_told_after_a_run_that_ended_for_it(tmp_path: Path) -> None:
+    source, _ = index_masks(tmp_path / "export")
+    classes = ["--classes", "background,leaf,blight"]
+    assert prepare(source, "index", tmp_path / "out", *classes, "--map", "1..3=0..2") == 2  # 0 is not named
+    assert prepare(source, "index", tmp_path / "out", *classes, "--map", "1..3=0..2,0=ignore") == 0
+    assert np.array_equal(label(tmp_path / "out"), PICTURE)
+
+
+def test_a_data_set_in_the_export_itself_is_refused(tmp_path: Path) -> None:
+    source, _ = labelme_json(tmp_path / "export")
+    with pytest.raises(UserError, match="out is in the export .*; choose a folder beside it"):
+        convert(source, "labelme", source / "out", rules=Rules(unmarked="ignore"))
+
+
 def test_a_photo_without_an_object_is_background_where_unmarked_pixels_are(tmp_path: Path) -> None:
     source, options = yolo_text(tmp_path / "export")
     (source / "labels/train/a.txt").unlink()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -71,6 +72,8 @@ def convert(
     """
     reading, rules = reading or Reading(), rules or Rules()
     need(source, "an export of an annotation tool")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--out {out} is in the export {source}; choose a folder beside it")
     if val_every < 2:
         raise UserError(f"--val-every {val_every} must be 2 or more: one photo in so many is for validation")
     export = READERS[form](source, reading)
@@ -102,10 +105,12 @@ def _keep_record(out: Path, form: str, reading: Reading, rules: Rules, chosen: V
     path = out / RECORD
     text = json.dumps(record, indent=1) + "\n"
     if path.is_file() and read_text(path) != text:
-        raise UserError(
-            f"{out} has labels made with other options or classes ({path.name} tells which); delete the folder or "
-            "choose another --out"
-        )
+        if (out / "train.txt").exists():
+            raise UserError(
+                f"{out} has labels made with other options or classes ({path.name} tells which); delete the folder or "
+                "choose another --out"
+            )
+        shutil.rmtree(out / "labels", ignore_errors=True)  # of a run that ended too soon, to be told more
     if not path.is_file() and (out / "labels").exists():
         raise UserError(f"{out} has labels that were made by something else; choose another --out")
     write_text(path, text)
@@ -138,6 +143,8 @@ def _draw(task: _Task, photo: Photo) -> Made:
         return Made(_count(read_indices(label)), False)
     found = label_map(photo, task.values)
     link(photo.image, image)
+    if _same_file(photo.image, before := image_path(task.out, photo._replace(regions=None))):
+        before.unlink()  # nobody had looked at it when this was made last
     write_label(label, found)
     os.utime(label, ns=(stamp, stamp))
     return Made(_count(found), True)
@@ -203,10 +210,13 @@ def _write_lists(out: Path, photos: Sequence[Photo], val_every: int) -> dict[str
         rest = [line for line in lines["train"] if line not in set(before)]
         train, val = hold_out(rest, max(2, min(val_every, len(rest) + bool(lines["val"]))))
         lines |= {"train": train, "val": sorted(lines["val"] + val)}
-    written = {part: found for part, found in (*lines.items(), ("unlabeled", bare)) if found or part in PARTS[:2]}
-    for part, found in written.items():
-        write_lines(out / f"{part}.txt", found)
-    return {part: len(found) for part, found in written.items()}
+    lines["unlabeled"] = bare
+    for part, found in lines.items():
+        if found or part in ("train", "val"):
+            write_lines(out / f"{part}.txt", found)
+        else:
+            (out / f"{part}.txt").unlink(missing_ok=True)
+    return {part: len(found) for part, found in lines.items() if found or part in ("train", "val")}
 
 
 def _summary(out: Path, chosen: Values, made: Sequence[Made], lists: dict[str, int]) -> str:

@@ -50,7 +50,7 @@ def read(source: Path, reading: Reading) -> Export:
     with understood(file, EXPECTED):
         tasks = _tasks(file, content, reading.predictions)
         photos = tuple(_photos(file, tasks, reading))
-        names = {_name(thing) for _, things in tasks for thing in things or []}
+        names = {_name(file, thing) for _, things in tasks for thing in things or []}
     return Export(tuple(sorted(names - {IGNORE})), photos, covers=False)
 
 
@@ -133,21 +133,23 @@ def _has_area(file: Path, task: dict[str, Any], thing: dict[str, Any]) -> bool:
     return thing["type"] in KINDS
 
 
-def _name(thing: dict[str, Any]) -> str:
+def _name(file: Path, thing: dict[str, Any]) -> str:
     labels = thing["value"][thing["type"]]
     if len(labels) != 1:
-        raise UserError(f"region {thing.get('id')} has {len(labels)} labels ({', '.join(labels)}), expected one")
+        raise UserError(
+            f"{file}: region {thing.get('id')} has {len(labels)} labels ({', '.join(labels)}), expected one"
+        )
     return str(labels[0])
 
 
 def regions(file: Path, task: Any, things: Sequence[dict[str, Any]], size: Size) -> Iterator[Region]:
     """Each region's mask. Raises UserError for one that does not fit the photo."""
     for thing in things:
-        what = f"{file}: task {task}, region {thing.get('id')} ({_name(thing)})"
+        what = f"{file}: task {task}, region {thing.get('id')} ({_name(file, thing)})"
         with understood(file, EXPECTED):
             if thing.get("image_rotation"):
                 raise UserError(f"{what} was drawn on a turned photo; turn it back, or turn the file")
-            yield _name(thing), _mask(thing["type"], thing["value"], size, what)
+            yield _name(file, thing), _mask(thing["type"], thing["value"], size, what)
 
 
 def _mask(kind: str, value: dict[str, Any], size: Size, what: str) -> np.ndarray:
