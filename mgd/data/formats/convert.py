@@ -208,7 +208,8 @@ def _write_lists(out: Path, photos: Sequence[Photo], val_every: int) -> dict[str
         before = read_text(out / "val.txt").splitlines() if (out / "val.txt").is_file() else []
         lines["val"] = [line for line in lines["train"] if line in set(before)]
         rest = [line for line in lines["train"] if line not in set(before)]
-        train, val = hold_out(rest, max(2, min(val_every, len(rest) + bool(lines["val"]))))
+        every = val_every if lines["val"] else max(2, min(val_every, len(rest)))  # of few photos one is held out
+        train, val = hold_out(rest, every) if len(rest) >= every else (rest, [])
         lines |= {"train": train, "val": sorted(lines["val"] + val)}
     lines["unlabeled"] = bare
     for part, found in lines.items():
