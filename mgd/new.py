@@ -4,8 +4,8 @@ import json
 import os
 import shlex
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,14 @@ class Photos:
     shares: np.ndarray  # (K,) of the labelled pixels
 
 
-def write_family(folder: Path, root: Path, data: Data) -> str:
+def write_family(folder: Path, root: Path, told: Mapping[str, object] | None = None) -> str:
     """Write FOLDER/family.py, FOLDER/<name><partition>.<network>/ for T_D, T_W and the student, and FOLDER/run.sh.
 
     Args:
         folder: must be new or empty; `exp.<name>` in the repository, or anywhere.
         root: the data set: train.txt and val.txt, or train/ and val/ with images/ and labels/ each; classes.csv; where
-            there are such photos unlabeled.txt or unlabeled/.
-        data: other fields to keep, such as `label_map`; those that are found from the data are replaced.
+            there are such photos unlabeled/ or unlabeled.txt.
+        told: fields of `Data` that are not looked up but as a person says.
 
     Returns:
         What was decided, and what to do next.
@@ -75,16 +75,23 @@ def write_family(folder: Path, root: Path, data: Data) -> str:
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder, such as exp.{root.name}")
-    found = _lists(root, data)
-    splits = open_splits(_apply(data, found))
-    photos = _look(splits, _apply(data, found))
-    decided = [*found, *_sizes(photos)]
-    data = _apply(data, decided)
-    own = [(field.name, getattr(data, field.name), "as told") for field in fields(Data)]
-    told = {name for name, *_ in decided}
-    decided += [one for one in own if one[0] not in told and one[1] != getattr(Data(root=""), one[0])]
+    mine: list[Decision] = [(field, value, "as told") for field, value in (told or {}).items()]
+    data = _apply(Data(root=str(root), partition=1), mine)
+    known = {field for field, *_ in mine}
+    found = [one for one in _lists(root, data, known) if one[0] not in known]
+    data = replace(_apply(data, found), root=str(root))
+    splits = open_splits(data)
+    photos = _look(splits, data)
+    decided = [*found, *(one for one in _sizes(photos) if one[0] not in known), *mine]
     name = f"{folder.name.removeprefix('exp.')}{data.partition}"
-    write_text(folder / "family.py", _family(name, decided, splits, photos))
+    _write(folder, name, _family(folder.name, name, decided, splits, photos), splits)
+    lines = [f"{field + ' = ' + repr(value):<40} {why}" for field, value, why in decided]
+    check = f"look first: python -m mgd check {folder / _experiment(name, 'resnet18')} --sheet sheet.png"
+    return "\n".join([*lines, f"3 experiments in {folder}", check, f"then: bash {folder / 'run.sh'}"])
+
+
+def _write(folder: Path, name: str, family: str, splits: Splits) -> None:
+    write_text(folder / "family.py", family)
     for network in NETWORKS:
         write_text(folder / _experiment(name, network) / "config.py", _config(network, splits))
         write_text(folder / _experiment(name, network) / "script.sh", SCRIPT.replace("LAUNCH", _launch(folder)))
@@ -92,10 +99,6 @@ def write_family(folder: Path, root: Path, data: Data) -> str:
     for word, network in {"DEEP": "resnet101", "WIDE": "wresnet34", "STUDENT": "resnet18"}.items():
         script = script.replace(word, _experiment(name, network))
     write_text(folder / "run.sh", script)
-    lines = [f"{field + ' = ' + repr(value):<40} {why}" for field, value, why in decided]
-    student = folder / _experiment(name, "resnet18")
-    check = f"look first: python -m mgd check {student} --sheet sheet.png"
-    return "\n".join([*lines, f"3 experiments in {folder}", check, f"then: bash {folder / 'run.sh'}"])
 
 
 def _apply(data: Data, decided: Sequence[Decision]) -> Data:
@@ -103,13 +106,15 @@ def _apply(data: Data, decided: Sequence[Decision]) -> Data:
     return replace(data, **values)
 
 
-def _lists(root: Path, data: Data) -> list[Decision]:
-    """Where the parts of the data set are."""
+def _lists(root: Path, data: Data, known: Collection[str]) -> list[Decision]:
+    """Where the parts of the data set are, but for the fields that are `known`."""
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder; name the data set's")
     place = os.path.relpath(root, ROOT) if root.resolve().is_relative_to(ROOT) else str(root.resolve())
     decided: list[Decision] = [("root", place, "the data set")]
     for field, name in (("train_list", "train"), ("val_list", "val")):
+        if field in known:
+            continue
         if (root / f"{name}.txt").is_file():
             decided.append((field, f"{name}.txt", "the list that is there"))
         elif (root / name).is_dir():
@@ -120,9 +125,10 @@ def _lists(root: Path, data: Data) -> list[Decision]:
     bare = next((name for name in ("unlabeled", "unlabeled.txt") if (root / name).exists()), None)
     if bare:
         decided.append(("unlabeled", bare, "photos without labels"))
-    else:
+    elif data.partition == 1:
         why = "there are no photos without labels: those with labels are used once more, without them"
-        decided.append(("unlabeled", decided[1][1], why))
+        train = next((value for field, value, _ in decided if field == "train_list"), data.train_list)
+        decided.append(("unlabeled", train, why))
     classes = read_classes(data.classes, root)
     decided.append(("classes", data.classes, f"{len(classes)}: {', '.join(classes.names[:8])}"))
     decided.append(("partition", 1, "every label is used; 4 would hide three of four, to see what labels are worth"))
@@ -183,12 +189,12 @@ def _length(labeled: int, unlabeled: int) -> _Length:
     return _Length(batch, iterations, max(1, iterations // 10 * batch // max(1, unlabeled)), why)
 
 
-def _family(name: str, decided: Sequence[Decision], splits: Splits, photos: Photos) -> str:
+def _family(title: str, name: str, decided: Sequence[Decision], splits: Splits, photos: Photos) -> str:
     """The text of family.py: all that was looked up from the data."""
     length = _length(len(splits.labeled), len(splits.unlabeled))
     shares = sorted(zip(photos.shares, splits.classes.names, strict=True), reverse=True)
     lines = [f"    {field}={_quoted(value)},  # {why}" for field, value, why in decided]
-    return f'''"""What the experiments on {name} share, looked up from the data by `mgd new`.
+    return f'''"""What the experiments of {title} share, looked up from the data by `mgd new`.
 
 Data:    {_counts(splits)}
 Classes: {_wrapped([f"{100 * share:.1f} % {one}" for share, one in shares])}

@@ -62,6 +62,15 @@ def test_large_photos_are_shrunk_and_labels_serve_without_unlabelled_photos(tmp_
     assert (data.short_side, data.crop_size, data.unlabeled) == (512, 512, "train")
 
 
+def test_what_is_told_wins_over_what_is_looked_up(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "data", unlabeled=0)
+    options = ["data.partition=2", "data.crop_size=32", "data.scales=1.0"]
+    assert main(["new", str(tmp_path / "exp.x"), "--data", str(root), *options]) == 0
+    data = load(tmp_path / "exp.x/x2.resnet18_deeplabv3plus").data
+    assert (data.partition, data.crop_size, data.scales, data.unlabeled) == (2, 32, (1.0,), "")
+    assert "crop_size=32,  # as told" in (tmp_path / "exp.x/family.py").read_text()
+
+
 def test_a_family_trains_from_teachers_to_student_and_what_was_told_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
