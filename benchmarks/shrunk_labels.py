@@ -1,7 +1,7 @@
 """How right labels are after `data.short_side`: python benchmarks/shrunk_labels.py ../shared/fashion 72
 
-Prints the figures of docs/differences.md: the mIoU of a validation list's labels, shrunk and enlarged again as scores are,
-against themselves, which is the most that a network that reproduces its training labels can reach.
+Prints the figures of docs/differences.md: the mIoU of a validation list's labels, shrunk and enlarged again as scores
+are, against themselves, which is the most that a network that reproduces its training labels can reach.
 """
 
 import sys
