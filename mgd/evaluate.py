@@ -121,7 +121,7 @@ def evaluate(
         confusion += confusion_matrix(label, prediction, len(classes))
         if pictures is not None and sample["index"] < how.pictures:
             row = panels(sample["image"], [label.cpu(), prediction.cpu()], classes)
-            write_png(pictures / f"{item.name}.png", np.concatenate(row, axis=1))
+            write_png(pictures / f"{item.name.removesuffix('.png')}.png", np.concatenate(row, axis=1))
     network.train(was_training)
     if world > 1:
         dist.all_reduce(confusion)
