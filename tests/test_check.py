@@ -289,6 +289,12 @@ def test_ignored_values_are_told_as_they_are_in_the_file(data: Path) -> None:
     assert text.endswith("0 (37.5 %), 1 (37.5 %), 7 (25.0 %, ignored)")
 
 
+def test_what_is_ignored_is_told_however_many_classes_there_are(data: Path) -> None:
+    write_labels(data, lambda half: 0 * half + np.where(np.arange(64) < 32, np.arange(64) // 2, 255), 16)
+    text = next(f.text for f in findings(data) if f.subject == "labels")
+    assert "0 (3.1 %), 1 (3.1 %), 2 (3.1 %), 3 (3.1 %), 4 (3.1 %) and 11 more, 255 (50.0 %, ignored)" in text
+
+
 def test_good_labels_are_no_warning_at_the_start_of_a_training(data: Path) -> None:
     config = load(write_config(data.parent / "experiment", data))
     assert not [f for f in quick_check(config, open_splits(config.data)) if f.subject == "labels"]
