@@ -30,6 +30,8 @@ class Data:
     partition_lists: str = ""  # pattern with {part} and {ratio}; such lists are used when they are there
     unlabeled: str = ""  # a list or a folder of photos without labels, added to the unlabelled part
     classes: str = "classes.csv"  # voc, city, camvid, or a CSV file below root: index,name,red,green,blue
+    label_pattern: str = ""  # of the labels in a folder of photos, such as {stem}_mask.png; "": labels/ beside images/
+    label_map: tuple[str, ...] = ()  # what label values mean: 255=1, 1..8=0..7, 0=ignore; others keep their number
     ignore_values: tuple[int, ...] = ()  # label values (0..255) that mean "unlabelled", besides 255
     short_side: Count = 0  # shrink photos to this short side when they are read; 0 keeps their size
     crop_size: PositiveInt = 512

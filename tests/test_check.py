@@ -318,7 +318,7 @@ def test_labels_that_cannot_be_read_are_left_to_training(data: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "hint"),
     [
-        ([1, 2, 8], "They seem to be counted from 1: subtract 1, so that they are 0..7"),
+        ([1, 2, 8], "They seem to be counted from 1: subtract 1, so that they are 0..7 (data.label_map=1..8=0..7)"),
         ([0, 100, 200], "They seem to be shades: write 0, 1, ... in place of 0, 100, 200"),
     ],
 )
