@@ -22,6 +22,7 @@ from mgd.data.datasets import Item, Splits, load_pair
 from mgd.data.normalise import normalise
 from mgd.data.transforms import augment, shrink
 from mgd.errors import UserError, few
+from mgd.parallel import cores
 
 LABELED, UNLABELED, PARTNER, MASK = range(4)  # streams of random numbers ...
 SAMPLE, ORDER = range(2)  # ... and what they are used for
@@ -184,9 +185,9 @@ def _permutation(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
 def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: torch.device, batched: bool) -> DataLoader:
     """A loader over `sampler`; `batched` says that it yields lists of indices.
 
-    There are no more workers than cores: how many there are changes no sample.
+    There are no more workers than cores that may be used: how many there are changes no sample.
     """
-    workers = min(workers, os.cpu_count() or 1)
+    workers = min(workers, cores())
     return DataLoader(
         dataset,
         sampler=None if batched else sampler,

@@ -20,11 +20,11 @@ import timm
 import torch
 import torchvision
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
 from mgd.files import write_json
+from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
 FILE_ONLY = logging.DEBUG
@@ -34,7 +34,7 @@ class TqdmHandler(logging.Handler):
     """Writes log lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        Progress.write(self.format(record), file=sys.stderr)
 
 
 def log_to_terminal(*, main: bool) -> None:
@@ -103,7 +103,7 @@ class Meter:
         self.last_time, self.last_step = time.perf_counter(), start
         self.total = total
         self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
-        self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
+        self.bar = Progress(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
         if main:
             self.file = _continue_jsonl(folder / "metrics.jsonl", written)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
