@@ -150,7 +150,7 @@ def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[fl
     splits = open_splits(config.data)
     scratch = replace(config, model=replace(config.model, pretrained=False))  # weights change no size
     team = Processes(0, 1, device)
-    stepper = Stepper(build_objective(scratch, len(splits.classes)), config.train, team, total=10)
+    stepper = Stepper(build_objective(scratch, len(splits.classes)), config.train, team, stop=10)
     reserve = 0.0
     if not alone:
         stepper.model = nn.Sequential(stepper.objective)  # all terms in one forward, as under DDP

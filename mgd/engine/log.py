@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
-from mgd.files import write_json
+from mgd.files import read_text, write_json
 from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -65,12 +65,32 @@ def _formatted(handler: logging.Handler, text: str) -> logging.Handler:
     return handler
 
 
-def record_run(folder: Path, config: Experiment, **facts: Any) -> None:
-    """Write config.json: the config as resolved, versions, git revision, machine."""
+def record_run(folder: Path, config: Experiment, *, start: int, **facts: Any) -> None:
+    """Write config.json: the config as resolved, versions, git revision, command; what holds from iteration `start` on.
+
+    A run that goes on with something changed, be it the versions alone, keeps what held before under "history".
+    """
     libraries = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": np, "opencv": cv2}
     versions = {"python": platform.python_version()} | {k: str(v.__version__) for k, v in libraries.items()}
-    record = {"config": to_dict(config), "versions": versions, "git": _git_revision(), "command": sys.argv, **facts}
-    write_json(folder / "config.json", record)
+    record: dict[str, Any] = {"start": start, "config": to_dict(config), "versions": versions, "git": _git_revision()}
+    record = json.loads(json.dumps({**record, "command": sys.argv, **facts}))
+    before = _previous_record(folder / "config.json") if start else {}
+    history = before.pop("history", [])
+    if before and {**record, "start": 0, "command": []} == {**before, "start": 0, "command": []}:
+        record["start"] = before["start"]
+    elif before:
+        history = [*history, before]
+    write_json(folder / "config.json", {**record, "history": history})
+
+
+def _previous_record(file: Path) -> dict[str, Any]:
+    """What config.json holds; nothing where it is gone. Raises UserError where it is no such file any more."""
+    if not file.is_file():
+        return {}
+    try:
+        return {"start": 0, **json.loads(read_text(file))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is not the record that a run writes ({error}); move it away, then --resume") from error
 
 
 def _git_revision() -> str | None:

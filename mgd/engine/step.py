@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 from mgd.config import Train
 from mgd.data.loaders import Batch
 from mgd.engine.distributed import Processes, distribute, shares_of
-from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
+from mgd.engine.optim import make_optimizer, make_schedule, move_schedule, pick_precision
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.objectives.base import Objective, Pass, Terms, total
 
@@ -29,14 +29,15 @@ class Outcome(NamedTuple):
 class Stepper:
     """Everything that training changes: the objective's weights, optimiser, schedule, loss scale, averaged weights."""
 
-    def __init__(self, objective: Objective, train: Train, team: Processes, total: int) -> None:
+    def __init__(self, objective: Objective, train: Train, team: Processes, stop: int, *, start: int = 0) -> None:
+        """`start` and `stop`: the iterations that the learning rate falls over."""
         if team.world > 1 and team.device.type == "cuda":
             objective = convert_sync_batchnorm(objective)  # timm's: it keeps fused activations
         self.objective = objective.to(team.device).to(memory_format=torch.channels_last)
         self.train, self.team = train, team
         self.precision = pick_precision(train.precision, team.device)
         self.optimizer = make_optimizer(self.objective, train, team.device)
-        self.schedule = make_schedule(self.optimizer, train, total)
+        self.schedule = make_schedule(self.optimizer, train, stop, start=start)
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.precision == torch.float16)
         self.averaged = ModelEmaV3(self.objective.student, decay=train.ema, use_warmup=True) if train.ema else None
         self._statistics = [b for b in self.objective.buffers() if b.is_floating_point()]  # of batch norm
@@ -113,15 +114,16 @@ class Stepper:
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
         return state if self.averaged is None else {**state, "averaged": self.averaged.module.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], iteration: int) -> None:
+        """Take up what was trained until `iteration`; learning rate, momentum and decay are those of the config."""
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        own = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
+        move_schedule(self.schedule, iteration)
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.module.load_state_dict(state["averaged"])
