@@ -445,7 +445,7 @@ def test_fp16_gradients_that_overflow_are_no_warning_until_there_are_too_many(
     config = load(write_config(tmp_path, small_scenes), ["train.precision=fp16", "train.max_skipped=2"])
     history = History(TrainingSamples(open_splits(config.data), config), config, Processes(0, 1, torch.device("cpu")))
     for iteration in range(3):
-        history.add(iteration, Outcome({"supervised": torch.tensor(1.0)}, torch.tensor(torch.inf)))
+        history.add(iteration, Outcome({"supervised": torch.tensor(1.0)}, torch.tensor(torch.inf), torch.tensor(9)))
         if iteration < 2:
             assert history.read()["skipped_steps"] == iteration + 1
     text = "iteration {}: a gradient does not fit into fp16; the loss scale is lowered"

@@ -76,8 +76,8 @@ def _record(error: Exception) -> None:
         if isinstance(error, UserError):
             raise UserError(sentence(error)) from None
         raise error
-    except Exception as told:
-        get_error_handler().record_exception(told)
+    except Exception as recorded:
+        get_error_handler().record_exception(recorded)
 
 
 def share_buffers(module: nn.Module) -> None:
@@ -123,4 +123,4 @@ def distribute(module: nn.Module, team: Processes) -> nn.Module:
     with warnings.catch_warnings():
         # Its replacement, forward_sync_buffers, is not in every torch that we support.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -186,7 +186,7 @@ class Trainer:
         training = previous.training
         self.stepper.load_state_dict(training, self.iteration)
         self.evaluation_due, self.written = training["evaluation_due"], training["written"]
-        self.history.counts = training["counts"]
+        self.history.counts |= training["counts"]
         if same_validation(training["inputs"], self.inputs):
             self.best = training["best"]  # else it tells nothing about the scores to come
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
