@@ -147,6 +147,7 @@ class Run:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: PositiveInt = 20  # iterations
     save_every: PositiveInt = 500  # iterations between writes of last.pt; every evaluation and the end write it too
+    timeout: PositiveInt = 60  # seconds that a process waits for the others, beyond a step, before it gives them up
     keep: Count = 0  # snapshots: last.pt at the ends of the last so many epochs stays as iteration-<n>.pt
 
 

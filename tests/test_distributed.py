@@ -41,7 +41,8 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(str(device)))
-        monkeypatch.setattr(dist, "init_process_group", asked.append)
+        monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: asked.append(backend))
+        monkeypatch.setattr(distributed, "meet", lambda: ["a", "b", "c", "d"])
         monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("left"))
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
         with processes(device) as team:
@@ -71,9 +72,10 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(joined: Callable[..., lis
 )
 def test_a_lost_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: None)
+    monkeypatch.setattr(distributed, "meet", lambda: ["node0 (10.0.0.1)", "node1 (10.0.0.2)"])
     monkeypatch.setattr(distributed, "get_error_handler", lambda: types.SimpleNamespace(record_exception=id))
-    told = f"process 0 cannot talk to the others ({message}): where one of them ended, its own message says why"
+    told = f"process 0 cannot talk to process 1 on node1 (10.0.0.2) ({message}): where one of them ended, its own"
     with pytest.raises(UserError, match=re.escape(told)), processes("cpu"):
         raise RuntimeError(f"{message}\nand where it was")
     with pytest.raises(RuntimeError, match="a mistake of ours"), processes("cpu"):

@@ -20,6 +20,7 @@ import torch
 from helpers import differences, read, run_processes, start, train, write_config
 from test_engine import metrics, trained_state, weights
 
+import mgd.data.datasets as datasets
 import mgd.engine.loop as loop
 import mgd.evaluate as evaluation
 from mgd.__main__ import main
@@ -34,6 +35,7 @@ from mgd.engine.step import Outcome
 from mgd.errors import UserError
 from mgd.objectives.base import Pass, Terms
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.progress import Progress
 
 LONG = ["train.max_iterations=400", "run.save_every=1000", "train.epochs=1"]
 
@@ -242,7 +244,7 @@ def test_a_process_that_is_killed_ends_the_job(small_scenes: Path, tmp_path: Pat
     done = torchrun(config, "train.max_iterations=100000", "run.log_every=1000", "run.save_every=20")
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
-    assert "process 0 cannot talk to the others" in done.stderr  # what the other one says
+    assert "process 0 cannot talk to process 1 on " in done.stderr  # what the other one says
 
 
 @pytest.mark.slow
@@ -375,6 +377,28 @@ def test_an_input_that_is_not_finite_leaves_no_trace_in_batch_norm(
     assert metrics(run)[-1]["skipped_steps"] == 1
     assert all(tensor.isfinite().all() for tensor in trained_state(run).values())
     assert all(tensor.isfinite().all() for tensor in read(run / "last.pt")["model"].values())
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_loader_process_that_is_killed_ends_in_a_sentence(
+    small_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    config = str(write_config(tmp_path, small_scenes))
+    if command == "evaluate":
+        train(tmp_path, small_scenes)
+    assert start(command, config, "data.workers=2", first=kill_loaders).wait(60) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"mgd {command}: a loader process was killed, most likely since memory ran out")
+
+
+def kill_loaders() -> None:
+    """Make every loader process of this process end as if the kernel took its memory back, while it prints."""
+
+    def die(*arguments: Any) -> None:
+        Progress.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    datasets.load_image = die
 
 
 def test_an_error_of_ours_ends_a_run_with_loader_processes(small_scenes: Path, tmp_path: Path) -> None:

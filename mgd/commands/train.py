@@ -26,6 +26,6 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--more {options.more} must be a number of iterations, 1 or greater")
     config = load(options.config, options.overrides)
     wish = Wish(resume=options.resume, accept_changes=options.accept_changes, more=options.more)
-    with processes(config.run.device) as team:
+    with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)
         Trainer(config, team, wish).run()

@@ -19,7 +19,6 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from torch.utils.tensorboard import SummaryWriter
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
@@ -114,6 +113,16 @@ def _continue_jsonl(path: Path, size: int) -> TextIO:
     return open(path, "a", encoding="utf-8")
 
 
+def _board(folder: Path, start: int) -> Any:
+    """TensorBoard's writer, which goes on after iteration `start`; None, which is told, where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        log.info("no curves for TensorBoard (%s): pip install tensorboard; metrics.jsonl holds the same", error)
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)
+
+
 class Meter:
     """The run's stream of metrics. Does nothing on processes other than the main one."""
 
@@ -126,7 +135,7 @@ class Meter:
         self.bar = Progress(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
         if main:
             self.file = _continue_jsonl(folder / "metrics.jsonl", written)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+            self.board = _board(folder / "tensorboard", start)
 
     @property
     def written(self) -> int:
@@ -165,8 +174,9 @@ class Meter:
             self.file.flush()
         except OSError as error:
             raise UserError(f"{self.file.name} cannot be written ({error}); free space, then --resume") from error
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -179,4 +189,5 @@ class Meter:
         self.bar.close()
         if self.main:
             self.file.close()
-            self.board.close()
+            if self.board is not None:
+                self.board.close()

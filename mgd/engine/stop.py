@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -20,8 +21,9 @@ class StopRequest:
 
     def __init__(self, team: Processes) -> None:
         self.name = ""  # of the signal that came
+        wait = timedelta(seconds=team.timeout)
         # Over gloo, in host memory: nobody waits for a GPU.
-        self._group: Any = dist.new_group(backend="gloo") if team.world > 1 else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=wait) if team.world > 1 else None
         self._asked: tuple[Any, torch.Tensor] | None = None  # what is on its way, and the answer once it is there
 
     @contextmanager
