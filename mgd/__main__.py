@@ -69,10 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def entry() -> None:
-    """The installed `mgd` command. Where whoever reads its output stops, as `| head -1` does, it ends without a word."""
+    """The installed `mgd` command; it ends without a word where its output is read no further, as by `| head -1`."""
+    status = 0
     try:
-        status = main()
-        sys.stdout.flush()
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         status = 128 + signal.SIGPIPE  # as the shell tells of programs that end of it

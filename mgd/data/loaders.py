@@ -255,7 +255,7 @@ def _inside(extent: Tensor, height: int, width: int) -> Tensor:
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _share(sample: dict[str, Any]) -> dict[str, Any]:
+def _share(sample: Any) -> Any:
     """A sample as it is, in a worker with its tensors in SHARED_MEMORY.
 
     Where they do not fit, it is here that the main process is told. The queue to it would lose the sample, and it wait.

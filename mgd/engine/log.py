@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -123,12 +124,22 @@ def _board(folder: Path, start: int) -> Any:
     return SummaryWriter(str(folder), purge_step=start + 1)
 
 
+def _peak_memory(device: torch.device) -> float:
+    """GiB that this process has held at most: of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 class Meter:
     """The run's stream of metrics. Does nothing on processes other than the main one."""
 
-    def __init__(self, folder: Path, *, start: int, written: int, total: int, images: int, main: bool) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, *, start: int, written: int, total: int, images: int, main: bool
+    ) -> None:
         """Goes on at iteration `start`, after the first `written` bytes of metrics.jsonl."""
-        self.main, self.images = main, images
+        self.main, self.images, self.device = main, images, device
+        self.waited = 0.0  # seconds for data, since the last report
         self.last_time, self.last_step = time.perf_counter(), start
         self.total = total
         self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
@@ -149,20 +160,30 @@ class Meter:
         self.bar.update()
 
     def train(self, step: int, values: dict[str, float], lr: float) -> None:
-        """Report the means since the last call, with lr, speed and the time that is left."""
+        """Report the means since the last call, with lr, speed, memory and the time that is left."""
         if not self.main:
             return
         now = time.perf_counter()
-        rate = self.images * (step - self.last_step) / (now - self.last_time)
-        self.last_time, self.last_step = now, step
+        steps, seconds = step - self.last_step, now - self.last_time
+        rate, each, wait = self.images * steps / seconds, seconds / steps, self.waited / steps
+        self.last_time, self.last_step, self.waited, memory = now, step, 0.0, _peak_memory(self.device)
         terms = (f"{name.removeprefix('loss/')} {value:.4g}" for name, value in values.items())
-        shown = ", ".join([*terms, f"lr {lr:.2g}", f"{rate:.1f} images/s"])
+        speed = f"{rate:.1f} images/s, {each:.3g} s/iteration with {wait:.2g} for data, {memory:.1f} GiB"
+        shown = ", ".join([*terms, f"lr {lr:.2g}", speed])
         self.bar.set_postfix_str(shown)
         left = timedelta(seconds=round((self.total - step) * self.images / rate))
         # With a bar on the terminal the line goes to the file only.
         level = FILE_ONLY if self.show_bar else logging.INFO
         log.log(level, "iteration %d/%d: %s, %s left", step, self.total, shown, left)
-        self.write(step, {**values, "lr": lr, "images_per_second": rate})
+        speeds = {"images_per_second": rate, "seconds_per_iteration": each, "data_seconds_per_iteration": wait}
+        self.write(step, {**values, "lr": lr, **speeds, "peak_memory_gib": memory})
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count what happens inside as waiting for data."""
+        since = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - since
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add named values to metrics.jsonl and TensorBoard."""

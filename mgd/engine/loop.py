@@ -64,7 +64,7 @@ class Trainer:
         objective = build_objective(config, len(self.splits.classes))
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team)
-        self.stop = StopRequest(team)
+        self.stop = StopRequest(team, at_most=config.run.log_every)
         self.best, self.evaluation_due, self.written = -math.inf, False, 0
         if previous is not None:
             self._restore(previous)
@@ -79,9 +79,9 @@ class Trainer:
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        teachers, splits, heed = self.stepper.objective.teachers, self.splits, self.stop.heed
+        teachers, splits, heed = self.stepper.objective.teachers, self.splits, self.stop.stop_if_agreed
         position = {"start": self.iteration, "total": self.total, "written": self.written}
-        meter = Meter(self.folder, **position, images=config.train.batch_size, main=team.is_main)
+        meter = Meter(self.folder, team.device, **position, images=config.train.batch_size, main=team.is_main)
         with contextlib.closing(meter), self.stop.listening():
             with meter.paused():
                 if self.iteration:  # the run may have ended between a save and what follows it
@@ -97,7 +97,8 @@ class Trainer:
             # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
             torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
             lr = self.stepper.lr
-            parts = [next(batches) for _ in range(config.train.accumulate)]
+            with meter.waiting():
+                parts = [next(batches) for _ in range(config.train.accumulate)]
             self.history.note_broken(parts)
             outcome = self.stepper([to_device(part, self.team.device, self.iteration) for part in parts])
             self.history.add(self.iteration, outcome)
@@ -150,7 +151,7 @@ class Trainer:
         if self.team.world > 1:
             share_buffers(network)
         what, device = (network, splits.val, splits.classes, self.config), self.team.device
-        report = evaluate(*what, device, progress=caption, heed=self.stop.heed)
+        report = evaluate(*what, device, progress=caption, heed=self.stop.stop_if_agreed)
         meter.write(self.iteration, {"miou": report.miou})
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
         if report.miou > self.best:
