@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from mgd.check.files import read_files
 from mgd.check.findings import Finding
+from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
 from mgd.check.needs import disk, memory, network, shared_memory, start, teachers
 from mgd.config import Experiment
@@ -39,9 +40,9 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
 
 
 def quick_check(config: Experiment, splits: Splits) -> list[Finding]:
-    """What can be told without reading an image: done by every training run at its start."""
+    """What can be told without reading an image, but for a few labels: done by every training run at its start."""
     needs = disk(config, network(config, len(splits.classes))), *shared_memory(config)
-    return [*look_at_lists(config, splits), *needs]
+    return [*look_at_lists(config, splits), *first_labels(config.data, splits), *needs]
 
 
 def table(findings: Iterable[Finding]) -> str:
