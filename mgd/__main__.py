@@ -1,6 +1,8 @@
 """The command line: `mgd COMMAND ...`; `mgd/commands/` has a file for each."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -67,8 +69,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def entry() -> None:
-    """The installed `mgd` command."""
-    sys.exit(main())
+    """The installed `mgd` command; it ends without a word where its output is read no further, as by `| head -1`."""
+    status = 0
+    try:
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        status = 128 + signal.SIGPIPE  # as the shell tells of programs that end of it
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,9 @@ class Train:
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 4e-4  # on convolution weights only
     optimizer: Literal["sgd", "apex_fused_sgd"] = "sgd"  # torch's, fused; or that of NVIDIA apex, when installed
-    ema: NonNegative = 0.0  # decay of averaged weights, such as 0.999, which are then what is scored; 0: none
+    # Decay of averaged weights, such as 0.999, which are then what is scored; 0: none. The first 1 / (1 - ema)
+    # iterations count alike: nothing of the weights that a run starts from stays.
+    ema: NonNegative = 0.0
     max_skipped: Count = 10  # steps in a row left out for a loss or gradient that is not finite, before the run ends
     seed: Count = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: fp32 on a CPU, bf16 on a GPU that has it
@@ -148,6 +150,7 @@ class Run:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: PositiveInt = 20  # iterations
     save_every: PositiveInt = 500  # iterations between writes of last.pt; every evaluation and the end write it too
+    timeout: PositiveInt = 60  # seconds that a process waits for the others, beyond a step, before it gives them up
     keep: Count = 0  # snapshots: last.pt at the ends of the last so many epochs stays as iteration-<n>.pt
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from mgd.checkpoint import network_of, read, recognise
 from mgd.config import Experiment, from_dict, load, override
@@ -24,6 +23,7 @@ from mgd.infer import predict_scores
 from mgd.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.normalise import NormalisingNetwork
+from mgd.progress import Progress
 from mgd.published import experiment_for
 from mgd.student import load_student
 
@@ -108,7 +108,7 @@ def evaluate(
     was_training = network.training
     network.eval()
     turns = range(math.ceil(len(items) / world))
-    for _ in tqdm(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
+    for _ in Progress(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
         heed()
         if (sample := next(loaded, None)) is None:  # other ranks have one image more
             break

@@ -1,6 +1,5 @@
 """Test `mgd check`: every defect of data, teachers and machine is found, with its file and a remedy; all at once."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from helpers import train, write_config, write_image, write_network
 from PIL import Image
 
 import mgd.check.needs
+import mgd.parallel
 from mgd.__main__ import main
 from mgd.check import Finding, check, labels, lists, quick_check, table
 from mgd.config import load
@@ -492,6 +492,6 @@ def test_findings_come_in_the_order_of_the_lists_whatever_the_cores(
 ) -> None:
     for name in (THIRD, SECOND, FIRST):
         image(data, name).write_bytes(b"")
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(mgd.parallel, "cores", lambda: 3)
     found = [finding.text.split()[0] for finding in findings(data) if finding.level == "error"]
     assert found == [str(image(data, name)) for name in (FIRST, SECOND, THIRD)]

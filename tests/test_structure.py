@@ -15,7 +15,7 @@ TREES = {file: ast.parse(file.read_text()) for file in FILES}
 LAYERS = (
     {"errors", "version"},
     {"fields"},
-    {"metrics", "config", "files", "parallel"},
+    {"metrics", "config", "files", "parallel", "progress"},
     {"losses", "models", "data"},
     {"checkpoint", "draw"},
     {"student"},
@@ -114,6 +114,11 @@ def test_the_first_line_is_a_docstring(file):
 @each_file
 def test_only_the_commands_print(file):
     assert file.name == "__main__.py" or file.parent.name == "commands" or not calls(file, "print")
+
+
+@each_file
+def test_bars_are_those_that_a_dead_process_cannot_block(file):
+    assert "tqdm" not in imports(file) or module_of(file) == "mgd.progress"
 
 
 @each_file

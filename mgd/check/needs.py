@@ -11,6 +11,7 @@ from torch import nn
 
 from mgd.check.findings import Finding
 from mgd.config import CPS, MGD, Experiment
+from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import find_weights
@@ -70,6 +71,19 @@ def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
     if free < needed:
         return Finding("error", "disk", f"{text}; free some or choose another run.dir")
     return Finding("ok", "disk", text)
+
+
+def shared_memory(config: Experiment) -> Iterator[Finding]:
+    """Loader processes hand over their batches in /dev/shm, small in containers; nothing where there are none."""
+    if not config.data.workers or not SHARED_MEMORY.is_dir():
+        return
+    here, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))  # torchrun's
+    needed, free = shared_bytes(config) * here // everywhere, shutil.disk_usage(SHARED_MEMORY).free
+    text = f"{needed / GIB:.2f} GiB for batches of loader processes in {SHARED_MEMORY}, {free / GIB:.2f} free"
+    if free < needed:
+        yield Finding("error", "shared memory", f"{text}; {SHARED_MEMORY_REMEDY}")
+    else:
+        yield Finding("ok", "shared memory", text)
 
 
 def memory(config: Experiment, model: DeepLabV3Plus, frozen: list[DeepLabV3Plus], cached: int) -> Finding:

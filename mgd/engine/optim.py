@@ -45,9 +45,15 @@ def _apex_sgd(device: torch.device) -> Any:
     return FusedSGD
 
 
-def make_schedule(optimizer: Optimizer, train: Train, total: int) -> LambdaLR:
-    """lr * (1 - iteration/total)**power, stepped once an iteration, no warm-up."""
-    return LambdaLR(optimizer, lambda iteration: (1 - iteration / total) ** train.power)
+def make_schedule(optimizer: Optimizer, train: Train, stop: int, *, start: int = 0) -> LambdaLR:
+    """lr * (1 - iteration/total)**power, stepped once an iteration, no warm-up; from iteration `start` to `stop`."""
+    return LambdaLR(optimizer, lambda iteration: ((stop - iteration) / (stop - start)) ** train.power)
+
+
+def move_schedule(schedule: LambdaLR, iteration: int) -> None:
+    """Set the learning rates to those of an iteration."""
+    schedule.last_epoch = iteration - 1
+    schedule.step()
 
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:

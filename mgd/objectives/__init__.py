@@ -26,14 +26,14 @@ def build_objective(config: Experiment, num_classes: int) -> Objective:
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
+    student = _network(config.model, num_classes)  # first: one seed gives one student, whatever teaches it
     if isinstance(method, MGD):
-        # First, since it is what most often fails.
         teachers = {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
-        return MGDObjective(_network(config.model, num_classes), teachers, method)
+        return MGDObjective(student, teachers, method)
     if isinstance(method, CPS):
-        return CPSObjective(_network(config.model, num_classes), _network(config.model, num_classes), method)
+        return CPSObjective(student, _network(config.model, num_classes), method)
     assert isinstance(method, Supervised)
-    return SupervisedObjective(_network(config.model, num_classes), method)
+    return SupervisedObjective(student, method)
 
 
 def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
