@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from mgd.checkpoint import network_of, read, recognise
@@ -23,6 +23,7 @@ from mgd.files import write_json, write_png, write_text
 from mgd.infer import predict_scores
 from mgd.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.normalise import NormalisingNetwork
 from mgd.published import experiment_for
 from mgd.student import load_student
 
@@ -79,7 +80,7 @@ class EveryNth(torch.utils.data.Sampler[int]):
 
 
 def evaluate(
-    network: nn.Module,
+    network: NormalisingNetwork,
     items: Sequence[Item],
     classes: Classes,
     config: Experiment,

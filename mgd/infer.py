@@ -7,15 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Evaluate
-from mgd.data.normalise import normalise
+from mgd.models.normalise import NormalisingNetwork
 
 
 @torch.inference_mode()
-def predict_scores(network: nn.Module, image: Tensor, how: Evaluate, *, size: tuple[int, int] | None = None) -> Tensor:
+def predict_scores(
+    network: NormalisingNetwork, image: Tensor, how: Evaluate, *, size: tuple[int, int] | None = None
+) -> Tensor:
     """Score one image.
 
     Args:
-        network: normalised images (N,3,H,W) -> logits (N,K,H,W), in eval mode.
+        network: normalised images (N,3,H,W) -> logits (N,K,H,W), in eval mode; its own statistics are used.
         image: (3,H,W) uint8 RGB on the network's device.
         how: windows, scales, flip; with sliding windows `crop_size` must be set.
         size: height and width of the result; None means the image's.
@@ -24,7 +26,7 @@ def predict_scores(network: nn.Module, image: Tensor, how: Evaluate, *, size: tu
         (K,*size) float32: logits summed over windows, flips and scales.
     """
     own_size = (image.shape[-2], image.shape[-1])
-    pixels = normalise(image[None])
+    pixels = network.normalise(image[None])
     total: Tensor | float = 0.0
     for scale in how.scales:
         scaled = _resize(pixels, (max(1, round(own_size[0] * scale)), max(1, round(own_size[1] * scale))))

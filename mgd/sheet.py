@@ -7,10 +7,8 @@ from torch.utils.data import default_collate
 
 from mgd.config import Experiment
 from mgd.data.classes import Classes
-from mgd.data.cutmix import mix
 from mgd.data.datasets import Splits
 from mgd.data.loaders import TrainingSamples, Views, to_device
-from mgd.data.normalise import MEAN, STD
 from mgd.draw import draw_sheet, overlay, panel
 from mgd.metrics import IGNORE_INDEX
 
@@ -29,8 +27,8 @@ def contact_sheet(config: Experiment, splits: Splits, *, rows: int = 6) -> np.nd
     batch = to_device(default_collate([samples[position] for position in range(rows)]), torch.device("cpu"), 0)
     columns = _labeled(batch.labeled, splits.classes)
     captions = [*LABELED]
-    if batch.first is not None and batch.second is not None and batch.mask is not None:
-        columns += _unlabeled(batch.first, batch.second, batch.mask)
+    if batch.mask is not None:
+        columns += _unlabeled(*batch.pair(), batch.mixed())
         captions += UNLABELED
     texts = [", ".join(samples.names(i)) for i in range(rows)]
     return draw_sheet([*zip(*columns, strict=True)], captions, splits.classes, texts=texts)
@@ -47,8 +45,7 @@ def _labeled(views: Views, classes: Classes) -> list[Panels]:
     return [_panels(views), plain, both]
 
 
-def _unlabeled(first: Views, second: Views, mask: Tensor) -> list[Panels]:
-    mixed = Views(mix(first.image, second.image, mask), mix(first.valid, second.valid, mask))
+def _unlabeled(first: Views, second: Views, mask: Tensor, mixed: Views) -> list[Panels]:
     stencils = mask[:, 0, ..., None].expand(-1, -1, -1, 3).byte().numpy() * 255
     return [_panels(first), _panels(second), [panel(one) for one in stencils], _panels(mixed)]
 
@@ -58,6 +55,5 @@ def _panels(views: Views) -> Panels:
 
 
 def _photos(images: Tensor) -> np.ndarray:
-    """Undo the normalisation: (N,3,H,W) -> (N,H,W,3) uint8."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return ((images * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    """(N,3,H,W) -> (N,H,W,3) uint8."""
+    return images.permute(0, 2, 3, 1).numpy()

@@ -29,6 +29,7 @@ from mgd.data.loaders import (
 from mgd.data.partitions import split
 from mgd.data.transforms import augment, shrink
 from mgd.errors import UserError
+from mgd.models.normalise import NormalisingNetwork
 from mgd.published import CITY, VOC
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
@@ -439,20 +440,23 @@ def test_validation_keeps_the_labels_own_size_when_photos_shrink(small_scenes: P
 # On the device
 
 
-def test_what_reaches_the_device_is_normalised_and_zero_in_the_padding(small_scenes: Path) -> None:
+def test_what_reaches_the_device_is_uint8_and_normalised_it_is_zero_in_the_padding(small_scenes: Path) -> None:
     samples = samples_of(experiment(small_scenes, CPS(), crop_size=56, scales=(0.5, 1.0)))
     sampler = PositionSampler(0, 1, batch_size=6, accumulate=1, rank=0, world=1)
     raw = next(iter(make_loader(samples, sampler, workers=0, device=CPU, batched=True)))
     batch = to_device(raw, CPU, 7)
     assert batch.iteration == 7
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    assert batch.first is not None
-    assert batch.second is not None
-    for name, views in {"labeled": batch.labeled, "first": batch.first, "second": batch.second}.items():
-        assert raw[name]["image"].dtype == torch.uint8
+    network = NormalisingNetwork()
+    network.mean, network.std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    mean, std = torch.tensor(network.mean), torch.tensor(network.std)
+    first, second, mask = batch.pair()
+    for name, views in {"labeled": batch.labeled, "first": first, "second": second}.items():
+        assert torch.equal(views.image, raw[name]["image"])
+        assert views.image.dtype == torch.uint8
+        normalised = network.normalise(views.image, views.valid)
         plain = (raw[name]["image"] / 255 - mean[:, None, None]) / std[:, None, None]
         for image, valid, expected, (top, bottom, left, right) in zip(
-            views.image, views.valid, plain, raw[name]["extent"].tolist(), strict=True
+            normalised, views.valid, plain, raw[name]["extent"].tolist(), strict=True
         ):
             part = (slice(None), slice(top, bottom), slice(left, right))
             assert torch.allclose(image[part], expected[part], atol=1e-5)
@@ -463,8 +467,10 @@ def test_what_reaches_the_device_is_normalised_and_zero_in_the_padding(small_sce
     assert batch.labeled.label.dtype == torch.int64
     assert torch.equal(batch.labeled.label, raw["labeled"]["label"].long())
     assert (batch.labeled.label[~batch.labeled.valid] == 255).all()
-    assert batch.mask is not None
-    assert torch.equal(batch.mask, raw["mask"] == 1)
+    assert torch.equal(mask, raw["mask"] == 1)
+    mixed = batch.mixed()
+    assert torch.equal(mixed.image, torch.where(mask, second.image, first.image))
+    assert torch.equal(mixed.valid, torch.where(mask[:, 0], second.valid, first.valid))
 
 
 def test_labels_alone_make_a_batch_without_unlabelled_views(small_scenes: Path) -> None:

@@ -9,27 +9,27 @@ import pytest
 import torch
 from helpers import copy_of, differences, run_processes, train, write_config, write_image, write_network
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgd.__main__ import main
 from mgd.config import Data, Evaluate, Experiment, Model, Supervised
 from mgd.data.classes import Classes, read_classes
 from mgd.data.datasets import open_val
-from mgd.data.normalise import normalise
 from mgd.evaluate import EveryNth, Report, evaluate
 from mgd.models import build_model
+from mgd.models.normalise import NormalisingNetwork
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220))
 CLASSES = Classes(("red", "green", "blue", "grey"), COLOURS)
 CPU = torch.device("cpu")
 
 
-class NearestColour(nn.Module):
+class NearestColour(NormalisingNetwork):
     """Scores a pixel by how near its colour is to each class's."""
 
     def __init__(self) -> None:
         super().__init__()
-        colours = normalise(torch.tensor(COLOURS, dtype=torch.uint8)[:, :, None, None])
+        colours = self.normalise(torch.tensor(COLOURS, dtype=torch.uint8)[:, :, None, None])
         self.register_buffer("colours", colours)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from mgd.config import Evaluate
-from mgd.data.normalise import normalise
 from mgd.infer import predict_scores
+from mgd.models.normalise import NormalisingNetwork
 
 SIZES = [(40, 60), (16, 16), (17, 16), (9, 60), (5, 7), (31, 64)]
 WHOLE = Evaluate(mode="whole")
@@ -20,24 +20,28 @@ def photo(height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-class Counting(nn.Module):
+class Counting(NormalisingNetwork):
     """Scores 1 for the only class, so that the result counts the windows over a pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ones_like(x[:, :1])
 
 
+class Convolution(NormalisingNetwork, nn.Conv2d):
+    pass
+
+
 @pytest.fixture
-def pixelwise() -> nn.Module:
+def pixelwise() -> NormalisingNetwork:
     torch.manual_seed(0)
-    return nn.Conv2d(3, 5, 1)
+    return Convolution(3, 5, 1)
 
 
 @pytest.fixture
-def lopsided() -> nn.Module:
+def lopsided() -> NormalisingNetwork:
     """A network that sees left and right differently."""
     torch.manual_seed(0)
-    return nn.Conv2d(3, 5, 3, padding=1)
+    return Convolution(3, 5, 3, padding=1)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -54,28 +58,32 @@ def test_windows_overlap_only_as_much_as_the_stride_asks_for() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_windows_equal_the_whole_image_for_a_pixelwise_network(pixelwise: nn.Module, size: tuple[int, int]) -> None:
+def test_windows_equal_the_whole_image_for_a_pixelwise_network(
+    pixelwise: NormalisingNetwork, size: tuple[int, int]
+) -> None:
     image, how = photo(*size), windows(16)
     counts = predict_scores(Counting(), image, how)
     whole = predict_scores(pixelwise, image, WHOLE)
     assert torch.allclose(predict_scores(pixelwise, image, how) / counts, whole, atol=1e-5)
 
 
-def test_the_whole_image_is_scored_as_the_network_does(lopsided: nn.Module) -> None:
+def test_the_whole_image_is_scored_as_the_network_does(lopsided: NormalisingNetwork) -> None:
     image = photo(20, 30)
-    assert torch.allclose(predict_scores(lopsided, image, WHOLE), lopsided(normalise(image[None]))[0], atol=1e-5)
+    assert torch.allclose(
+        predict_scores(lopsided, image, WHOLE), lopsided(lopsided.normalise(image[None]))[0], atol=1e-5
+    )
 
 
-def test_an_image_smaller_than_the_window_is_padded_with_zeros_after_normalising(lopsided: nn.Module) -> None:
+def test_an_image_smaller_than_the_window_is_padded_with_zeros_after_normalising(lopsided: NormalisingNetwork) -> None:
     image = photo(10, 12)
     padded = torch.zeros(1, 3, 16, 16)
-    padded[:, :, 3:13, 2:14] = normalise(image[None])
+    padded[:, :, 3:13, 2:14] = lopsided.normalise(image[None])
     expected = lopsided(padded)[0, :, 3:13, 2:14]
     assert torch.allclose(predict_scores(lopsided, image, windows(16)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", [WHOLE, windows(16)])
-def test_scores_are_summed_over_scales(pixelwise: nn.Module, how: Evaluate) -> None:
+def test_scores_are_summed_over_scales(pixelwise: NormalisingNetwork, how: Evaluate) -> None:
     flat = torch.full((3, 24, 24), 200, dtype=torch.uint8)
     parts = [
         predict_scores(pixelwise, flat, Evaluate(mode=how.mode, crop_size=how.crop_size, stride=1.0, scales=(scale,)))
@@ -99,7 +107,7 @@ def test_the_network_sees_the_image_at_every_scale() -> None:
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_with_flip_a_mirrored_image_has_mirrored_scores(lopsided: nn.Module, mode: str) -> None:
+def test_with_flip_a_mirrored_image_has_mirrored_scores(lopsided: NormalisingNetwork, mode: str) -> None:
     image, crop = photo(32, 32), 32
     scores, mirrored = (
         predict_scores(lopsided, one, Evaluate(mode=mode, crop_size=crop, flip=True))  # type: ignore[arg-type]
@@ -109,20 +117,20 @@ def test_with_flip_a_mirrored_image_has_mirrored_scores(lopsided: nn.Module, mod
     assert not torch.allclose(predict_scores(lopsided, image, WHOLE) * 2, scores, atol=1e-2)
 
 
-def test_flip_doubles_the_scores_of_a_pixelwise_network(pixelwise: nn.Module) -> None:
+def test_flip_doubles_the_scores_of_a_pixelwise_network(pixelwise: NormalisingNetwork) -> None:
     image = photo(20, 30)
     plain, flipped = (predict_scores(pixelwise, image, windows(16, flip=flip)) for flip in (False, True))
     assert torch.allclose(flipped, 2 * plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [2, 5, 100])
-def test_the_number_of_windows_in_a_forward_pass_does_not_matter(lopsided: nn.Module, batch: int) -> None:
+def test_the_number_of_windows_in_a_forward_pass_does_not_matter(lopsided: NormalisingNetwork, batch: int) -> None:
     image = photo(40, 60)
     alone = predict_scores(lopsided, image, windows(16, window_batch=1))
     assert torch.allclose(predict_scores(lopsided, image, windows(16, window_batch=batch)), alone, atol=1e-5)
 
 
-def test_scores_are_given_in_the_size_that_is_asked_for(pixelwise: nn.Module) -> None:
+def test_scores_are_given_in_the_size_that_is_asked_for(pixelwise: NormalisingNetwork) -> None:
     flat = torch.full((3, 12, 16), 90, dtype=torch.uint8)
     scores = predict_scores(pixelwise, flat, WHOLE, size=(24, 40))
     assert scores.shape == (5, 24, 40)
@@ -130,5 +138,5 @@ def test_scores_are_given_in_the_size_that_is_asked_for(pixelwise: nn.Module) ->
     assert torch.allclose(scores, expected, atol=1e-5)
 
 
-def test_inference_leaves_no_graph_behind(pixelwise: nn.Module) -> None:
+def test_inference_leaves_no_graph_behind(pixelwise: NormalisingNetwork) -> None:
     assert not predict_scores(pixelwise, photo(8, 8), WHOLE).requires_grad

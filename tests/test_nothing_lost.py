@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from mgd.engine.history import History
 from mgd.engine.log import Meter
 from mgd.engine.step import Outcome
 from mgd.errors import UserError
-from mgd.objectives.base import Terms
+from mgd.objectives.base import Pass, Terms
 from mgd.objectives.supervised import SupervisedObjective
 
 FORK = multiprocessing.get_context("fork")
@@ -319,16 +319,20 @@ def test_a_save_that_the_disk_has_no_room_for_keeps_the_previous_one_and_says_so
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool], str], None]:
     """Make the supervised loss, or only its gradient, NaN in the iterations (from 0) that a function names."""
-    parts = SupervisedObjective.parts
+    passes = SupervisedObjective.passes
 
     def apply(where: Callable[[int], bool], what: str) -> None:
-        def poisoned(self: SupervisedObjective, batch: Batch) -> Iterator[Terms]:
-            for terms in parts(self, batch):
+        def poisoned(self: SupervisedObjective, batch: Batch) -> list[Pass]:
+            (only,) = passes(self, batch)
+
+            def terms() -> Terms:
                 weight = next(self.student.parameters()).sum()
                 bad = weight * torch.nan if what == "loss" else (weight - weight.detach()).square().sqrt()
-                yield {name: term + bad if where(batch.iteration) else term for name, term in terms.items()}
+                return {name: term + bad if where(batch.iteration) else term for name, term in only.terms().items()}
 
-        monkeypatch.setattr(SupervisedObjective, "parts", poisoned)
+            return [only._replace(terms=terms)]
+
+        monkeypatch.setattr(SupervisedObjective, "passes", poisoned)
 
     return apply
 
@@ -377,9 +381,10 @@ def test_an_input_that_is_not_finite_leaves_no_trace_in_batch_norm(
 
     def poisoned(sample: Any, *arguments: Any) -> Batch:
         batch = device(sample, *arguments)
+        image = batch.labeled.image.float()
         if batch.iteration == 1:
-            batch.labeled.image[0, 0, 0, 0] = torch.inf
-        return batch
+            image[0, 0, 0, 0] = torch.inf
+        return batch._replace(labeled=batch.labeled._replace(image=image))
 
     monkeypatch.setattr(loop, "to_device", poisoned)
     run = train(tmp_path, small_scenes, "train.max_iterations=3", "train.ema=0.5")

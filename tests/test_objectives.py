@@ -287,8 +287,8 @@ def test_images_that_are_nothing_but_padding_give_finite_terms_and_gradients(kin
 def test_going_part_by_part_gives_the_gradient_of_all_terms_together(make: Callable[[], Objective]) -> None:
     one, whole, parted = batch(), make(), make()
     torch.stack(list(whole(one).values())).sum().backward()
-    for terms in parted.parts(one):
-        torch.stack(list(terms.values())).sum().backward()
+    for part in parted.passes(one):
+        torch.stack(list(part.terms().values())).sum().backward()
     assert differences(whole.state_dict(), parted.state_dict()) == []  # running statistics
     for (name, expected), found in zip(whole.named_parameters(), parted.parameters(), strict=True):
         assert expected.grad is not None
@@ -340,12 +340,9 @@ def test_a_cps_step_under_bf16_gives_every_weight_that_learns_in_fp32_a_gradient
     with_gradient = []
     for enabled in (False, True):
         objective = CPSObjective(network(0), network(1), PEERS)
-        groups = objective.parts(batch())
-        while True:
+        for one in objective.passes(batch()):
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled, cache_enabled=False):
-                terms = next(groups, None)
-            if terms is None:
-                break
+                terms = one.terms()
             sum(terms.values()).backward()
         named = objective.named_parameters()
         with_gradient.append({name for name, p in named if p.grad is not None and p.grad.abs().sum() > 0})
@@ -355,4 +352,4 @@ def test_a_cps_step_under_bf16_gives_every_weight_that_learns_in_fp32_a_gradient
 def test_a_weight_whose_teacher_is_left_out_adds_no_term() -> None:
     objective = mgd(replace(METHOD, pixel_unlabeled=0.0, lambda_region=0.0), wide=settled(2))
     assert set(objective(batch())) == {"supervised", "pixel_labeled"}
-    assert [set(terms) for terms in objective.parts(batch())] == [{"supervised", "pixel_labeled"}]
+    assert [set(one.terms()) for one in objective.passes(batch())] == [{"supervised", "pixel_labeled"}]

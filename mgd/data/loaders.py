@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mgd.config import Experiment
-from mgd.data.cutmix import box_masks
+from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, load_pair
-from mgd.data.normalise import normalise
 from mgd.data.transforms import augment, shrink
 from mgd.errors import UserError, few
 
@@ -31,9 +30,9 @@ Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its labe
 
 
 class Views(NamedTuple):
-    """Augmented images on the device."""
+    """Augmented images on the device; each network normalises them with its own statistics."""
 
-    image: Tensor  # (N,3,H,W) float32, normalised, 0 in the crop padding
+    image: Tensor  # (N,3,H,W) uint8 RGB
     valid: Tensor  # (N,H,W) bool, False in the crop padding
     label: Tensor | None = None  # (N,H,W) int64, 255 is ignored
 
@@ -46,6 +45,16 @@ class Batch(NamedTuple):
     second: Views | None  # u1: other images than `first`
     mask: Tensor | None  # (N,1,H,W) bool, True takes `second`
     iteration: int
+
+    def pair(self) -> tuple[Views, Views, Tensor]:
+        """(u0, u1, mask), for methods that use unlabelled images."""
+        assert self.first is not None and self.second is not None and self.mask is not None  # noqa: PT018
+        return self.first, self.second, self.mask
+
+    def mixed(self) -> Views:
+        """CutMix of the pair; a pixel is valid where it is in the image that it comes from."""
+        first, second, mask = self.pair()
+        return Views(mix(first.image, second.image, mask), mix(first.valid, second.valid, mask))
 
 
 class TrainingSamples(Dataset):
@@ -202,7 +211,7 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
 
 
 def to_device(sample: dict[str, Any], device: torch.device, iteration: int) -> Batch:
-    """A collated uint8 batch -> normalised on the device; copies do not block where memory is pinned."""
+    """A collated batch -> the device, still uint8; copies do not block where memory is pinned."""
 
     def views(name: str) -> Views | None:
         if name not in sample:
@@ -211,7 +220,7 @@ def to_device(sample: dict[str, Any], device: torch.device, iteration: int) -> B
         valid = _inside(sample[name]["extent"].to(device, non_blocking=True), *image.shape[-2:])
         label = sample[name].get("label")
         return Views(
-            normalise(image, valid).contiguous(memory_format=torch.channels_last),
+            image.contiguous(memory_format=torch.channels_last),
             valid,
             None if label is None else label.to(device, non_blocking=True).long(),
         )

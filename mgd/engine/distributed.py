@@ -86,23 +86,22 @@ def share_buffers(module: nn.Module) -> None:
         dist.broadcast(buffer, 0)
 
 
-def total_shares(counts: list[dict[str, Tensor]], team: Processes) -> list[dict[str, Tensor]]:
-    """What makes means over the parts of a batch, averaged, the mean over the batch.
+def shares_of(counts: list[dict[str, Tensor]], team: Processes) -> list[dict[str, Tensor]]:
+    """What makes the sum of means over the parts of a batch the mean over the batch.
 
     Args:
         counts: for each micro-batch of this process, how many values each mean runs over.
 
     Returns:
-        For each micro-batch the factor of each mean: its count over the average count of all parts on all processes.
+        For each micro-batch the factor of each mean: its count over that of all parts on all processes, times the
+        number of processes, over which gradients are averaged.
     """
-    if len(counts) * team.world == 1:
-        return [{}]
-    own = torch.stack([torch.stack(list(count.values())) for count in counts]).double()
-    total = own.sum(dim=0)
+    own = torch.stack([torch.stack([*count.values()]) for count in counts]).double()
+    everything = own.sum(dim=0)
     if team.world > 1:
-        dist.all_reduce(total)
-    shares = (own * (len(counts) * team.world) / total.clamp(min=1)).float()
-    return [dict(zip(counts[0], share, strict=True)) for share in shares]
+        dist.all_reduce(everything)
+    factors = (own * team.world / everything.clamp(min=1)).float()
+    return [dict(zip(counts[0], factor, strict=True)) for factor in factors]
 
 
 def pick_device(device: str, local_rank: int, gpus: int) -> torch.device:

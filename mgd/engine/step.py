@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from mgd.config import Train
 from mgd.data.loaders import Batch
-from mgd.engine.distributed import Processes, distribute, total_shares
+from mgd.engine.distributed import Processes, distribute, shares_of
 from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Terms, add_terms
+from mgd.objectives.base import Objective, Pass, Terms, total
 
 
 class Outcome(NamedTuple):
@@ -55,35 +55,33 @@ class Stepper:
 
     def __call__(self, parts: list[Batch]) -> Outcome:
         """One update from the micro-batches of this process. Nothing in it waits for the device."""
-        sums: Terms = {}
         if self._statistics:
             torch._foreach_copy_(self._before, self._statistics)
-        shares = total_shares([self.objective.counts(part) for part in parts], self.team)
-        for i, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
+        passes = [self.objective.passes(part) for part in parts]
+        counts = [{name: n for one in part for name, n in one.counts.items()} for part in passes]
+        shares = shares_of(counts, self.team)
+        computed: list[Terms] = []
+        for i, part in enumerate(parts):
             # Gradients are averaged over the processes once, with the last micro-batch.
-            wrapped = self.model if isinstance(self.model, DistributedDataParallel) and i < len(parts) else None
+            wrapped = self.model if isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1 else None
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
-                for terms in self._backward(part, share):
-                    add_terms(sums, terms)
+                computed += self._backward(part, passes[i], shares[i])
         norm = self._update()
         if self.averaged is not None:
             self.averaged.update(self.objective.student, step=parts[0].iteration)
-        return Outcome(sums, norm)
+        return Outcome(total(computed), norm)
 
-    def _backward(self, batch: Batch, share: Terms) -> Iterator[Terms]:
-        """Yield groups of an objective's terms, times their share and detached, after their gradients have been added.
+    def _backward(self, batch: Batch, passes: list[Pass], share: Terms) -> Iterator[Terms]:
+        """Add the gradients of an objective's passes; yield their terms, times their share and detached.
 
-        A single process goes group by group, which holds fewer activations; DDP needs all terms in one forward.
+        A single process goes pass by pass, which holds fewer activations; DDP needs all terms in one forward.
         """
-        groups = self.objective.parts(batch) if self.model is self.objective else _whole(self.model, batch)
-        while True:
+        whole = [lambda: self.model(batch)]
+        for compute in [one.terms for one in passes] if self.model is self.objective else whole:
             # No cache of cast weights: one filled under no_grad (pseudo-labels) would cut the gradients that follow.
             enabled = self.precision != torch.float32
             with torch.autocast(self.team.device.type, self.precision, enabled=enabled, cache_enabled=False):
-                terms = next(groups, None)
-            if terms is None:
-                return
-            terms = {name: term * share.get(name, 1) / self.train.accumulate for name, term in terms.items()}
+                terms = {name: term * share[name] for name, term in compute().items()}
             loss = torch.stack(list(terms.values())).sum()
             # A loss that is not finite makes all gradients NaN, so that every process leaves the step out.
             loss = loss * torch.where(loss.isfinite(), 1.0, torch.nan)
@@ -127,8 +125,3 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.module.load_state_dict(state["averaged"])
-
-
-def _whole(model: nn.Module, batch: Batch) -> Iterator[Terms]:
-    """All terms as one group; nothing is computed before it is asked for."""
-    yield model(batch)

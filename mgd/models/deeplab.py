@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mgd.errors import UserError
 from mgd.models.backbones import build_backbone, canonical_name
+from mgd.models.normalise import NormalisingNetwork
 
 ASPP_RATES = (6, 12, 18)
 LEAK = 0.01
@@ -63,7 +64,7 @@ class Head(nn.Module):
         return self.last_conv(torch.cat([context, self.reduce(low)], dim=1))
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(NormalisingNetwork):
     """Images (N,3,H,W), normalised -> logits (N,K,H,W).
 
     Attributes:

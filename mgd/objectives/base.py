@@ -1,20 +1,30 @@
 """What every objective is: a student, and one forward from a batch to weighted loss terms."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mgd.config import Criterion
-from mgd.data.loaders import Batch
+from mgd.data.loaders import Batch, Views
 from mgd.losses import cross_entropy, ohem_cross_entropy
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.deeplab import DeepLabV3Plus
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
+
+
+class Pass(NamedTuple):
+    """Terms of a micro-batch that share a graph.
+
+    Whoever runs backward on each pass before the next is computed holds one pass's activations at a time.
+    """
+
+    counts: Mapping[str, Tensor]  # term -> pixels or images that its mean runs over, known before any forward
+    terms: Callable[[], Terms]  # computes the weighted means
 
 
 class Objective(nn.Module):
@@ -28,33 +38,34 @@ class Objective(nn.Module):
     student: DeepLabV3Plus
     teachers: Mapping[str, DeepLabV3Plus] = MappingProxyType({})
 
-    def parts(self, batch: Batch) -> Iterator[Terms]:
-        """The terms, in groups that share no graph.
+    def passes(self, batch: Batch) -> list[Pass]:
+        """What a step computes, to be computed in this order; a term of several passes has the same count in each.
 
-        Whoever runs backward on each group before asking for the next holds one group's activations at a time.
-        """
-        raise NotImplementedError
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """How many pixels, or images, the mean in a term runs over; known from the data, before any forward.
-
-        A term without a count is a mean over the batch's images. Whoever trains on a batch in parts weighs a part's
-        terms with its counts, so that a mean over pixels is the one over the whole batch however that is divided.
+        The counts make a batch divisible: whoever trains on it in parts weighs a part's means with its counts, so that
+        a mean over pixels is the one over the whole batch however that is divided.
         """
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> Terms:
-        """All terms at once: what DDP wraps."""
-        terms: Terms = {}
-        for part in self.parts(batch):
-            add_terms(terms, part)
-        return terms
+        """The terms of all passes at once: what DDP wraps."""
+        return total(one.terms() for one in self.passes(batch))
 
 
-def add_terms(sums: Terms, terms: Mapping[str, Tensor]) -> None:
-    """Add terms to the sums of the same names, in place."""
-    for name, term in terms.items():
-        sums[name] = sums[name] + term if name in sums else term
+def total(passes: Iterable[Terms]) -> Terms:
+    """Sum over the passes of the terms of each name."""
+    sums: Terms = {}
+    for terms in passes:
+        for name, term in terms.items():
+            sums[name] = sums[name] + term if name in sums else term
+    return sums
+
+
+def see(network: DeepLabV3Plus, views: Views) -> Tensor:
+    """Views as the network wants them: normalised with its own statistics, 0 in the crop padding.
+
+    A float image is taken to be normalised already, and its padding to be 0.
+    """
+    return network.normalise(views.image, views.valid) if views.image.dtype == torch.uint8 else views.image
 
 
 def supervised_loss(logits: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
@@ -69,6 +80,17 @@ def supervised_loss(logits: Tensor, target: Tensor, criterion: Criterion) -> Ten
         losses = torch.stack([ohem_cross_entropy(one, its_target, **options) for one, its_target in pairs])
         return losses.sum() / supervised_count(target, criterion).clamp(min=1)
     return cross_entropy(logits, target)
+
+
+def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion) -> Pass:
+    """The criterion's loss of a network on labelled images, as the term "supervised"."""
+    label = labeled.label
+    assert label is not None
+
+    def terms() -> Terms:
+        return {"supervised": supervised_loss(network(see(network, labeled)), label, criterion)}
+
+    return Pass({"supervised": supervised_count(label, criterion)}, terms)
 
 
 def supervised_count(target: Tensor, criterion: Criterion) -> Tensor:

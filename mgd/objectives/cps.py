@@ -1,6 +1,6 @@
 """Cross pseudo supervision with CutMix (Chen et al., CVPR 2021): how the teachers are trained."""
 
-from collections.abc import Iterator
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -10,7 +10,17 @@ from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_count, supervised_loss
+from mgd.objectives.base import (
+    Objective,
+    Pass,
+    Terms,
+    hard_label,
+    rampup,
+    see,
+    supervised_count,
+    supervised_loss,
+    supervised_pass,
+)
 
 
 class CPSObjective(Objective):
@@ -24,37 +34,30 @@ class CPSObjective(Objective):
         super().__init__()
         self.student, self.peer, self.config = student, peer, config
 
-    def parts(self, batch: Batch) -> Iterator[Terms]:
-        labeled, u0, u1, mask = batch.labeled, batch.first, batch.second, batch.mask
-        assert labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
-
-        def loss(network: DeepLabV3Plus, image: Tensor, label: Tensor) -> Tensor:
-            return supervised_loss(network(image), label, self.config.criterion)
-
-        yield {"supervised": loss(self.student, labeled.image, labeled.label)}
-        yield {"supervised": loss(self.peer, labeled.image, labeled.label)}
+    def passes(self, batch: Batch) -> list[Pass]:
+        criterion = self.config.criterion
+        labeled = [supervised_pass(network, batch.labeled, criterion) for network in (self.student, self.peer)]
         since = batch.iteration - self.config.burn_in_iterations
-        if since < 0:
-            return
-        weight = self.config.weight * rampup(since, self.config.rampup_iterations)
-        mixed = mix(u0.image, u1.image, mask)
-        label_of_student, label_of_peer = self._pseudo_label(self.student, batch), self._pseudo_label(self.peer, batch)
-        yield {"cps": weight * loss(self.student, mixed, label_of_peer)}
-        yield {"cps": weight * loss(self.peer, mixed, label_of_student)}
+        return labeled if since < 0 else labeled + self._crossed(batch, since)
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        criterion, u0, u1, mask = self.config.criterion, batch.first, batch.second, batch.mask
-        assert batch.labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
-        seen = torch.where(mix(u0.valid, u1.valid, mask), 0, IGNORE_INDEX)  # a pseudo-label is valid where an image is
-        return {
-            "supervised": supervised_count(batch.labeled.label, criterion),
-            "cps": supervised_count(seen, criterion),
-        }
+    def _crossed(self, batch: Batch, since: int) -> list[Pass]:
+        """Each copy on the mixed images, with the other's pseudo-labels; `since`: iterations since the burn-in."""
+        mixed, criterion = batch.mixed(), self.config.criterion
+        weight = self.config.weight * rampup(since, self.config.rampup_iterations)
+        # Both before either learns from the other's: a forward in train mode changes running statistics.
+        labels = cache(lambda: (self._pseudo_label(self.peer, batch), self._pseudo_label(self.student, batch)))
+
+        def terms(network: DeepLabV3Plus, teacher: int) -> Terms:
+            return {"cps": weight * supervised_loss(network(see(network, mixed)), labels()[teacher], criterion)}
+
+        # A pseudo-label is valid where an image is.
+        counts = {"cps": supervised_count(torch.where(mixed.valid, 0, IGNORE_INDEX), criterion)}
+        return [Pass(counts, partial(terms, network, i)) for i, network in enumerate((self.student, self.peer))]
 
     @staticmethod
     @torch.no_grad()
     def _pseudo_label(network: DeepLabV3Plus, batch: Batch) -> Tensor:
         """(N,H,W): the mask is binary, so mixing labels is the same as mixing logits before the argmax."""
-        u0, u1, mask = batch.first, batch.second, batch.mask
-        assert u0 is not None and u1 is not None and mask is not None  # noqa: PT018
-        return mix(hard_label(network(u0.image), u0.valid), hard_label(network(u1.image), u1.valid), mask)
+        first, second, mask = batch.pair()
+        own, partner = (hard_label(network(see(network, views)), views.valid) for views in (first, second))
+        return mix(own, partner, mask)

@@ -1,6 +1,7 @@
 """Multi-granularity distillation (Qin et al., ECCV 2022): how a student is trained from two frozen teachers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views
 from mgd.losses import image_level_loss, pixel_level_loss, region_level_loss
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Terms, hard_label, rampup, supervised_count, supervised_loss
+from mgd.objectives.base import Objective, Pass, Terms, hard_label, rampup, see, supervised_count, supervised_loss
 
 Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
 
@@ -38,35 +39,38 @@ class MGDObjective(Objective):
             teacher._apply(*args, **kwargs)
         return self
 
-    def parts(self, batch: Batch) -> Iterator[Terms]:
-        config = self.config
-        yield self._labeled_terms(batch)
-        image, region = (
-            "deep" in self.teachers and config.lambda_image,
-            "wide" in self.teachers and config.lambda_region,
-        )
-        if config.pixel_unlabeled or image or region:
-            yield self._unlabeled_terms(batch)
+    def passes(self, batch: Batch) -> list[Pass]:
+        """On labelled images, and on mixed ones where a weight asks for a term on them."""
+        config, label, mixed = self.config, batch.labeled.label, batch.mixed()
+        assert label is not None
+        labeled = {"supervised": supervised_count(label, config.criterion), "pixel_labeled": batch.labeled.valid.sum()}
+        images = torch.full((), len(label), device=label.device)
+        unlabeled = {"pixel_unlabeled": mixed.valid.sum(), "image": images, "region": images}
+        passes = [Pass(labeled, partial(self._labeled_terms, batch))]
+        if config.pixel_unlabeled or any(self._compares(name) for name in self.teachers):
+            passes.append(Pass(unlabeled, partial(self._unlabeled_terms, batch, mixed)))
+        return passes
+
+    def _compares(self, teacher: str) -> float:
+        """The weight of the term for which a teacher sees the mixed images; 0: it does not."""
+        return {"deep": self.config.lambda_image, "wide": self.config.lambda_region}[teacher]
 
     def _labeled_terms(self, batch: Batch) -> Terms:
         labeled, config = batch.labeled, self.config
         assert labeled.label is not None
-        logits = self.student(labeled.image)
+        logits = self.student(see(self.student, labeled))
         terms = {"supervised": supervised_loss(logits, labeled.label, config.criterion)}
         if config.pixel_labeled:
             labels = self._labels(labeled)
             terms["pixel_labeled"] = config.pixel_labeled * self._pixel_term(logits, labels)
         return terms
 
-    def _unlabeled_terms(self, batch: Batch) -> Terms:
+    def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
-        u0, u1, mask, config = batch.first, batch.second, batch.mask, self.config
-        assert u0 is not None and u1 is not None and mask is not None  # noqa: PT018
-        mixed = Views(mix(u0.image, u1.image, mask), mix(u0.valid, u1.valid, mask))
-        size = mixed.image.shape[-2:]
-        feature = self.student.feature(mixed.image)
+        config, size = self.config, mixed.image.shape[-2:]
+        feature = self.student.feature(see(self.student, mixed))
         logits = self.student.logits(feature, size)
-        labels, seen = self._teach(u0, u1, mixed, mask)
+        labels, seen = self._teach(batch, mixed)
         terms = {}
         if labels:
             weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
@@ -80,40 +84,32 @@ class MGDObjective(Objective):
         return terms
 
     @torch.no_grad()
-    def _teach(self, u0: Views, u1: Views, mixed: Views, mask: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _teach(self, batch: Batch, mixed: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Each teacher's pseudo-labels of the mixed images, and its features of them, as far as a weight asks for them.
 
         A teacher sees the unmixed and the mixed images in one pass, which a small batch makes faster: in eval mode an
         image's features do not depend on the others. With batch statistics they do, and it sees them one by one.
         """
+        first, second, mask = batch.pair()
         labels, seen = {}, {}
-        sees_mixed = {"deep": self.config.lambda_image, "wide": self.config.lambda_region}
         for name, teacher in self.teachers.items():
-            images = [u0.image, u1.image] if self.config.pixel_unlabeled else []
-            images += [mixed.image] if sees_mixed[name] else []
+            views = [first, second] if self.config.pixel_unlabeled else []
+            views += [mixed] if self._compares(name) else []
+            images = [see(teacher, one) for one in views]
             if teacher.training:
                 features = [teacher.feature(image) for image in images]
             else:
                 features = list(teacher.feature(torch.cat(images)).split(len(mask))) if images else []
-            if sees_mixed[name]:
+            if self._compares(name):
                 seen[name] = features.pop()
             if features:
-                first, second = (
-                    hard_label(teacher.logits(feature, views.image.shape[-2:]), views.valid)
-                    for feature, views in zip(features, (u0, u1), strict=True)
+                own, partner = (
+                    hard_label(teacher.logits(feature, one.image.shape[-2:]), one.valid)
+                    for feature, one in zip(features, (first, second), strict=True)
                 )
                 # The mask is binary, so mixing the labels is the same as mixing the logits before the argmax.
-                labels[name] = mix(first, second, mask)
+                labels[name] = mix(own, partner, mask)
         return labels, seen
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        u0, u1, mask = batch.first, batch.second, batch.mask
-        assert batch.labeled.label is not None and u0 is not None and u1 is not None and mask is not None  # noqa: PT018
-        return {
-            "supervised": supervised_count(batch.labeled.label, self.config.criterion),
-            "pixel_labeled": batch.labeled.valid.sum(),
-            "pixel_unlabeled": mix(u0.valid, u1.valid, mask).sum(),
-        }
 
     @staticmethod
     def _pixel_term(logits: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
@@ -123,4 +119,4 @@ class MGDObjective(Objective):
     @torch.no_grad()
     def _labels(self, views: Views) -> dict[str, Tensor]:
         """Each teacher's hard pseudo-labels, 255 in the padding."""
-        return {name: hard_label(teacher(views.image), views.valid) for name, teacher in self.teachers.items()}
+        return {name: hard_label(teacher(see(teacher, views)), views.valid) for name, teacher in self.teachers.items()}

@@ -1,13 +1,9 @@
 """Labels alone: the lower bound that every other method is held against."""
 
-from collections.abc import Iterator
-
-from torch import Tensor
-
 from mgd.config import Supervised
 from mgd.data.loaders import Batch
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Terms, supervised_count, supervised_loss
+from mgd.objectives.base import Objective, Pass, supervised_pass
 
 
 class SupervisedObjective(Objective):
@@ -17,11 +13,5 @@ class SupervisedObjective(Objective):
         super().__init__()
         self.student, self.config = student, config
 
-    def parts(self, batch: Batch) -> Iterator[Terms]:
-        logits = self.student(batch.labeled.image)
-        assert batch.labeled.label is not None
-        yield {"supervised": supervised_loss(logits, batch.labeled.label, self.config.criterion)}
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.labeled.label is not None
-        return {"supervised": supervised_count(batch.labeled.label, self.config.criterion)}
+    def passes(self, batch: Batch) -> list[Pass]:
+        return [supervised_pass(self.student, batch.labeled, self.config.criterion)]

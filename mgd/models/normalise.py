@@ -1,0 +1,40 @@
+"""Normalisation of uint8 photos with a network's own mean and standard deviation, on the device."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+Statistics = tuple[float, float, float]  # RGB, of pixels scaled to 0..1
+
+IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
+IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
+
+
+class NormalisingNetwork(nn.Module):
+    """A network that knows the statistics that its images are normalised with.
+
+    Attributes:
+        mean, std: three numbers each, RGB, of pixels scaled to 0..1.
+    """
+
+    mean: Statistics = IMAGENET_MEAN
+    std: Statistics = IMAGENET_STD
+
+    def normalise(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
+        """uint8 RGB (N,3,H,W) -> float32 as the network wants it; 0 where `valid` (N,H,W) is False (crop padding)."""
+        return normalise(image, valid, mean=self.mean, std=self.std)
+
+
+def normalise(image: Tensor, valid: Tensor | None = None, *, mean: Statistics, std: Statistics) -> Tensor:
+    """uint8 RGB (N,3,H,W) -> float32, (x / 255 - mean) / std; 0 where `valid` (N,H,W) is False."""
+    scale, shift = _constants(image.device, mean, std)
+    out = image.float() * scale + shift
+    return out if valid is None else out * valid[:, None]
+
+
+@lru_cache
+def _constants(device: torch.device, mean: Statistics, std: Statistics) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and -mean / std, (1,3,1,1): made once for each device, since the copy would wait for it."""
+    m, s = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (mean, std))
+    return (1 / (255 * s)).float().to(device), (-m / s).float().to(device)
