@@ -17,7 +17,7 @@ LAYERS = (
     {"fields"},
     {"metrics", "config", "files", "parallel"},
     {"losses", "models", "data"},
-    {"tensors", "draw"},
+    {"tensors", "draw", "rows", "scores"},
     {"checkpoint"},
     {"student"},
     {"published", "objectives", "infer"},
