@@ -17,7 +17,7 @@ from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.normalise import NormalisingNetwork
 from mgd.rows import Resized
 
-BAND = 2**23  # scores that are finished at once: a band has so many, over all classes (32 MiB)
+BAND = 2**21  # scores that are finished at once: a band has so many, over all classes (8 MiB)
 
 Size = tuple[int, int]
 
@@ -28,7 +28,7 @@ class Rows(Protocol):
     size: Size
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """(K, stop - start, width) float32."""
+        """(K, stop - start, width) float32, valid until the next call."""
 
 
 def predict_scores(network: NormalisingNetwork, image: Tensor, how: Evaluate, *, size: Size | None = None) -> Tensor:
@@ -43,7 +43,7 @@ def predict_scores(network: NormalisingNetwork, image: Tensor, how: Evaluate, *,
     Returns:
         (K,*size) float32: logits summed over windows, flips and scales.
     """
-    return torch.cat(list(_bands(network, image, how, size)), dim=1)
+    return torch.cat([band.clone() for band in _bands(network, image, how, size)], dim=1)
 
 
 def predict_labels(network: NormalisingNetwork, image: Tensor, how: Evaluate, *, size: Size | None = None) -> Tensor:
@@ -155,16 +155,17 @@ class _Windows:
         self.valid = F.pad(torch.ones_like(image[0], dtype=torch.bool), sides) if any(sides) else None
         step = math.ceil(self.crop * how.stride)
         self.tops, self.lefts = (_starts(side, self.crop, step) for side in self.image.shape[-2:])
-        self.first, self.done = 0, 0  # the first row that is kept, and the first that is not yet finished
-        self.kept: Tensor | None = None
+        self.done = 0  # the first row that is not yet finished
+        self.kept: Tensor | None = None  # rows `base` to `base + kept.shape[1]`, ...
+        self.base, self.first, self.filled = 0, 0, 0  # ... of which those from `first` to `filled` are in use
 
     def rows(self, start: int, stop: int) -> Tensor:
         start, stop = start + self.top, stop + self.top
+        self.first = start
         while self.done < stop:
             self._next_row()
         assert self.kept is not None
-        self.kept, self.first = self.kept[:, start - self.first :], start
-        return self.kept[:, : stop - start, self.left : self.left + self.size[1]]
+        return self.kept[:, start - self.base : stop - self.base, self.left : self.left + self.size[1]]
 
     def _next_row(self) -> None:
         """Add one row of windows to what is kept."""
@@ -178,15 +179,24 @@ class _Windows:
             logits = _forward(self.network, self.network.normalise(windows, valid), self.how)
             kept = self._room_for(top + crop, logits)
             for score, x in zip(logits, lefts, strict=True):
-                kept[:, top - self.first : top - self.first + crop, x : x + crop] += score
+                kept[:, top - self.base : top - self.base + crop, x : x + crop] += score
         self.done = self.tops[0] if self.tops else self.image.shape[-2]
 
     def _room_for(self, stop: int, logits: Tensor) -> Tensor:
-        """What is kept, with zeros down to row `stop`."""
-        kept = logits.new_zeros(logits.shape[1], 0, self.image.shape[-1]) if self.kept is None else self.kept
-        if missing := stop - self.first - kept.shape[1]:
-            kept = F.pad(kept, (0, 0, 0, missing))
-        self.kept = kept
+        """What is kept, in place, with zeros down to row `stop`."""
+        kept = self.kept
+        if kept is None:
+            kept = logits.new_empty(logits.shape[1], self.crop, self.image.shape[-1])
+        if stop - self.base > kept.shape[1]:
+            shift, used = min(self.first, self.filled) - self.base, self.filled - self.base
+            for row in range(0, used - shift, max(1, shift)):  # blocks that do not overlap
+                end = min(row + shift, used - shift)
+                kept[:, row:end] = kept[:, row + shift : end + shift]
+            self.base += shift
+            if missing := max(0, stop - self.base - kept.shape[1]):
+                kept = F.pad(kept, (0, 0, 0, missing))
+        kept[:, self.filled - self.base : stop - self.base] = 0
+        self.kept, self.filled = kept, max(self.filled, stop)
         return kept
 
 

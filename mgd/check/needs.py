@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +26,13 @@ def network(config: Experiment, num_classes: int) -> DeepLabV3Plus:
         return build_model(model.backbone, num_classes or 2, channels=model.channels, output_stride=model.output_stride)
 
 
-def teachers(config: Experiment, num_classes: int) -> tuple[list[Finding], list[DeepLabV3Plus]]:
-    """Load what an MGD student learns from; 0 classes takes any. The networks come back without their memory."""
+def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding], list[DeepLabV3Plus]]:
+    """Load what an MGD student learns from; no classes takes any. The networks come back without their memory."""
     found, networks = [], []
     if isinstance(config.method, MGD):
         for name, files in teacher_paths(config.method).items():
             try:
-                teacher = load_teacher(config, name, num_classes)
+                teacher = load_teacher(config, name, len(classes), classes=classes)
                 text = f"{teacher.arch['backbone']} from {find_teacher(files, name)}"
                 found.append(Finding("ok", f"{name} teacher", text))
                 networks.append(teacher.to("meta"))

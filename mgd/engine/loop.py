@@ -56,7 +56,8 @@ class Trainer:
         _warn(findings)
 
         torch.manual_seed(config.train.seed)
-        self.stepper = Stepper(build_objective(config, len(self.splits.classes)), config.train, team, self.total)
+        objective = build_objective(config, len(self.splits.classes), classes=self.splits.classes.names)
+        self.stepper = Stepper(objective, config.train, team, self.total)
         self.history = History(self.samples, config, team)
         self.stop = StopRequest(team)
         self.best, self.evaluation_due, self.written = -math.inf, False, 0

@@ -1,6 +1,7 @@
 """Objectives: what a method computes in a step. The type of `config.method` picks one."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
@@ -19,8 +20,11 @@ __all__ = ["Objective", "build_objective", "find_teacher"]
 log = logging.getLogger(__name__)
 
 
-def build_objective(config: Experiment, num_classes: int) -> Objective:
+def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[str] = ()) -> Objective:
     """Networks and method of an experiment, on the CPU; weights at random come from torch's global generator.
+
+    Args:
+        classes: the data's class names, which a teacher must have too; none takes any of the same number.
 
     Raises:
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
@@ -28,7 +32,7 @@ def build_objective(config: Experiment, num_classes: int) -> Objective:
     method = config.method
     if isinstance(method, MGD):
         # First, since it is what most often fails.
-        teachers = {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
+        teachers = {name: load_teacher(config, name, num_classes, classes=classes) for name in teacher_paths(method)}
         return MGDObjective(_network(config.model, num_classes), teachers, method)
     if isinstance(method, CPS):
         return CPSObjective(_network(config.model, num_classes), _network(config.model, num_classes), method)
@@ -52,11 +56,11 @@ def find_teacher(files: tuple[str, ...], name: str) -> Path:
     raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
 
 
-def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Plus:
+def load_teacher(config: Experiment, name: str, num_classes: int, *, classes: Sequence[str] = ()) -> DeepLabV3Plus:
     """The "deep" or "wide" teacher of a config, from our file or an official one."""
     assert isinstance(config.method, MGD)
     path = find_teacher(teacher_paths(config.method)[name], name)
-    network = load_student(path, num_classes=num_classes)
+    network = load_student(path, num_classes=num_classes, classes=classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
 
