@@ -45,6 +45,7 @@ class Model:
 
     backbone: str
     pretrained: bool = True  # start from ImageNet weights
+    init_from: str = ""  # or the student from this checkpoint: what fits of it by name and shape, the rest is told
     channels: PositiveInt = 256  # width of ASPP and decoder
     output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32)
     weights_dir: str = "DATA/model-weight"  # where ImageNet weights are looked for before they are downloaded
@@ -316,7 +317,9 @@ def _fill_in(config: Experiment, folder: Path) -> Experiment:
             wide_teacher=tuple(map(fill, method.wide_teacher)),
             baseline=fill(method.baseline),
         )
-    return dataclasses.replace(config, method=method, run=dataclasses.replace(config.run, dir=fill(config.run.dir)))
+    model = dataclasses.replace(config.model, init_from=fill(config.model.init_from))
+    run = dataclasses.replace(config.run, dir=fill(config.run.dir))
+    return dataclasses.replace(config, model=model, method=method, run=run)
 
 
 def _plain(value: Any) -> dict[str, Any]:

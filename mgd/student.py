@@ -1,13 +1,14 @@
 """The one road from a checkpoint file to a network that is ready to use."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from mgd.checkpoint import network_of, read, recognise
-from mgd.errors import UserError
+from mgd.errors import UserError, few
 from mgd.models.deeplab import DeepLabV3Plus
 
 log = logging.getLogger(__name__)
@@ -59,3 +60,47 @@ def check_classes(path: str | Path, own: Sequence[str] | None, classes: Sequence
         f"{path} was trained for other classes than {data or 'the data set'}: class {first} is {own[first]!r} in the "
         f"file and {classes[first]!r} in the data{order}; {remedy}"
     )
+
+
+def start_from(network: DeepLabV3Plus, path: str | Path, *, classes: Sequence[str] = ()) -> None:
+    """Give a network the weights of a trained one, in place; what is loaded and what is left at random is logged.
+
+    A tensor is loaded where the file has one of its name and shape; so another class count leaves the classifier at
+    random, another head or width what differs in it. The classifier is also left where the class names differ.
+
+    Args:
+        path: our file or an official one.
+        classes: the data set's class names.
+
+    Raises:
+        UserError: the file holds no network, or one with another backbone.
+    """
+    found = recognise(read(path), path)
+    own, theirs = network.arch["backbone"], found.arch["backbone"]
+    if own != theirs:
+        raise UserError(
+            f"model.init_from={path} holds a {theirs} network, model.backbone is {own}; choose one of its kind"
+        )
+    other_classes = bool(classes) and found.classes is not None and tuple(classes) != found.classes
+    expected = network.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in found.state.items()
+        if name in expected
+        and tensor.shape == expected[name].shape
+        and not (other_classes and name.startswith("classifier."))
+    }
+    network.load_state_dict(expected | fitting)
+    left = [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]
+    log.info("started from %s: %d of %d tensors loaded", path, len(fitting), len(expected))
+    log.info("  loaded: %s", _groups(fitting))
+    if unused := [name for name in found.state if name not in fitting]:
+        log.info("  in the file, not used: %s", few(unused))
+    if left:
+        log.warning("  left at random: %s", ", ".join(left))
+
+
+def _groups(names: Iterable[str]) -> str:
+    """Names, many below one module as that and their number."""
+    groups = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{group}.* ({count})" for group, count in groups.items()) or "nothing"

@@ -15,6 +15,7 @@ from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import find_weights
 from mgd.objectives import find_teacher, load_teacher, teacher_paths
+from mgd.student import start_from
 
 GIB = 2**30
 
@@ -42,8 +43,16 @@ def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding],
 
 
 def start(config: Experiment) -> Iterator[Finding]:
-    """ImageNet weights to start from."""
+    """Weights to start from: a checkpoint's, ImageNet's."""
     model = config.model
+    if model.init_from:
+        try:
+            start_from(network(config, 0).to_empty(device="cpu"), model.init_from)
+            yield Finding("ok", "init_from", f"weights of {model.backbone} from {model.init_from}")
+        except UserError as error:
+            yield Finding("error", "init_from", str(error))
+        if not isinstance(config.method, CPS):
+            return  # nothing else is loaded
     if not model.pretrained:
         return
     try:

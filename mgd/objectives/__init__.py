@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
@@ -13,7 +14,7 @@ from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
-from mgd.student import load_student
+from mgd.student import load_student, start_from
 
 __all__ = ["Objective", "build_objective", "find_teacher"]
 
@@ -33,11 +34,13 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
     if isinstance(method, MGD):
         # First, since it is what most often fails.
         teachers = {name: load_teacher(config, name, num_classes, classes=classes) for name in teacher_paths(method)}
-        return MGDObjective(_network(config.model, num_classes), teachers, method)
+        return MGDObjective(_student(config.model, num_classes, classes), teachers, method)
     if isinstance(method, CPS):
-        return CPSObjective(_network(config.model, num_classes), _network(config.model, num_classes), method)
+        # The peer starts as ever: two networks that start alike have nothing to teach each other.
+        student = _student(config.model, num_classes, classes)
+        return CPSObjective(student, _network(config.model, num_classes), method)
     assert isinstance(method, Supervised)
-    return SupervisedObjective(_network(config.model, num_classes), method)
+    return SupervisedObjective(_student(config.model, num_classes, classes), method)
 
 
 def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
@@ -62,6 +65,15 @@ def load_teacher(config: Experiment, name: str, num_classes: int, *, classes: Se
     path = find_teacher(teacher_paths(config.method)[name], name)
     network = load_student(path, num_classes=num_classes, classes=classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
+    return network
+
+
+def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV3Plus:
+    """The network that is trained: from `model.init_from` where it is set."""
+    if not model.init_from:
+        return _network(model, num_classes)
+    network = _network(replace(model, pretrained=False), num_classes)
+    start_from(network, model.init_from, classes=classes)
     return network
 
 
