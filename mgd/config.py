@@ -47,6 +47,7 @@ class Model:
 
     backbone: str
     pretrained: bool = True  # start from ImageNet weights
+    init_from: str = ""  # or the student from this checkpoint: what fits of it by name and shape, the rest is told
     channels: PositiveInt = 256  # width of ASPP and decoder
     output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32)
     weights_dir: str = "DATA/model-weight"  # where ImageNet weights are looked for before they are downloaded
@@ -137,7 +138,10 @@ class Evaluate:
     stride: PositiveFloat = 2 / 3  # window stride as a share of the window
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: faster where the machine has it, near-ties may change
     window_batch: PositiveInt = 4  # windows in a forward pass
+    metrics: tuple[Literal["iou", "dice", "boundary_iou"], ...] = ("iou",)  # what the report tells of each class
+    exclude: tuple[str, ...] = ()  # classes that the mean leaves out, such as background; both means are told
     every: Count = 1  # epochs between evaluations while training; 0: none
     pictures: Count = 8  # validation images to draw
 
@@ -318,7 +322,9 @@ def _fill_in(config: Experiment, folder: Path) -> Experiment:
             wide_teacher=tuple(map(fill, method.wide_teacher)),
             baseline=fill(method.baseline),
         )
-    return dataclasses.replace(config, method=method, run=dataclasses.replace(config.run, dir=fill(config.run.dir)))
+    model = dataclasses.replace(config.model, init_from=fill(config.model.init_from))
+    run = dataclasses.replace(config.run, dir=fill(config.run.dir))
+    return dataclasses.replace(config, model=model, method=method, run=run)
 
 
 def _plain(value: Any) -> dict[str, Any]:

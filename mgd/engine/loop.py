@@ -61,7 +61,7 @@ class Trainer:
         _warn(findings)
 
         torch.manual_seed(config.train.seed)
-        objective = build_objective(config, len(self.splits.classes))
+        objective = build_objective(config, len(self.splits.classes), classes=self.splits.classes.names)
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team)
         self.stop = StopRequest(team, at_most=config.run.log_every)
