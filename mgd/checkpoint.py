@@ -15,6 +15,7 @@ from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import canonical_name, recognise_backbone
 from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = "mgd-1"
 MAIN_BRANCH = "branch1"  # of the networks in an official file the one that counts
@@ -141,7 +142,9 @@ def is_ours(content: Any) -> bool:
 def network_of(found: Recognised, path: str | Path) -> DeepLabV3Plus:
     """Build the network and load it, strictly. Raises UserError naming the first tensors that do not fit."""
     network = build_model(**found.arch)
-    check_fit(found.state, network.state_dict(), path, f"{found.arch['backbone']} with {network.num_classes} classes")
+    arch = network.arch
+    what = f"{arch['backbone']} with the head {arch['head']} for {network.num_classes} classes"
+    check_fit(found.state, network.state_dict(), path, what)
     network.load_state_dict(found.state)
     network.classes = found.classes
     return network
@@ -183,7 +186,8 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
     classes = content.get("classes")
     known = {"format", "arch", "classes", "config", "model", "iteration", "total"}
     return Recognised(
-        arch=dict(content["arch"]),
+        # Older files do not tell the statistics: every network had ImageNet's.
+        arch={"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **content["arch"]},
         state=dict(content["model"]),
         origin="mgd",
         classes=None if classes is None else tuple(classes),

@@ -44,8 +44,10 @@ class Model:
 
     backbone: str
     pretrained: bool = True  # start from ImageNet weights
-    channels: PositiveInt = 256  # width of ASPP and decoder
-    output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32)
+    head: Literal["deeplabv3plus", "separable", "lraspp", "linear"] = "deeplabv3plus"
+    channels: PositiveInt = 256  # width of the published ASPP and decoder; light heads take a half, a quarter of it
+    output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32), or what a model of timm has
+    decoder_stride: int | None = None  # of the feature that the decoder joins; None: 4 (lraspp: 8) or the next
     weights_dir: str = "DATA/model-weight"  # where ImageNet weights are looked for before they are downloaded
 
 
