@@ -118,7 +118,10 @@ class Train:
     power: NonNegative = 0.9  # of the poly schedule
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 4e-4  # on convolution weights only
-    optimizer: Literal["sgd", "apex_fused_sgd"] = "sgd"  # torch's, fused; or that of NVIDIA apex, when installed
+    optimizer: Literal["sgd", "adamw", "apex_fused_sgd"] = "sgd"  # torch's, fused; or NVIDIA apex's, when installed
+    head_lr: PositiveFloat = 1.0  # head's and classifier's lr, as a factor of `lr`; such as 40 on a transformer
+    layer_decay: PositiveFloat = 1.0  # factor of lr from each layer of a backbone to the one before, such as 0.8
+    warmup_iterations: Count = 0  # iterations over which lr rises to its value on the poly schedule; published: none
     ema: NonNegative = 0.0  # decay of averaged weights, such as 0.999, which are then what is scored; 0: none
     max_skipped: Count = 10  # steps in a row left out for a loss or gradient that is not finite, before the run ends
     seed: Count = 0
@@ -281,6 +284,8 @@ def _check_values(c: Experiment) -> None:
             raise UserError(f"{key}={scales} must hold numbers greater than 0, such as 0.75,1.0,1.25")
     if c.evaluate.stride > 1:
         raise UserError(f"evaluate.stride={c.evaluate.stride} must be at most 1: the windows would leave gaps")
+    if c.train.layer_decay > 1:
+        raise UserError(f"train.layer_decay={c.train.layer_decay} must be at most 1, such as 0.8")
     if c.train.ema >= 1:
         raise UserError(f"train.ema={c.train.ema} must be below 1, such as 0.999: the weights would never change")
     if c.train.batch_size % c.train.accumulate:

@@ -178,6 +178,8 @@ class Trainer:
     def _restore(self, previous: checkpoint.Recognised) -> None:
         training = previous.extra["training"]
         self.stepper.load_state_dict(training)
+        for network in self.stepper.networks:  # a run goes on with the statistics that it began with
+            network.set_statistics(previous.arch["mean"], previous.arch["std"])
         self.best, self.evaluation_due = training["best"], training["evaluation_due"]
         self.written, self.history.counts = training["written"], training["counts"]
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from mgd import checkpoint
-from mgd.config import Experiment, to_dict
+from mgd.config import Experiment, from_dict, to_dict
 from mgd.errors import UserError
 from mgd.files import atomic
 
@@ -37,9 +37,17 @@ def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpo
     found = checkpoint.recognise(checkpoint.read(last), last)
     if found.config is None or not found.extra.get("training", {}).keys() >= NEEDED:
         raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")
-    if (key := first_difference(found.config, to_dict(config))) is not None:
+    if (key := first_difference(_completed(found.config), to_dict(config))) is not None:
         raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
     return found
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys that are newer than it, at their defaults."""
+    try:
+        return to_dict(from_dict(config))
+    except UserError:  # a key that is no more: told as a difference
+        return config
 
 
 def keep_snapshot(folder: Path, iteration: int, keep: int) -> None:
