@@ -19,7 +19,7 @@ LAYERS = (
     {"losses", "models", "data"},
     {"checkpoint", "draw"},
     {"student"},
-    {"published", "objectives", "infer"},
+    {"published", "photos", "objectives", "infer"},
     {"evaluate"},
     {"compare", "convert", "check", "sheet"},
     {"engine"},

@@ -82,7 +82,7 @@ class ResNet(TimmResNet, Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
         for module in (self.conv1, self.bn1, self.act1, self.maxpool):
-            x = module(x)  # type: ignore[operator]
+            x = module(x)
         features = []
         for module in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = module(x)  # type: ignore[operator]
