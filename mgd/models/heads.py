@@ -116,7 +116,8 @@ class LRASPPHead(Head):
     """Lite reduced ASPP (Howard et al., ICCV 2019): the deep feature, gated by its mean, beside the one at stride 8.
 
     Half as wide as `channels`. The paper classifies both features and adds the logits: one 1x1 convolution on their
-    concatenation is the same, and the concatenation is what the region-level loss compares.
+    concatenation is the same, and the concatenation is what the region-level loss compares. Batch norm brings the
+    backbone's own feature, which no activation bounds in some, to the scale of the other half.
     """
 
     def __init__(self, backbone: Backbone, channels: int, decoder_stride: int | None) -> None:
@@ -125,12 +126,13 @@ class LRASPPHead(Head):
         self.levels, self.out_channels = (low, len(backbone.channels) - 1), width + backbone.channels[low]
         self.context = ConvNormAct(deep, width)
         self.gate = nn.Conv2d(deep, width, 1, bias=False)
+        self.low_norm = nn.BatchNorm2d(backbone.channels[low])
         initialise(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         low, high = (features[level] for level in self.levels)
         context = self.context(high) * self.gate(high.mean(dim=(2, 3), keepdim=True)).sigmoid()
-        return torch.cat([upsample(context, low.shape[-2:]), low], dim=1)
+        return torch.cat([upsample(context, low.shape[-2:]), self.low_norm(low)], dim=1)
 
 
 class LinearHead(Head):
