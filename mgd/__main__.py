@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, train
+from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, profile, train
 from mgd.errors import Stopped, UserError, sentence
 
-COMMANDS = (check, fit, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, fit, train, evaluate, compare, profile, import_, prepare, partition)  # in the order of `mgd --help`
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 

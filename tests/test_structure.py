@@ -21,7 +21,7 @@ LAYERS = (
     {"student"},
     {"published", "photos", "objectives", "infer"},
     {"evaluate"},
-    {"compare", "convert", "check", "sheet"},
+    {"compare", "convert", "check", "sheet", "deploy"},
     {"engine"},
     {"commands"},
     {"__init__", "__main__"},
