@@ -130,7 +130,7 @@ def test_the_partition_in_the_name_is_the_one_in_the_config(name):
 def test_a_config_imports_by_name_from_mgd(name):
     tree = ast.parse((ROOT / name / "config.py").read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {node.module for node in imports} <= {"dataclasses", "mgd.config", "mgd.published", "mgd.photos"}
+    assert {node.module for node in imports} <= {"dataclasses", "mgd.config", "mgd.published"}
     assert all(alias.name != "*" for node in imports for alias in node.names)
 
 

@@ -19,7 +19,7 @@ LAYERS = (
     {"losses", "models", "data"},
     {"checkpoint", "draw"},
     {"student"},
-    {"published", "photos", "objectives", "infer"},
+    {"published", "objectives", "infer"},
     {"evaluate"},
     {"compare", "convert", "check", "sheet", "deploy"},
     {"engine"},

@@ -7,6 +7,15 @@ Command: bash script.sh, with the data in DATA/facades and the weights in DATA/m
          data.root=../shared/facades model.weights_dir=../shared/model-weight
 """
 
-from mgd.photos import LITE2, teacher
+from dataclasses import replace
 
-config = teacher("facades", partition=32, model=LITE2)
+from mgd.config import Experiment, Supervised, family
+
+shared = family(__file__)  # ../family.py
+config = Experiment(
+    data=replace(shared.LITE_DATA, partition=32),
+    model=shared.LITE2,
+    method=Supervised(),
+    train=shared.LITE_TEACHER_TRAIN,
+    evaluate=shared.EVALUATE,
+)

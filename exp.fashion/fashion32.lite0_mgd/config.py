@@ -1,7 +1,7 @@
 """Student (MGD) on fashion photos, 1/32 labelled: EfficientNet-Lite0 with the published head, 64 wide.
 
 Data:    23 of 717 photos with labels, 694 + 1,094 without
-Cost:    500 iterations of 4 images at crop 80 on a CPU
+Cost:    300 iterations of 8 images at crop 80 on a CPU
 Score:   not yet measured with this code
 Command: bash script.sh, with the data in DATA/fashion and the weights in DATA/model-weight, or with
          data.root=../shared/fashion model.weights_dir=../shared/model-weight;
@@ -9,6 +9,15 @@ Command: bash script.sh, with the data in DATA/fashion and the weights in DATA/m
          run.dir={experiment}/run-labels
 """
 
-from mgd.photos import LITE0, student
+from dataclasses import replace
 
-config = student("fashion", partition=32, model=LITE0)
+from mgd.config import Experiment, family
+
+shared = family(__file__)  # ../family.py
+config = Experiment(
+    data=replace(shared.LITE_DATA, partition=32),
+    model=shared.LITE0,
+    method=shared.LITE_TAUGHT,
+    train=shared.LITE_TRAIN,
+    evaluate=shared.EVALUATE,
+)

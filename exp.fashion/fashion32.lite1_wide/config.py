@@ -9,6 +9,13 @@ Command: bash script.sh, with the data in DATA/fashion and the weights in DATA/m
 
 from dataclasses import replace
 
-from mgd.photos import LITE1, teacher
+from mgd.config import Experiment, Supervised, family
 
-config = teacher("fashion", partition=32, model=replace(LITE1, channels=128))
+shared = family(__file__)  # ../family.py
+config = Experiment(
+    data=replace(shared.LITE_DATA, partition=32),
+    model=replace(shared.LITE1, channels=128),
+    method=Supervised(),
+    train=shared.LITE_TEACHER_TRAIN,
+    evaluate=shared.EVALUATE,
+)
