@@ -22,7 +22,7 @@ LAYERS = (
     {"student"},
     {"published", "objectives", "infer", "new"},
     {"evaluate"},
-    {"compare", "convert", "check", "sheet"},
+    {"compare", "convert", "check", "sheet", "deploy"},
     {"engine"},
     {"commands"},
     {"__init__", "__main__"},

@@ -13,9 +13,9 @@ from mgd.check.findings import Finding
 from mgd.config import CPS, MGD, Experiment
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
-from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.pretrained import find_weights
-from mgd.objectives import find_teacher, load_teacher, teacher_paths
+from mgd.objectives import build_network, find_teacher, load_teacher, teacher_paths
 from mgd.student import start_from
 
 GIB = 2**30
@@ -23,9 +23,8 @@ GIB = 2**30
 
 def network(config: Experiment, num_classes: int) -> DeepLabV3Plus:
     """The network that is trained, without memory behind it; with 2 classes where they are not known."""
-    model = config.model
     with torch.device("meta"):
-        return build_model(model.backbone, num_classes or 2, channels=model.channels, output_stride=model.output_stride)
+        return build_network(config.model, num_classes or 2)
 
 
 def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding], list[DeepLabV3Plus]]:
@@ -144,7 +143,7 @@ def _passing(model: DeepLabV3Plus, images: int, crop: int) -> int:
     sizes: list[int] = []
 
     def see(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        sizes.append(sum(tensor.nbytes for tensor in (*inputs, output)))
+        sizes.append(sum(tensor.nbytes for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)))
 
     hooks = [m.register_forward_hook(see) for m in model.modules() if not list(m.children())]
     with torch.no_grad():

@@ -16,7 +16,7 @@ from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
 from mgd.student import load_student, start_from
 
-__all__ = ["Objective", "build_objective", "find_teacher"]
+__all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,23 @@ def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV
     return network
 
 
+def build_network(model: Model, num_classes: int) -> DeepLabV3Plus:
+    """The network that a config asks for, with random weights. Raises UserError where it cannot be built."""
+    return build_model(
+        model.backbone,
+        num_classes,
+        channels=model.channels,
+        output_stride=model.output_stride,
+        head=model.head,
+        decoder_stride=model.decoder_stride,
+    )
+
+
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
-    network = build_model(model.backbone, num_classes, channels=model.channels, output_stride=model.output_stride)
+    network = build_network(model, num_classes)
+    if network.unreached:
+        names = ", ".join(network.unreached)
+        log.info("frozen, since the head %s does not use what comes of them: %s", model.head, names)
     if model.pretrained:
         load_imagenet(network.backbone, network.arch["backbone"], model.weights_dir, read=lambda p: flat_state(read(p)))
     return network
