@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mgd.check.findings import Finding
 from mgd.check.labels import count_values, ignored_values, judge
@@ -20,6 +19,7 @@ from mgd.data.transforms import shrink
 from mgd.errors import SHOWN, UserError, few
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
+from mgd.progress import Progress
 
 Places = dict[bytes, list[tuple[str, Path]]]  # content of a file -> the parts and paths that have it
 
@@ -48,7 +48,7 @@ def read_files(data: Data, splits: Splits, *, progress: bool) -> tuple[list[Find
     where: Places = defaultdict(list)
     good = memory = 0
     inspected = in_order(partial(inspect, data, splits.classes), (item for _, item in items))
-    bar = tqdm(inspected, "reading", len(items), unit="image", disable=not progress or None)
+    bar = Progress(inspected, "reading", len(items), unit="image", disable=not progress or None)
     for (part, item), one in zip(items, bar, strict=True):
         if one.kind:
             problems[one.kind].append(one.text)

@@ -41,8 +41,10 @@ def judge(what: str, counts: np.ndarray, classes: Classes, ignore_values: Sequen
     if not (total := int(counts.sum())) or not classes:
         return
     ignored = sorted({IGNORE_INDEX, *ignore_values})
-    held = [f"{v} ({_percent(counts[v], total)}{', ignored' if v in ignored else ''})" for v in np.flatnonzero(counts)]
-    text = f"{what} hold the values {few(held)}"
+    share = {int(value): f"{value} ({100 * counts[value] / total:.1f} %" for value in np.flatnonzero(counts)}
+    learned = [f"{words})" for value, words in share.items() if value not in ignored]
+    others = [f"{words}, ignored)" for value, words in share.items() if value in ignored]
+    text = f"{what} hold the values {', '.join([few(learned)] * bool(learned) + others)}"
     if remedy := _remedy(counts, classes, ignored):
         yield Finding("warning", "labels", f"{text}; {remedy}")
     else:
@@ -57,7 +59,7 @@ def _remedy(counts: np.ndarray, classes: Classes, ignored: list[int]) -> str:
     few_seen = len(unseen) >= number - 1  # of masks of 0 and 255 one class is left, or none
     if len(unseen) == number:
         return "no pixel of them has a class, so nothing can be learned or scored; correct them or data.ignore_values"
-    if counts[IGNORE_INDEX] and (few_seen or len(unseen) == 1):
+    if counts[IGNORE_INDEX] and (few_seen or unseen == [number - 1]):  # 255 is often meant to be the last class
         name, index = classes.names[unseen[-1]], unseen[-1]
         return (
             f"{IGNORE_INDEX} is ignored, and no pixel is of class {index} ({name}): where {IGNORE_INDEX} means {name}, "
@@ -78,7 +80,3 @@ def _read(items: Sequence[Item], data: Data) -> Iterator[np.ndarray]:
                 yield count_values(table[read_indices(item.label)])
         except UserError:
             continue
-
-
-def _percent(count: int, total: int) -> str:
-    return f"{100 * count / total:.1f} %"
