@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from mgd.checkpoint import network_of, read, recognise
 from mgd.config import Evaluate, Experiment, from_dict, load, override
@@ -26,6 +25,7 @@ from mgd.metrics import boundary_counts, confusion_matrix, iou_per_class
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.folding import for_inference
 from mgd.models.normalise import NormalisingNetwork
+from mgd.progress import Progress
 from mgd.published import experiment_for
 from mgd.scores import ImageScores, Report, check_excluded
 from mgd.student import load_student
@@ -82,7 +82,7 @@ def evaluate(
     counts = Counts(len(classes), device, boundary="boundary_iou" in how.metrics, per_image=per_image)
     fast = for_inference(network)
     turns = range(math.ceil(len(items) / world))
-    for _ in tqdm(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
+    for _ in Progress(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
         heed()
         if (sample := next(loaded, None)) is None:  # other ranks have one image more
             break

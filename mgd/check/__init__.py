@@ -7,7 +7,7 @@ from mgd.check.files import read_files
 from mgd.check.findings import Finding
 from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import disk, evaluation_memory, largest, memory, network, start, teachers
+from mgd.check.needs import disk, evaluation_memory, largest, memory, network, shared_memory, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, into, open_splits
@@ -33,7 +33,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     broken: list[UserError] = []
     with into(broken):
         model = network(config, len(splits.classes))
-        found += [disk(config, model)]
+        found += [disk(config, model), *shared_memory(config)]
         if splits.classes:  # their number decides how large the logits are
             found += [memory(config, model, frozen, cached)]
             if any(size := largest(splits.val, config.data.short_side)):
@@ -43,8 +43,8 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
 
 def quick_check(config: Experiment, splits: Splits) -> list[Finding]:
     """What can be told without reading an image, but for a few labels: done by every training run at its start."""
-    labels = first_labels(config.data, splits)
-    return [*look_at_lists(config, splits), *labels, disk(config, network(config, len(splits.classes)))]
+    needs = disk(config, network(config, len(splits.classes))), *shared_memory(config)
+    return [*look_at_lists(config, splits), *first_labels(config.data, splits), *needs]
 
 
 def table(findings: Iterable[Finding]) -> str:

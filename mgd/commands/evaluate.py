@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
 
     config, network, file = open_target(options.target, options.overrides, file=options.checkpoint)
     folder = options.out or file.parent / "evaluation"
-    with processes(config.run.device) as team:
+    with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)
         classes = read_classes(config.data.classes, Path(config.data.root))
         kind = f"data.classes={config.data.classes}"

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from mgd.models.deeplab import Head
+from mgd.models.heads import DeepLabV3PlusHead, Head
 
 
-class CoarseContextHead(nn.Module):
+class CoarseContextHead(Head):
     """A head (in eval mode, batch norm folded) whose first 3x3 convolution takes its context at stride 16.
 
     A convolution and an upsampling are both linear: conv3x3(upsample(x)) is the sum over the nine taps of
@@ -17,7 +17,7 @@ class CoarseContextHead(nn.Module):
     place of 9.7 G; a student with a ResNet-18 takes 34 G in place of 42.5 G.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: DeepLabV3PlusHead) -> None:
         super().__init__()
         conv = head.last_conv[0]
         assert isinstance(conv, nn.Conv2d)
@@ -25,12 +25,13 @@ class CoarseContextHead(nn.Module):
         self.aspp, self.reduce, self.rest = head.aspp, head.reduce, head.last_conv[1:]
         low_channels = next(m.out_channels for m in head.reduce if isinstance(m, nn.Conv2d))
         channels = conv.in_channels - low_channels
-        self.out_channels = conv.out_channels
+        self.levels, self.out_channels = head.levels, conv.out_channels
         self.low = _convolution(conv.weight[:, channels:], conv.bias)
         taps = conv.weight[:, :channels].permute(3, 2, 0, 1)  # (column, row, out, in)
         self.taps = _convolution(taps.reshape(-1, channels, 1, 1), None)
 
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
+        low, high = (features[level] for level in self.levels)
         height, width = low.shape[-2:]
         return self.rest(self.low(self.reduce(low)) + self._context(self.aspp(high), height, width))
 

@@ -16,7 +16,7 @@ from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
 from mgd.student import load_student, start_from
 
-__all__ = ["Objective", "build_objective", "find_teacher"]
+__all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +31,15 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
+    student = _student(config.model, num_classes, classes)  # first: one seed gives one student, whatever teaches it
     if isinstance(method, MGD):
-        # First, since it is what most often fails.
         teachers = {name: load_teacher(config, name, num_classes, classes=classes) for name in teacher_paths(method)}
-        return MGDObjective(_student(config.model, num_classes, classes), teachers, method)
+        return MGDObjective(student, teachers, method)
     if isinstance(method, CPS):
-        # The peer starts as ever: two networks that start alike have nothing to teach each other.
-        student = _student(config.model, num_classes, classes)
+        # The peer starts at random: two networks that start alike have nothing to teach each other.
         return CPSObjective(student, _network(config.model, num_classes), method)
     assert isinstance(method, Supervised)
-    return SupervisedObjective(_student(config.model, num_classes, classes), method)
+    return SupervisedObjective(student, method)
 
 
 def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
@@ -77,8 +76,23 @@ def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV
     return network
 
 
+def build_network(model: Model, num_classes: int) -> DeepLabV3Plus:
+    """The network that a config asks for, with random weights. Raises UserError where it cannot be built."""
+    return build_model(
+        model.backbone,
+        num_classes,
+        channels=model.channels,
+        output_stride=model.output_stride,
+        head=model.head,
+        decoder_stride=model.decoder_stride,
+    )
+
+
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
-    network = build_model(model.backbone, num_classes, channels=model.channels, output_stride=model.output_stride)
+    network = build_network(model, num_classes)
+    if network.unreached:
+        names = ", ".join(network.unreached)
+        log.info("frozen, since the head %s does not use what comes of them: %s", model.head, names)
     if model.pretrained:
         load_imagenet(network.backbone, network.arch["backbone"], model.weights_dir, read=lambda p: flat_state(read(p)))
     return network
