@@ -17,11 +17,12 @@ LAYERS = (
     {"fields"},
     {"metrics", "config", "files", "parallel", "progress"},
     {"losses", "models", "data"},
-    {"checkpoint", "draw"},
+    {"tensors", "draw", "rows", "scores"},
+    {"checkpoint"},
     {"student"},
     {"published", "objectives", "infer", "new"},
     {"evaluate"},
-    {"compare", "convert", "check", "sheet"},
+    {"compare", "convert", "check", "sheet", "deploy"},
     {"engine"},
     {"commands"},
     {"__init__", "__main__"},
@@ -97,7 +98,7 @@ def test_nothing_imports_an_experiment_a_test_or_a_benchmark(file):
 @each_file
 def test_every_import_is_a_requirement_or_comes_with_python(file):
     # tensorboard comes in through torch.utils
-    required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm", "yaml"}
+    required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm", "yaml", "safetensors"}
     roots = {name.split(".")[0] for name in imports(file)}
     optional = {"optim.py": {"apex"}, "shapes.py": {"pycocotools"}}.get(file.name, set())  # used when it is there
     assert roots <= required | optional | {"mgd"} | sys.stdlib_module_names

@@ -28,7 +28,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     if splits.labeled and splits.val:  # else what they are held against is not there
         found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
-    taught, frozen = teachers(config, len(splits.classes))
+    taught, frozen = teachers(config, splits.classes.names)
     found += [*files, *taught, *start(config)]
     broken: list[UserError] = []
     with into(broken):

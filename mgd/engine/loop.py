@@ -61,7 +61,7 @@ class Trainer:
         _warn(findings)
 
         torch.manual_seed(config.train.seed)
-        objective = build_objective(config, len(self.splits.classes))
+        objective = build_objective(config, len(self.splits.classes), classes=self.splits.classes.names)
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team)
         self.stop = StopRequest(team, at_most=config.run.log_every)
@@ -186,6 +186,8 @@ class Trainer:
     def _restore(self, previous: Previous) -> None:
         training = previous.training
         self.stepper.load_state_dict(training, self.iteration)
+        for network in self.stepper.networks:  # a run goes on with the statistics that it began with
+            network.set_statistics(previous.arch["mean"], previous.arch["std"])
         self.evaluation_due, self.written = training["evaluation_due"], training["written"]
         self.history.counts |= training["counts"]
         if same_validation(training["inputs"], self.inputs):

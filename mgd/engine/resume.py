@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from mgd import checkpoint
-from mgd.config import Experiment, to_dict
+from mgd.config import Experiment, from_dict, to_dict
 from mgd.engine.inputs import Inputs, changes
 from mgd.errors import UserError, few
 from mgd.files import atomic
@@ -50,6 +50,7 @@ class Previous(NamedTuple):
     """The state of a run that goes on."""
 
     iteration: int
+    arch: dict[str, Any]
     training: dict[str, Any]
     changes: list[str]  # accepted ones, in words
 
@@ -72,7 +73,7 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
     training = found.extra.get("training", {})
     if found.config is None or found.progress is None or not training.keys() >= NEEDED:
         raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")
-    settings = dict(differences(found.config, to_dict(config)))
+    settings = dict(differences(_completed(found.config), to_dict(config)))
     if wish.more and found.progress[0] == found.progress[1]:
         settings = {key: change for key, change in settings.items() if key not in SCHEDULE_KEYS}
     data = changes(training["inputs"], inputs)
@@ -87,7 +88,7 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
             f"{last} was trained on other data: {'; '.join(data)}. Put back what it was trained on, or use another "
             "run.dir, or go on with what is there now with --accept-changes"
         )
-    return Previous(found.progress[0], training, [*settings.values(), *data])
+    return Previous(found.progress[0], found.arch, training, [*settings.values(), *data])
 
 
 def _refuse_what_does_not_fit(last: Path, settings: dict[str, str], old: Inputs, new: Inputs) -> None:
@@ -129,6 +130,14 @@ def stretch_of(previous: Previous | None, length: int, more: int) -> Stretch:
             "train.max_iterations or train.epochs"
         )
     return Stretch(0, length)
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys that are newer than it, at their defaults."""
+    try:
+        return to_dict(from_dict(config))
+    except UserError:  # a key that is no more: told as a difference
+        return config
 
 
 def keep_snapshot(folder: Path, iteration: int, keep: int) -> None:

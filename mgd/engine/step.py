@@ -53,6 +53,12 @@ class Stepper:
         return self.objective.student if self.averaged is None else self.averaged.module
 
     @property
+    def networks(self) -> list[DeepLabV3Plus]:
+        """All that are trained, and the averaged one."""
+        modules = [*self.objective.modules(), *([] if self.averaged is None else [self.averaged.module])]
+        return [module for module in modules if isinstance(module, DeepLabV3Plus)]
+
+    @property
     def lr(self) -> float:
         return float(self.schedule.get_last_lr()[0])
 
@@ -100,7 +106,7 @@ class Stepper:
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        elif self.train.optimizer == "sgd":
+        elif self.train.optimizer != "apex_fused_sgd":
             # torch's fused kernels look at it on the device.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
