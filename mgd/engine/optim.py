@@ -81,14 +81,20 @@ def _apex_sgd(device: torch.device) -> Any:
     return FusedSGD
 
 
-def make_schedule(optimizer: Optimizer, train: Train, total: int) -> LambdaLR:
-    """lr * (1 - iteration/total)**power, stepped once an iteration; at first times a part that grows to 1."""
+def make_schedule(optimizer: Optimizer, train: Train, stop: int, *, start: int = 0) -> LambdaLR:
+    """lr * (1 - t)**power, t from 0 at iteration `start` to 1 at `stop`; at first times a part that grows to 1."""
 
     def factor(iteration: int) -> float:
-        warm = min(1.0, (iteration + 1) / max(1, train.warmup_iterations))
-        return warm * (1 - iteration / total) ** train.power
+        warm = min(1.0, (iteration - start + 1) / max(1, train.warmup_iterations))
+        return warm * ((stop - iteration) / (stop - start)) ** train.power
 
     return LambdaLR(optimizer, factor)
+
+
+def move_schedule(schedule: LambdaLR, iteration: int) -> None:
+    """Set the learning rates to those of an iteration."""
+    schedule.last_epoch = iteration - 1
+    schedule.step()
 
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:
