@@ -12,6 +12,7 @@ from mgd.config import MGD, Criterion
 from mgd.data.loaders import Batch, Views
 from mgd.models import DeepLabV3Plus, build_model
 from mgd.objectives.mgd import MGDObjective
+from mgd.objectives.teaching import TeacherNetworks
 
 CLASSES, SIZE, GRID = 5, 56, 7
 WEIGHTS = {"pixel_unlabeled": 0.9, "pixel_labeled": 1.1, "lambda_image": 0.004, "lambda_region": 100.0}
@@ -102,7 +103,8 @@ def restated(student: DeepLabV3Plus, deep: DeepLabV3Plus, wide: DeepLabV3Plus, b
 
 def objective(networks: dict[str, DeepLabV3Plus], norm: Norm = "frozen", **changes: float) -> MGDObjective:
     teachers = {name: networks[name] for name in ("deep", "wide")}
-    return MGDObjective(networks["student"], teachers, MGD(teacher_norm=norm, **(WEIGHTS | changes))).train()
+    config = MGD(teacher_norm=norm, **(WEIGHTS | changes))
+    return MGDObjective(networks["student"], TeacherNetworks(teachers, config), config).train()
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
@@ -175,14 +177,16 @@ def test_a_weight_of_0_leaves_its_term_out_and_the_others_alone(
 def test_one_teacher_alone_gives_its_terms(networks: dict[str, DeepLabV3Plus]) -> None:
     both = {"supervised", "pixel_labeled", "pixel_unlabeled"}
     for name, own in (("deep", "image"), ("wide", "region")):
-        model = MGDObjective(networks["student"], {name: networks[name]}, MGD(**WEIGHTS)).train()
+        config = MGD(**WEIGHTS)
+        teaching = TeacherNetworks({name: networks[name]}, config)
+        model = MGDObjective(networks["student"], teaching, config).train()
         assert model(batch()).keys() == both | {own}
 
 
 def test_supervised_term_is_ohem_where_the_config_says_so(networks: dict[str, DeepLabV3Plus]) -> None:
     teachers = {name: networks[name] for name in ("deep", "wide")}
     config = MGD(criterion=Criterion(kind="ohem", threshold=0.0, min_kept=10), **WEIGHTS)
-    terms = MGDObjective(networks["student"], teachers, config).train()(batch(padded=0))
+    terms = MGDObjective(networks["student"], TeacherNetworks(teachers, config), config).train()(batch(padded=0))
     plain = objective(networks)(batch(padded=0))
     assert terms["supervised"] > plain["supervised"]  # the hardest 20 pixels only
     torch.testing.assert_close(terms["pixel_labeled"], plain["pixel_labeled"])

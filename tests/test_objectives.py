@@ -20,6 +20,7 @@ from mgd.objectives.base import Objective, hard_label, rampup
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.objectives.teaching import TeacherNetworks
 
 CLASSES, SIZE = 5, 32
 METHOD = MGD(deep_teacher=("deep.pt",), wide_teacher=("wide.pt",), lambda_image=0.1)
@@ -55,7 +56,8 @@ def batch(*, padded: int = 8, iteration: int = 0, images: int = 2) -> Batch:
 
 
 def mgd(config: MGD = METHOD, **teachers: DeepLabV3Plus) -> MGDObjective:
-    return MGDObjective(network(0), teachers or {"deep": settled(1), "wide": settled(2, channels=24)}, config)
+    networks = teachers or {"deep": settled(1), "wide": settled(2, channels=24)}
+    return MGDObjective(network(0), TeacherNetworks(networks, config), config)
 
 
 def cps(config: CPS = PEERS) -> CPSObjective:
@@ -202,7 +204,7 @@ def test_mgd_is_the_published_equation() -> None:
         return torch.stack([F.cross_entropy(student(image), label, ignore_index=255) for label in labels]).sum()
 
     with torch.no_grad():
-        labels = [hard_label(teacher(one.labeled.image), one.labeled.valid) for teacher in teachers.values()]
+        labels = [hard_label(teacher, teacher.feature(one.labeled.image), one.labeled.valid) for teacher in teachers.values()]
         deep, wide = teachers["deep"](mixed), teachers["wide"].feature(mixed)
     expected = {
         "supervised": F.cross_entropy(student(one.labeled.image), one.labeled.label, ignore_index=255),

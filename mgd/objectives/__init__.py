@@ -12,6 +12,7 @@ from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.objectives.teaching import StoredTeaching, TeacherNetworks, Teaching
 from mgd.student import load_student
 
 __all__ = ["Objective", "build_objective", "find_teacher"]
@@ -27,9 +28,8 @@ def build_objective(config: Experiment, num_classes: int) -> Objective:
     """
     method = config.method
     if isinstance(method, MGD):
-        # First, since it is what most often fails.
-        teachers = {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
-        return MGDObjective(_network(config.model, num_classes), teachers, method)
+        teaching = _teaching(config, method, num_classes)  # first, since it is what most often fails
+        return MGDObjective(_network(config.model, num_classes), teaching, method)
     if isinstance(method, CPS):
         return CPSObjective(_network(config.model, num_classes), _network(config.model, num_classes), method)
     assert isinstance(method, Supervised)
@@ -59,6 +59,13 @@ def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Pl
     network = load_student(path, num_classes=num_classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
+
+
+def _teaching(config: Experiment, method: MGD, num_classes: int) -> Teaching:
+    names = teacher_paths(method)
+    if method.teachers == "offline":
+        return StoredTeaching(method, tuple(names))
+    return TeacherNetworks({name: load_teacher(config, name, num_classes) for name in names}, method)
 
 
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
