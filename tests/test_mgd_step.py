@@ -127,13 +127,14 @@ def test_terms_and_gradients_are_those_of_the_equations(
 
 
 def test_a_frozen_teacher_stays_bit_for_bit_the_same(networks: dict[str, DeepLabV3Plus]) -> None:
-    before = {n: copy.deepcopy(networks[n].state_dict()) for n in ("deep", "wide")}
-    sum(objective(networks)(batch()).values()).backward()
+    model = objective(networks)
+    before = {name: copy.deepcopy(teacher.state_dict()) for name, teacher in model.teachers.items()}
+    sum(model(batch()).values()).backward()
     for name, state in before.items():
-        after = networks[name].state_dict()
+        after = model.teachers[name].state_dict()
         assert all(torch.equal(after[key], state[key]) for key in state)
-        assert all(p.grad is None for p in networks[name].parameters())
-        assert not any(module.training for module in networks[name].modules())
+        assert all(p.grad is None for p in model.teachers[name].parameters())
+        assert not any(module.training for module in model.teachers[name].modules())
 
 
 def test_batch_norm_of_a_teacher_drifts_with_teacher_norm_batch_and_nothing_else(
