@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, train
+from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, teach, train
 from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
-COMMANDS = (check, fit, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, fit, teach, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 

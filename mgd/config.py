@@ -33,7 +33,9 @@ class Data:
     short_side: Count = 0  # shrink photos to this short side when they are read; 0 keeps their size
     crop_size: PositiveInt = 512
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
-    partner: Literal["batch", "independent"] = "batch"  # CutMix: with the batch's neighbour, or with an image of its own
+    partner: Literal["batch", "independent"] = (
+        "batch"  # CutMix: with the batch's neighbour, or with an image of its own
+    )
     skip_broken: bool = False  # train on the next image in place of one that cannot be read; each is told
     cache: bool = False  # keep decoded images in memory, for small data sets
     workers: Count = 4  # loader processes for each training process
@@ -87,7 +89,7 @@ class Teach:
     scales: tuple[float, ...] = (1.0,)  # averaged in labels and logits; the feature is of the photo as it is
     flip: bool = False  # as scales
     logits_stride: PositiveInt = 8  # T_D's logits: means over cells of so many pixels
-    feature_stride: PositiveInt = 16  # T_W's decoder feature: a multiple of 4
+    feature_stride: Count = 0  # T_W's decoder feature: a multiple of 4; 0: about a quarter of a region's side
     projection: Count = 0  # channels that the feature is projected to, at random; 0: its own
     values: Literal["fp16", "fp32"] = "fp16"  # of logits and feature in the store
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the teachers, as in train
@@ -116,6 +118,11 @@ class MGD:
     teacher_norm: Literal["frozen", "batch"] = "frozen"  # batch: batch statistics that drift, as the official code
     score_teachers: bool = True  # on the validation list, before they teach
     baseline: str = ""  # the evaluation (.json) of a run on labels alone: teachers should score higher
+
+    def feature_stride(self, crop: int) -> int:
+        """Pixels of a cell of T_W's stored feature, for crops of this side."""
+        # 512 pixels / 7 regions / 4 = 18.3 -> 16; 800: 28; 128: 4
+        return self.teach.feature_stride or max(4, crop // (4 * self.region_grid) // 4 * 4)
 
 
 Method = Supervised | CPS | MGD
@@ -314,7 +321,7 @@ def _check_teach(method: MGD) -> None:
     if method.teachers == "offline" and method.teacher_norm == "batch":
         raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
     if method.teach.feature_stride % 4:
-        raise UserError(f"method.teach.feature_stride={method.teach.feature_stride} must be a multiple of 4, as 16")
+        raise UserError(f"method.teach.feature_stride={method.teach.feature_stride} must be a multiple of 4, or 0")
     if not method.teach.scales or min(method.teach.scales) <= 0:
         raise UserError(f"method.teach.scales={method.teach.scales} must hold numbers greater than 0, such as 1.0")
 

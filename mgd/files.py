@@ -1,5 +1,6 @@
 """Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
+import hashlib
 import json
 import math
 import os
@@ -65,6 +66,15 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error}); expected a UTF-8 text file") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

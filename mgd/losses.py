@@ -30,7 +30,7 @@ def pixel_cross_entropy(logits: Tensor, targets: Sequence[Tensor]) -> tuple[Tens
     Returns:
         (N,H,W) float32 for each target; 0 where it is 255.
     """
-    return _PixelCrossEntropy.apply(logits, *targets)  # type: ignore[no-untyped-call]
+    return _PixelCrossEntropy.apply(logits, *targets)
 
 
 class _PixelCrossEntropy(torch.autograd.Function):
@@ -95,7 +95,8 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: (N,K,h,w), any float type and size. target: (N,H,W), integer, values 0..K-1 or 255.
     """
-    return mean_of_valid(*pixel_cross_entropy(logits, [target]), target)
+    (losses,) = pixel_cross_entropy(logits, [target])
+    return mean_of_valid(losses, target)
 
 
 def mean_of_valid(losses: Tensor, target: Tensor) -> Tensor:
@@ -202,7 +203,8 @@ def global_pool(logits: Tensor, valid: Tensor | None) -> Tensor:
     weight = valid.float()
     with torch.autocast(logits.device.type, enabled=False):  # in half precision the sums would be wrong
         if logits.shape[-2:] != valid.shape[-2:]:
-            rows, columns = (_shares(*sides, logits.device) for sides in zip(logits.shape[-2:], valid.shape[-2:]))
+            (h, w), (height, width) = logits.shape[-2:], valid.shape[-2:]
+            rows, columns = _shares(h, height, logits.device), _shares(w, width, logits.device)
             weight = rows @ weight @ columns.mT
         total = (logits.float() * weight[:, None]).sum(dim=(2, 3))
         return total / weight.sum(dim=(1, 2)).clamp(min=1)[:, None]

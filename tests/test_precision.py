@@ -17,8 +17,8 @@ from mgd.models import build_model, normalise
 from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
-from mgd.objectives.teaching import TeacherNetworks
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.objectives.teaching import TeacherNetworks
 
 stored = partial(array, "losses")
 Loss = Callable[..., Tensor]

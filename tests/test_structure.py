@@ -21,7 +21,7 @@ LAYERS = (
     {"checkpoint"},
     {"student"},
     {"published", "objectives", "infer"},
-    {"evaluate"},
+    {"evaluate", "teach"},
     {"compare", "convert", "check", "sheet"},
     {"engine"},
     {"commands"},

@@ -1,8 +1,8 @@
 """What frozen teachers left of every photo: a store that is written once, image by image, and read at random.
 
-Three files in a folder: `maps.json` tells what they are of, `data-<rank>.bin` holds the maps, and `index-<rank>.bin` one
-record of fixed size for each image, written after its maps: a process that is killed leaves at worst a tail that the
-next one cuts off. A rank writes a file of its own; any number of them makes a store.
+In its folder `maps.json` tells what the maps are of, `data-<rank>.bin` holds them, and `index-<rank>.bin` one record of
+fixed size for each image, written after its maps: a process that is killed leaves at worst a tail that the next one
+cuts off. A rank writes files of its own; all of them make the store.
 """
 
 import hashlib
@@ -10,7 +10,8 @@ import json
 import os
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,26 +47,22 @@ class Contents:
     """What a store is of: equal in two stores that can stand for each other.
 
     Attributes:
-        photos: the images' paths, sorted; the index counts in this order.
-        facts: teachers, classes, options and the like; JSON values.
-        kinds: of the maps of an image, in the order in which they are written.
+        photos: the images' names, sorted; the index counts in this order.
+        facts: teachers, classes, options; JSON values. What kinds of maps there are follows from them.
     """
 
     photos: tuple[str, ...]
     facts: Mapping[str, Any]
-    kinds: tuple[Kind, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        sha256 = _digest(self.photos)
-        return {"format": FORMAT, "photos": len(self.photos), "photos_sha256": sha256, **self.facts} | {
-            "kinds": [list(kind) for kind in self.kinds]
-        }
+        sha256 = hashlib.sha256("\n".join(self.photos).encode()).hexdigest()
+        return {"format": FORMAT, "photos": len(self.photos), "photos_sha256": sha256, **self.facts}
 
 
 class Photo(NamedTuple):
     """An image whose maps are stored: its size in pixels, and the bytes of its file when the teachers saw it."""
 
-    index: int
+    place: int  # in the list
     height: int
     width: int
     bytes: int
@@ -78,11 +75,11 @@ class MapsWriter:
         UserError: the folder holds maps of something else, or cannot be written to.
     """
 
-    def __init__(self, folder: Path, contents: Contents, *, rank: int = 0) -> None:
-        self.folder, self.contents = folder, contents
-        self._record = record_type(len(contents.kinds))
+    def __init__(self, folder: Path, contents: Contents, kinds: Sequence[Kind], *, rank: int = 0) -> None:
+        self.folder, self.kinds = folder, kinds
+        self._record = record_type(len(kinds))
         if not (folder / "maps.json").is_file():
-            write_json(folder / "maps.json", contents.to_dict())
+            write_json(folder / "maps.json", contents.to_dict() | {"kinds": [list(kind) for kind in kinds]})
         check_contents(folder, contents)
         index = _Appended(folder / f"index-{rank}.bin")
         records = _whole_records(index.path, self._record)
@@ -92,14 +89,14 @@ class MapsWriter:
         data.cut_off(int(records[-1]["offset"] + records[-1]["lengths"].sum()) if len(records) else 0)
         self._index, self._data = index, data
         self._waiting: list[np.ndarray] = []
-        self.done = {int(i) for part in _all_records(folder, self._record) for i in part["index"]}
+        self.done = {int(i) for part in _all_records(folder, self._record) for i in part["place"]}
 
     def add(self, photo: Photo, maps: Mapping[str, np.ndarray]) -> int:
         """Store the maps of an image; returns how many bytes they take."""
         record = np.zeros((), self._record)
-        record["index"], record["height"], record["width"], record["bytes"] = photo
+        record["place"], record["height"], record["width"], record["bytes"] = photo
         record["offset"] = self._data.size
-        for i, kind in enumerate(self.contents.kinds):
+        for i, kind in enumerate(self.kinds):
             array = np.ascontiguousarray(maps[kind.name], np.dtype(kind.dtype))
             assert array.shape == kind.shape(photo.height, photo.width), (kind, array.shape)
             content = array.tobytes() if kind.channels else zlib.compress(array, LEVEL)
@@ -107,7 +104,7 @@ class MapsWriter:
             record["lengths"][i] = len(content)
         record["check"] = _check(record)
         self._waiting.append(record)
-        self.done.add(photo.index)
+        self.done.add(photo.place)
         if len(self._waiting) >= PENDING:
             self.flush()
         return int(record["lengths"].sum())
@@ -136,10 +133,10 @@ class Maps:
     def __init__(self, folder: Path, contents: Contents) -> None:
         if not (folder / "maps.json").is_file():
             raise UserError(f"{folder} holds no teachers' maps; make them first: python -m mgd teach CONFIG")
-        check_contents(folder, contents)
+        self.kinds = check_contents(folder, contents)
         self.folder, self.contents = folder, contents
-        self._places = {kind.name: i for i, kind in enumerate(contents.kinds)}
-        parts = _all_records(folder, record_type(len(contents.kinds)))
+        self._places = {kind.name: i for i, kind in enumerate(self.kinds)}
+        parts = _all_records(folder, record_type(len(self.kinds)))
         found = sum(map(len, parts))
         if found < len(contents.photos):
             raise UserError(
@@ -148,7 +145,7 @@ class Maps:
             )
         self._records = np.concatenate(parts)
         self._part = np.concatenate([np.full(len(part), i, np.int32) for i, part in enumerate(parts)])
-        order = np.argsort(self._records["index"], kind="stable")
+        order = np.argsort(self._records["place"], kind="stable")
         self._records, self._part = self._records[order], self._part[order]
         self._files = _parts(folder, "data")
         for file, records in zip(self._files, parts, strict=True):
@@ -182,7 +179,7 @@ class Maps:
         return content.view(np.dtype(kind.dtype)).reshape(kind.shape(photo.height, photo.width))
 
     def kind(self, name: str) -> Kind:
-        return self.contents.kinds[self._places[name]]
+        return self.kinds[self._places[name]]
 
     def crop_full(self, index: int, name: str, geometry: Geometry) -> np.ndarray:
         """(crop,crop) uint8 of a label map; 255 in the padding."""
@@ -191,7 +188,7 @@ class Maps:
     def crop_coarse(self, index: int, name: str, geometry: Geometry) -> np.ndarray:
         """(C,g,g) of a coarse map: cells of its stride in the crop, 0 where there is no photo."""
         photo, stride = self.photo(index), self.kind(name).stride
-        top, bottom, left, right = geometry.extent
+        top, _, left, _ = geometry.extent
         rows = cells(photo.height, stride, geometry.height, geometry.top - top, geometry.crop, flip=False)
         columns = cells(photo.width, stride, geometry.width, geometry.left - left, geometry.crop, flip=geometry.flip)
         return _weigh(rows, columns, self.coarse(index, name)).astype(self.kind(name).dtype)
@@ -246,12 +243,12 @@ def photo_name(image: Path, root: Path) -> str:
 
 def record_type(kinds: int) -> np.dtype:
     """What the index holds for each image."""
-    fields = [("index", "<u4"), ("height", "<u4"), ("width", "<u4"), ("bytes", "<u8"), ("offset", "<u8")]
+    fields = [("place", "<u4"), ("height", "<u4"), ("width", "<u4"), ("bytes", "<u8"), ("offset", "<u8")]
     return np.dtype([*fields, ("lengths", "<u8", (kinds,)), ("check", "<u4")])
 
 
-def check_contents(folder: Path, contents: Contents) -> None:
-    """Raise UserError naming the first thing that a store is of and should not be."""
+def check_contents(folder: Path, contents: Contents) -> tuple[Kind, ...]:
+    """The kinds of maps in a store. Raises UserError naming the first thing that it is of and should not be."""
     path = folder / "maps.json"
     try:
         found = json.loads(read_text(path))
@@ -266,6 +263,7 @@ def check_contents(folder: Path, contents: Contents) -> None:
             f"{folder} is of another {few(wrong)}: {wrong[0]} is {there} there and {here} here; choose another "
             "method.teach.dir, or delete the folder and teach again"
         )
+    return tuple(Kind(*kind) for kind in found["kinds"])
 
 
 class _Appended:
@@ -274,7 +272,7 @@ class _Appended:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = open(path, "ab")  # noqa: SIM115: it stays open
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error}); choose another method.teach.dir") from error
         self.size = path.stat().st_size
@@ -284,19 +282,23 @@ class _Appended:
         self.size = size
 
     def append(self, content: bytes) -> None:
-        self._guard(lambda: self._file.write(content))
         self.size += len(content)
+        with self._told():
+            rest = memoryview(content)
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def sync(self) -> None:
-        self._guard(self._file.flush)
-        self._guard(lambda: os.fsync(self._file.fileno()))
+        with self._told():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
-    def _guard(self, write: Callable[[], Any]) -> None:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            write()
+            yield
         except OSError as error:
             raise UserError(
                 f"{self.path} cannot be written ({error}); what was taught before stays: free space, then the same "
@@ -329,10 +331,6 @@ def _check(record: np.ndarray) -> int:
 def _count_within(records: np.ndarray, size: int) -> int:
     """How many records tell of maps that lie within the first `size` bytes."""
     return int(np.sum(records["offset"] + records["lengths"].sum(axis=1) <= size))
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

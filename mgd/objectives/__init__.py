@@ -1,11 +1,15 @@
 """Objectives: what a method computes in a step. The type of `config.method` picks one."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
 from mgd.config import CPS, MGD, Experiment, Model, Supervised
+from mgd.data.datasets import Splits
+from mgd.data.maps import Contents, Maps, photo_name
 from mgd.errors import UserError
+from mgd.files import sha256_of
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import load_imagenet
 from mgd.objectives.base import Objective
@@ -40,6 +44,39 @@ def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
     """The teachers that a config names: "deep" and "wide", each with its candidate files."""
     paths = {"deep": method.deep_teacher, "wide": method.wide_teacher}
     return {name: files for name, files in paths.items() if files}
+
+
+def maps_contents(config: Experiment, splits: Splits) -> Contents:
+    """What the store of the teachers' maps must be of to serve this experiment, whatever its partition is.
+
+    Raises:
+        UserError: a teacher's file is missing.
+    """
+    method, root = config.method, Path(config.data.root)
+    assert isinstance(method, MGD)
+    crop = config.data.crop_size
+    resolved = {"crop_size": method.teach.crop_size or crop, "feature_stride": method.feature_stride(crop)}
+    teach = asdict(method.teach) | resolved
+    del teach["dir"]
+    files = {name: find_teacher(files, name) for name, files in teacher_paths(method).items()}
+    facts = {
+        "teachers": {name: sha256_of(file) for name, file in files.items()},
+        "classes": list(splits.classes.names),
+        "options": teach | {"short_side": config.data.short_side},
+    }
+    photos = {photo_name(item.image, root) for item in (*splits.labeled, *splits.unlabeled)}
+    return Contents(tuple(sorted(photos)), facts)
+
+
+def open_maps(config: Experiment, splits: Splits) -> Maps | None:
+    """The teachers' maps that an experiment with `method.teachers="offline"` trains on; None for any other.
+
+    Raises:
+        UserError: there are none, or they are of another teacher, list, class set, option or version.
+    """
+    if not isinstance(config.method, MGD) or config.method.teachers != "offline":
+        return None
+    return Maps(Path(config.method.teach.dir), maps_contents(config, splits))
 
 
 def find_teacher(files: tuple[str, ...], name: str) -> Path:

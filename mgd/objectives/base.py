@@ -83,7 +83,8 @@ def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion) -> Ten
 def criterion_loss(network: DeepLabV3Plus, views: Views, target: Tensor, criterion: Criterion) -> Tensor:
     """The criterion's loss of a network on images."""
     logits = network.classifier(network.feature(see(network, views)))
-    return supervised_loss(*pixel_cross_entropy(logits, [target]), target, criterion)
+    (losses,) = pixel_cross_entropy(logits, [target])
+    return supervised_loss(losses, target, criterion)
 
 
 def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion) -> Pass:

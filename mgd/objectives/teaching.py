@@ -125,8 +125,9 @@ class StoredTeaching(Teaching):
         if self.compares_image:
             pooled = global_pool(*self._mixed(batch, "logits", self.config.teach.logits_stride))
         if self.compares_region:
-            feature, _ = self._mixed(batch, "feature", self.config.teach.feature_stride)
-            fine = self.config.teach.feature_stride // FEATURE_STRIDE
+            stride = self.config.feature_stride(mask.shape[-1])
+            feature, _ = self._mixed(batch, "feature", stride)
+            fine = stride // FEATURE_STRIDE
             feature = feature.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
             feature = feature[:, :, : -(-mask.shape[2] // FEATURE_STRIDE), : -(-mask.shape[3] // FEATURE_STRIDE)]
         return Lesson(labels, pooled, feature)
