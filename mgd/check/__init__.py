@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from mgd.check.files import read_files
 from mgd.check.findings import Finding
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import disk, memory, network, start, teachers
+from mgd.check.needs import disk, maps, memory, network, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, into, open_splits
@@ -28,7 +28,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
         found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
     taught, frozen = teachers(config, len(splits.classes))
-    found += [*files, *taught, *start(config)]
+    found += [*files, *taught, *maps(config, splits), *start(config)]
     broken: list[UserError] = []
     with into(broken):
         model = network(config, len(splits.classes))
