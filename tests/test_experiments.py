@@ -13,17 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from scenes import CLASSES as SCENES
 
 from mgd.config import CPS, MGD, Experiment, Supervised, load
 from mgd.data.classes import BUILT_IN
-from mgd.data.prepare.scenes import CLASSES as SCENES
 from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.objectives import find_teacher, teacher_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 # A folder with nothing but run/ in it is what a run with another partition left behind.
-FOLDERS = sorted(f for f in ROOT.glob("exp.*/*/") if any(file.name != "run" for file in f.iterdir()))
+FOLDERS = sorted(
+    folder
+    for folder in ROOT.glob("exp.*/*/")
+    if folder.name != "__pycache__" and any(file.name != "run" for file in folder.iterdir())
+)
 NAMES = [f"{folder.parent.name}/{folder.name}" for folder in FOLDERS]
 
 BACKBONES = {
@@ -258,6 +262,8 @@ def untrained(tmp_path_factory) -> Path:
     for folder in FOLDERS:
         copy = out / folder.parent.name / folder.name
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("run", "__pycache__"))
+    for file in ROOT.glob("exp.*/family.py"):
+        shutil.copy(file, out / file.parent.name)
     return out
 
 

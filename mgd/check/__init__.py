@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from mgd.check.files import read_files
 from mgd.check.findings import Finding
+from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
 from mgd.check.needs import disk, maps, memory, network, start, teachers
 from mgd.config import Experiment
@@ -39,8 +40,9 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
 
 
 def quick_check(config: Experiment, splits: Splits) -> list[Finding]:
-    """What can be told without reading an image: done by every training run at its start."""
-    return [*look_at_lists(config, splits), disk(config, network(config, len(splits.classes)))]
+    """What can be told without reading an image, but for a few labels: done by every training run at its start."""
+    labels = first_labels(config.data, splits)
+    return [*look_at_lists(config, splits), *labels, disk(config, network(config, len(splits.classes)))]
 
 
 def table(findings: Iterable[Finding]) -> str:
