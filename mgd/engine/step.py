@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +14,7 @@ from mgd.config import Train
 from mgd.data.loaders import Batch
 from mgd.engine.distributed import Processes, distribute, shares_of
 from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
+from mgd.engine.sync_batch_norm import synchronise
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.objectives.base import Objective, Pass, Terms, total
 
@@ -41,8 +41,8 @@ class Stepper:
     """Everything that training changes: the objective's weights, optimiser, schedule, loss scale, averaged weights."""
 
     def __init__(self, objective: Objective, train: Train, team: Processes, total: int) -> None:
-        if team.world > 1 and team.device.type == "cuda":
-            objective = convert_sync_batchnorm(objective)  # timm's: it keeps fused activations
+        if team.world > 1:
+            synchronise(objective)
         self.objective = objective.to(team.device).to(memory_format=torch.channels_last)
         self.train, self.team = train, team
         self.precision = pick_precision(train.precision, team.device)

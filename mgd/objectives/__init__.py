@@ -102,7 +102,7 @@ def _teaching(config: Experiment, method: MGD, num_classes: int) -> Teaching:
     names = teacher_paths(method)
     if method.teachers == "offline":
         return StoredTeaching(method, tuple(names))
-    return TeacherNetworks({name: load_teacher(config, name, num_classes) for name in names}, method)
+    return TeacherNetworks(((name, load_teacher(config, name, num_classes)) for name in names), method)
 
 
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:

@@ -1,9 +1,11 @@
 """Cross pseudo supervision with CutMix (Chen et al., CVPR 2021): how the teachers are trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgd.config import CPS
 from mgd.data.cutmix import mix
@@ -62,4 +64,17 @@ class CPSObjective(Objective):
         own = hard_label(network, network.feature(see(network, first)), first.valid)
         if batch.second is None:
             return mix(own, neighbours(own), mask)
-        return mix(own, hard_label(network, network.feature(see(network, second)), second.valid), mask)
+        with _unrecorded(network):
+            return mix(own, hard_label(network, network.feature(see(network, second)), second.valid), mask)
+
+
+@contextmanager
+def _unrecorded(network: nn.Module) -> Iterator[None]:
+    """Leave running statistics as they are: they have each image once, as the first of its pair."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,6 +1,6 @@
 """Where a student's lessons come from: frozen teachers that look at its images, or what they left of every photo."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -67,12 +67,14 @@ class TeacherNetworks(Teaching):
     train mode, where predictions use batch statistics and the running ones drift, as in the official code.
     """
 
-    def __init__(self, teachers: Teachers, config: MGD) -> None:
-        super().__init__(config, tuple(teachers))
-        drifts = config.teacher_norm == "batch"
-        self.networks = {name: net.train() if drifts else for_inference(net).eval() for name, net in teachers.items()}
-        for network in self.networks.values():
-            network.requires_grad_(False)
+    def __init__(self, teachers: Iterable[tuple[str, DeepLabV3Plus]], config: MGD) -> None:
+        """`teachers` may be made one by one: a network is given up for its copy before the next is asked for."""
+        self.networks = {}
+        for name, network in teachers:
+            used = network.train() if config.teacher_norm == "batch" else for_inference(network).eval()
+            self.networks[name] = used.requires_grad_(False)
+            del network
+        super().__init__(config, tuple(self.networks))
 
     def apply(self, function: Callable[[nn.Module], object]) -> None:
         for network in self.networks.values():
