@@ -28,19 +28,27 @@ REMEDIES = {
     CLOSED: "see to their permissions",
     BESIDE: f"move them into {IMAGES}/, or take {IMAGES}/ out of there",
 }
+Pairs = list[tuple[Path, Path]]  # image, label
 Found = tuple[list[Path], dict[str, list[Path]]]  # image files in order of name; the reason -> what is left out
 
 
-def photos_in(folder: Path) -> list[Path]:
+def photos_in(folder: Path, pattern: str = "") -> list[Path]:
     """The images of a folder, at any depth and in order of name; of its images/ where it has one.
 
     Links to folders are followed. `left_out` tells what is no photo, or somebody else's.
 
+    Args:
+        pattern: of labels, as `pairs_in` takes it; those that lie among the photos are none.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none; the pattern lacks {stem}.
     """
     inner = folder / IMAGES
-    return _images(inner if inner.is_dir() else folder)
+    files = _images(inner if inner.is_dir() else folder)
+    if not pattern:
+        return files
+    labels = {label for file in files if (label := _label_of(file, folder, pattern)) != file}
+    return [file for file in files if Path(os.path.normpath(file)) not in labels]
 
 
 def left_out(folder: Path) -> dict[str, list[Path]]:
@@ -57,14 +65,20 @@ def left_out(folder: Path) -> dict[str, list[Path]]:
     return {why: files for why, files in found.items() if files}
 
 
-def pairs_in(folder: Path) -> tuple[list[tuple[Path, Path]], list[UserError]]:
+def pairs_in(folder: Path, pattern: str = "") -> tuple[Pairs, list[UserError]]:
     """(image, label) of every image with a label, in order of name, and what is wrong with the others.
 
     A pair has the same path below images/ and labels/, but for the suffix.
 
+    Args:
+        pattern: where a label lies seen from its image, such as `{stem}_mask.png`; where there is a folder labels/ seen
+            from the same place below that one.
+
     Raises:
-        UserError: images/ or labels/ is missing or has no image.
+        UserError: images/ or labels/ is missing or has no image; the pattern lacks {stem}.
     """
+    if pattern:
+        return _by_pattern(folder, pattern)
     for part in (IMAGES, LABELS):
         if not (folder / part).is_dir():
             raise UserError(f"{folder.absolute()} has no folder {part}; expected {IMAGES}/ and {LABELS}/ in it")
@@ -85,6 +99,26 @@ def pairs_in(folder: Path) -> tuple[list[tuple[Path, Path]], list[UserError]]:
         remedy = f"put the images below {folder / IMAGES} or remove the labels"
         problems.append(UserError(f"{len(lone)} labels have no image: {files}; {remedy}", kind="pairs"))
     return [(images[name][0], labels[name][0]) for name in sorted(images.keys() & labels.keys())], problems
+
+
+def _by_pattern(folder: Path, pattern: str) -> tuple[Pairs, list[UserError]]:
+    pairs = [(image, _label_of(image, folder, pattern)) for image in photos_in(folder, pattern)]
+    bare = [image for image, label in pairs if not label.is_file()]
+    if not bare:
+        return pairs, []
+    remedy = f"draw them ({_label_of(bare[0], folder, pattern)}), or move the photos to a folder data.unlabeled"
+    problem = UserError(f"{len(bare)} images have no label: {few(bare)}; {remedy}", kind="pairs")
+    return [(image, label) for image, label in pairs if label.is_file()], [problem]
+
+
+def _label_of(image: Path, folder: Path, pattern: str) -> Path:
+    """Where a photo's label lies by a pattern."""
+    if "{stem}" not in pattern:
+        raise UserError(f"data.label_pattern={pattern} must hold {{stem}}, the image's name, as in {{stem}}_mask.png")
+    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    labels = folder / LABELS if (folder / LABELS).is_dir() else images
+    beside = (labels / image.relative_to(images)).parent
+    return Path(os.path.normpath(beside / pattern.replace("{stem}", image.stem)))
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:

@@ -1,18 +1,19 @@
 """What every objective is: a student, and one forward from a batch to weighted loss terms."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Criterion
 from mgd.data.loaders import Batch, Views
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus, upsample
+from mgd.models.network import SegmentationNetwork
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
 
@@ -35,8 +36,8 @@ class Objective(nn.Module):
         teachers: frozen networks, by name; outside `train()`, `parameters()`, `state_dict()` and DDP.
     """
 
-    student: DeepLabV3Plus
-    teachers: Mapping[str, DeepLabV3Plus] = MappingProxyType({})
+    student: SegmentationNetwork
+    teachers: Mapping[str, SegmentationNetwork] = MappingProxyType({})
 
     def passes(self, batch: Batch) -> list[Pass]:
         """What a step computes, to be computed in this order; a term of several passes has the same count in each.
@@ -60,7 +61,7 @@ def total(passes: Iterable[Terms]) -> Terms:
     return sums
 
 
-def see(network: DeepLabV3Plus, views: Views) -> Tensor:
+def see(network: SegmentationNetwork, views: Views) -> Tensor:
     """Views as the network wants them: normalised with its own statistics, 0 in the crop padding.
 
     A float image is taken to be normalised already, and its padding to be 0.
@@ -80,14 +81,32 @@ def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion) -> Ten
     return mean_of_valid(losses, target)
 
 
-def criterion_loss(network: DeepLabV3Plus, views: Views, target: Tensor, criterion: Criterion) -> Tensor:
+def criterion_loss(network: SegmentationNetwork, views: Views, target: Tensor, criterion: Criterion) -> Tensor:
     """The criterion's loss of a network on images."""
     logits = network.classifier(network.feature(see(network, views)))
-    (losses,) = pixel_cross_entropy(logits, [target])
+    (losses,) = pixel_losses(network, logits, [target])
     return supervised_loss(losses, target, criterion)
 
 
-def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion) -> Pass:
+def pixel_losses(network: SegmentationNetwork, logits: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
+    """`pixel_cross_entropy` of what a network's classifier gives, for targets of its image's size."""
+    height, width = targets[0].shape[1:]
+    padded = [fill(network, target, IGNORE_INDEX) for target in targets]
+    return [losses[:, :height, :width] for losses in pixel_cross_entropy(logits, padded)]
+
+
+def fill(network: SegmentationNetwork, values: Tensor, value: int) -> Tensor:
+    """(N,H,W) of an image's size -> of the size that the network pads the image to."""
+    height, width = values.shape[1:]
+    rows, columns = network.padded(height, width)
+    return (
+        values
+        if (rows, columns) == (height, width)
+        else F.pad(values, (0, columns - width, 0, rows - height), value=value)
+    )
+
+
+def supervised_pass(network: SegmentationNetwork, labeled: Views, criterion: Criterion) -> Pass:
     """The criterion's loss of a network on labelled images, as the term "supervised"."""
     label = labeled.label
     assert label is not None
@@ -111,11 +130,10 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(network: DeepLabV3Plus, feature: Tensor, valid: Tensor) -> Tensor:
+def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor) -> Tensor:
     """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
 
     Image by image: full-resolution logits of a batch would only be thrown away.
     """
-    logits = network.classifier(feature)
-    labels = [upsample(one, valid.shape[-2:]).argmax(dim=1) for one in logits.split(1)]
+    labels = [network.logits(one, valid.shape[-2:]).argmax(dim=1) for one in feature.split(1)]
     return torch.where(valid, torch.cat(labels), IGNORE_INDEX).byte()

@@ -11,7 +11,7 @@ from mgd.config import CPS
 from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, neighbours
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import (
     Objective,
     Pass,
@@ -32,7 +32,7 @@ class CPSObjective(Objective):
     come from the copies in train mode, as in the original.
     """
 
-    def __init__(self, student: DeepLabV3Plus, peer: DeepLabV3Plus, config: CPS) -> None:
+    def __init__(self, student: SegmentationNetwork, peer: SegmentationNetwork, config: CPS) -> None:
         super().__init__()
         self.student, self.peer, self.config = student, peer, config
 
@@ -49,7 +49,7 @@ class CPSObjective(Objective):
         # Both before either learns from the other's: a forward in train mode changes running statistics.
         labels = cache(lambda: (self._pseudo_label(self.peer, batch), self._pseudo_label(self.student, batch)))
 
-        def terms(network: DeepLabV3Plus, teacher: int) -> Terms:
+        def terms(network: SegmentationNetwork, teacher: int) -> Terms:
             return {"cps": weight * criterion_loss(network, mixed, labels()[teacher], criterion)}
 
         # A pseudo-label is valid where an image is.
@@ -58,7 +58,7 @@ class CPSObjective(Objective):
 
     @staticmethod
     @torch.no_grad()
-    def _pseudo_label(network: DeepLabV3Plus, batch: Batch) -> Tensor:
+    def _pseudo_label(network: SegmentationNetwork, batch: Batch) -> Tensor:
         """(N,H,W): the mask is binary, so mixing labels is the same as mixing logits before the argmax."""
         first, second, mask = batch.pair()
         own = hard_label(network, network.feature(see(network, first)), first.valid)

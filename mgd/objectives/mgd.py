@@ -8,9 +8,19 @@ from torch import Tensor
 
 from mgd.config import MGD
 from mgd.data.loaders import Batch, Views
-from mgd.losses import image_level_loss, mean_of_valid, pixel_cross_entropy, region_level_loss
-from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Pass, Terms, rampup, see, supervised_count, supervised_loss
+from mgd.losses import image_level_loss, mean_of_valid, region_level_loss
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.base import (
+    Objective,
+    Pass,
+    Terms,
+    fill,
+    pixel_losses,
+    rampup,
+    see,
+    supervised_count,
+    supervised_loss,
+)
 from mgd.objectives.teaching import Labels, Teachers, Teaching
 
 
@@ -21,7 +31,7 @@ class MGDObjective(Objective):
     DDP. It is asked before the student's forward, so that the two never hold memory together.
     """
 
-    def __init__(self, student: DeepLabV3Plus, teaching: Teaching, config: MGD) -> None:
+    def __init__(self, student: SegmentationNetwork, teaching: Teaching, config: MGD) -> None:
         super().__init__()
         self.student, self.teaching, self.config = student, teaching, config
 
@@ -52,7 +62,7 @@ class MGDObjective(Objective):
         assert labeled.label is not None
         labels = self.teaching.labels(labeled) if config.pixel_labeled else {}
         logits = self.student.classifier(self.student.feature(see(self.student, labeled)))
-        own, *others = pixel_cross_entropy(logits, [labeled.label, *labels.values()])
+        own, *others = pixel_losses(self.student, logits, [labeled.label, *labels.values()])
         terms = {"supervised": supervised_loss(own, labeled.label, config.criterion)}
         if labels:
             terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labels)
@@ -67,16 +77,17 @@ class MGDObjective(Objective):
         terms = {}
         if labels:
             weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
-            losses = pixel_cross_entropy(logits, [*labels.values()])
+            losses = pixel_losses(self.student, logits, [*labels.values()])
             terms["pixel_unlabeled"] = weight * _pixel_term(losses, labels)
         if pooled is not None:
-            terms["image"] = config.lambda_image * image_level_loss(logits, pooled, valid=mixed.valid)
+            valid = fill(self.student, mixed.valid, 0)
+            terms["image"] = config.lambda_image * image_level_loss(logits, pooled, valid=valid)
         if taught is not None:
             region = region_level_loss(feature, taught, grid=config.region_grid, valid=mixed.valid)
             terms["region"] = config.lambda_region * region
         return terms
 
 
-def _pixel_term(losses: tuple[Tensor, ...] | list[Tensor], labels: Labels) -> Tensor:
+def _pixel_term(losses: list[Tensor], labels: Labels) -> Tensor:
     """Sum over the teachers of the consistency with their pseudo-labels (paper section 3.4)."""
     return torch.stack([mean_of_valid(*pair) for pair in zip(losses, labels.values(), strict=True)]).sum()

@@ -12,11 +12,11 @@ from mgd.config import MGD
 from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views, neighbours
 from mgd.losses import global_pool
-from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.folding import for_inference
-from mgd.objectives.base import hard_label, see
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.base import fill, hard_label, see
 
-Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
+Teachers = Mapping[str, SegmentationNetwork]  # "deep" (T_D) and "wide" (T_W), either may be missing
 FEATURE_STRIDE = 4  # of a network's decoder feature
 Labels = dict[str, Tensor]  # teacher -> (N,H,W) pseudo-label, 255 where there is no image
 
@@ -67,7 +67,7 @@ class TeacherNetworks(Teaching):
     train mode, where predictions use batch statistics and the running ones drift, as in the official code.
     """
 
-    def __init__(self, teachers: Iterable[tuple[str, DeepLabV3Plus]], config: MGD) -> None:
+    def __init__(self, teachers: Iterable[tuple[str, SegmentationNetwork]], config: MGD) -> None:
         """`teachers` may be made one by one: a network is given up for its copy before the next is asked for."""
         self.networks = {}
         for name, network in teachers:
@@ -96,13 +96,13 @@ class TeacherNetworks(Teaching):
                 labels[name] = mix(own, partner, mask)
             if name == "deep" and self.compares_image:
                 logits = network.classifier(network.feature(see(network, mixed)))
-                pooled = global_pool(logits, mixed.valid)
+                pooled = global_pool(logits, fill(network, mixed.valid, 0))
             if name == "wide" and self.compares_region:
                 feature = network.feature(see(network, mixed))
         return Lesson(labels, pooled, feature)
 
     @staticmethod
-    def _label(network: DeepLabV3Plus, views: Views) -> Tensor:
+    def _label(network: SegmentationNetwork, views: Views) -> Tensor:
         return hard_label(network, network.feature(see(network, views)), views.valid)
 
 
