@@ -182,7 +182,9 @@ def open_teachers(config: Experiment, splits: Splits, device: torch.device) -> l
     """The teachers that the config names. Raises UserError as `load_teacher` does."""
     assert isinstance(config.method, MGD)
     names, count = teacher_paths(config.method), len(splits.classes)
-    return [Teacher(name, load_teacher(config, name, count), config, device) for name in names]
+    return [
+        Teacher(name, load_teacher(config, name, count, classes=splits.classes.names), config, device) for name in names
+    ]
 
 
 def teach(

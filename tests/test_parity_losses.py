@@ -187,10 +187,6 @@ class Recorded(nn.Module):
     def padded(self, height: int, width: int) -> tuple[int, int]:
         return height, width
 
-    def logits(self, feature: Tensor, size: torch.Size) -> Tensor:
-        assert size == (9, 13)
-        return self.classifier(feature)
-
     def classifier(self, feature: Tensor) -> Tensor:
         """Of the input's size already, (9,13)."""
         return next(self.outputs[key] for key, own in self.features.items() if own is feature)

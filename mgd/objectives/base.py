@@ -13,6 +13,7 @@ from mgd.config import Criterion
 from mgd.data.loaders import Batch, Views
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
+from mgd.models.heads import upsample
 from mgd.models.network import SegmentationNetwork
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
@@ -135,5 +136,7 @@ def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor) -> 
 
     Image by image: full-resolution logits of a batch would only be thrown away.
     """
-    labels = [network.logits(one, valid.shape[-2:]).argmax(dim=1) for one in feature.split(1)]
-    return torch.where(valid, torch.cat(labels), IGNORE_INDEX).byte()
+    height, width = valid.shape[1:]
+    size, logits = network.padded(height, width), network.classifier(feature)
+    labels = torch.cat([upsample(one, size).argmax(dim=1) for one in logits.split(1)])
+    return torch.where(valid, labels[:, :height, :width], IGNORE_INDEX).byte()
