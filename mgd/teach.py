@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
-from tqdm import tqdm
 
 from mgd.config import MGD, Experiment
 from mgd.data.datasets import Splits
@@ -31,6 +30,7 @@ from mgd.losses import region_level_loss
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives import load_teacher, maps_contents, teacher_paths
+from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
 FEATURE_STRIDE = 4  # of the decoder feature: windows begin at multiples of it
@@ -181,10 +181,9 @@ class _Mean:
 def open_teachers(config: Experiment, splits: Splits, device: torch.device) -> list[Teacher]:
     """The teachers that the config names. Raises UserError as `load_teacher` does."""
     assert isinstance(config.method, MGD)
-    names, count = teacher_paths(config.method), len(splits.classes)
-    return [
-        Teacher(name, load_teacher(config, name, count, classes=splits.classes.names), config, device) for name in names
-    ]
+    classes = splits.classes.names
+    loaded = {name: load_teacher(config, name, len(classes), classes=classes) for name in teacher_paths(config.method)}
+    return [Teacher(name, network, config, device) for name, network in loaded.items()]
 
 
 def teach(
@@ -217,7 +216,7 @@ def teach(
         left = [index for index in range(rank, len(contents.photos), world) if index not in store.done]
         errors: list[float] = []
         photos = _load_photos(config, contents.photos, left, device)
-        for sample in tqdm(photos, desc="teachers look", unit="photo", disable=True if rank else None):
+        for sample in Progress(photos, desc="teachers look", unit="photo", disable=True if rank else None):
             maps, error = _look(teachers, sample, device, precision, measure=len(errors) < PROBES)
             errors += error
             store.add(_photo(sample), maps)
@@ -253,7 +252,7 @@ def export(config: Experiment, splits: Splits, maps: Maps, folder: Path) -> int:
     """
     teachers = [kind.name.removesuffix(".label") for kind in maps.kinds if kind.name.endswith(".label")]
     palette = splits.classes.palette().tobytes()
-    for index, name in enumerate(tqdm(maps.contents.photos, unit="photo", desc="export", disable=None)):
+    for index, name in enumerate(Progress(maps.contents.photos, unit="photo", desc="export", disable=None)):
         photo = maps.photo(index)
         height, width = photo.height, photo.width
         if config.data.short_side:
