@@ -6,10 +6,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from mgd.commands import check, compare, evaluate, fit, import_, new, partition, prepare, profile, train
+from mgd.commands import check, compare, evaluate, fit, import_, new, partition, prepare, profile, teach, train
 from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
-COMMANDS = (check, fit, train, evaluate, compare, profile, import_, prepare, new, partition)  # as in `mgd --help`
+COMMANDS = (check, fit, teach, train, evaluate, compare, profile, import_, prepare, new, partition)  # as `mgd --help`
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 

@@ -1,6 +1,7 @@
 """Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
 import codecs
+import hashlib
 import json
 import math
 import os
@@ -82,6 +83,15 @@ def read_text(path: Path) -> str:
         return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error}); expected a UTF-8 text file") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_lines(path: Path) -> list[str]:

@@ -21,7 +21,7 @@ LAYERS = (
     {"checkpoint"},
     {"student"},
     {"published", "objectives", "infer", "new"},
-    {"evaluate"},
+    {"evaluate", "teach"},
     {"compare", "convert", "check", "sheet", "deploy"},
     {"engine"},
     {"commands"},

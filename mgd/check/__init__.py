@@ -7,7 +7,7 @@ from mgd.check.files import read_files
 from mgd.check.findings import Finding
 from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import disk, evaluation_memory, largest, memory, network, shared_memory, start, teachers
+from mgd.check.needs import disk, evaluation_memory, largest, maps, memory, network, shared_memory, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, into, open_splits
@@ -29,7 +29,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
         found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
     taught, frozen = teachers(config, splits.classes.names)
-    found += [*files, *taught, *start(config)]
+    found += [*files, *taught, *maps(config, splits), *start(config)]
     broken: list[UserError] = []
     with into(broken):
         model = network(config, len(splits.classes))

@@ -14,12 +14,12 @@ from torch import nn
 
 from mgd.check.findings import Finding
 from mgd.config import CPS, MGD, Experiment
-from mgd.data.datasets import Item
+from mgd.data.datasets import Item, Splits
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.pretrained import find_weights
-from mgd.objectives import build_network, find_teacher, load_teacher, teacher_paths
+from mgd.objectives import build_network, find_teacher, load_teacher, open_maps, teacher_paths
 from mgd.student import start_from
 
 GIB = 2**30
@@ -44,6 +44,17 @@ def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding],
             except UserError as error:
                 found.append(Finding("error", f"{name} teacher", str(error)))
     return found, networks
+
+
+def maps(config: Experiment, splits: Splits) -> Iterator[Finding]:
+    """What the teachers left of the photos, where a student learns from that alone."""
+    try:
+        store = open_maps(config, splits)
+    except UserError as error:
+        yield Finding("error", "maps", str(error))
+        return
+    if store is not None:
+        yield Finding("ok", "maps", f"the teachers' maps of {len(store.contents.photos):,} photos in {store.folder}")
 
 
 def start(config: Experiment) -> Iterator[Finding]:

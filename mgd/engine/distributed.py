@@ -37,6 +37,11 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
 
 @contextmanager
 def processes(device: str = "auto", *, timeout: int = 60) -> Iterator[Processes]:

@@ -24,7 +24,7 @@ from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
-from mgd.objectives import build_objective
+from mgd.objectives import build_objective, open_maps
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Trainer:
         self.stretch = stretch_of(previous, length, wish.more)
         self.total = self.stretch.stop
         check_same_start(self.iteration, self.folder)
-        self.samples = TrainingSamples(self.splits, config)
+        together = config.train.batch_size // (config.train.accumulate * team.world)
+        self.samples = TrainingSamples(self.splits, config, together=together, maps=open_maps(config, self.splits))
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)
@@ -215,11 +216,10 @@ class Trainer:
     def _check_batch(self) -> None:
         """BN of the pooled ASPP branch cannot normalise a single value."""
         train, team = self.config.train, self.team
-        synchronised = team.world > 1 and team.device.type == "cuda"
-        if train.batch_size == train.accumulate * team.world and not synchronised:
+        if train.batch_size == train.accumulate and team.world == 1:
             raise UserError(
-                f"train.batch_size={train.batch_size} / {team.world} processes / train.accumulate={train.accumulate} "
-                "leaves 1 image in a forward pass, and batch norm needs 2; use a larger batch or less accumulation"
+                f"train.batch_size={train.batch_size} / train.accumulate={train.accumulate} leaves 1 image in a "
+                "forward pass, and batch norm needs 2; use a larger batch or less accumulation"
             )
 
 

@@ -2,18 +2,22 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
 from mgd.config import CPS, MGD, Experiment, Model, Supervised
+from mgd.data.datasets import Splits
+from mgd.data.maps import Contents, Maps, photo_name
 from mgd.errors import UserError
+from mgd.files import sha256_of
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import load_imagenet
 from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.objectives.teaching import StoredTeaching, TeacherNetworks, Teaching
 from mgd.student import load_student, start_from
 
 __all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
@@ -33,8 +37,7 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
     method = config.method
     student = _student(config.model, num_classes, classes)  # first: one seed gives one student, whatever teaches it
     if isinstance(method, MGD):
-        teachers = {name: load_teacher(config, name, num_classes, classes=classes) for name in teacher_paths(method)}
-        return MGDObjective(student, teachers, method)
+        return MGDObjective(student, _teaching(config, method, num_classes, classes), method)
     if isinstance(method, CPS):
         # The peer starts at random: two networks that start alike have nothing to teach each other.
         return CPSObjective(student, _network(config.model, num_classes), method)
@@ -46,6 +49,39 @@ def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
     """The teachers that a config names: "deep" and "wide", each with its candidate files."""
     paths = {"deep": method.deep_teacher, "wide": method.wide_teacher}
     return {name: files for name, files in paths.items() if files}
+
+
+def maps_contents(config: Experiment, splits: Splits) -> Contents:
+    """What the store of the teachers' maps must be of to serve this experiment, whatever its partition is.
+
+    Raises:
+        UserError: a teacher's file is missing.
+    """
+    method, root = config.method, Path(config.data.root)
+    assert isinstance(method, MGD)
+    crop = config.data.crop_size
+    resolved = {"crop_size": method.teach.crop_size or crop, "feature_stride": method.feature_stride(crop)}
+    teach = asdict(method.teach) | resolved
+    del teach["dir"]
+    files = {name: find_teacher(files, name) for name, files in teacher_paths(method).items()}
+    facts = {
+        "teachers": {name: sha256_of(file) for name, file in files.items()},
+        "classes": list(splits.classes.names),
+        "options": teach | {"short_side": config.data.short_side},
+    }
+    photos = {photo_name(item.image, root) for item in (*splits.labeled, *splits.unlabeled)}
+    return Contents(tuple(sorted(photos)), facts)
+
+
+def open_maps(config: Experiment, splits: Splits) -> Maps | None:
+    """The teachers' maps that an experiment with `method.teachers="offline"` trains on; None for any other.
+
+    Raises:
+        UserError: there are none, or they are of another teacher, list, class set, option or version.
+    """
+    if not isinstance(config.method, MGD) or config.method.teachers != "offline":
+        return None
+    return Maps(Path(config.method.teach.dir), maps_contents(config, splits))
 
 
 def find_teacher(files: tuple[str, ...], name: str) -> Path:
@@ -65,6 +101,14 @@ def load_teacher(config: Experiment, name: str, num_classes: int, *, classes: Se
     network = load_student(path, num_classes=num_classes, classes=classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
+
+
+def _teaching(config: Experiment, method: MGD, num_classes: int, classes: Sequence[str]) -> Teaching:
+    names = teacher_paths(method)
+    if method.teachers == "offline":
+        return StoredTeaching(method, tuple(names))
+    loaded = ((name, load_teacher(config, name, num_classes, classes=classes)) for name in names)
+    return TeacherNetworks(loaded, method)
 
 
 def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV3Plus:

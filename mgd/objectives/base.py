@@ -1,18 +1,20 @@
 """What every objective is: a student, and one forward from a batch to weighted loss terms."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Criterion
 from mgd.data.loaders import Batch, Views
-from mgd.losses import cross_entropy, ohem_cross_entropy
+from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.heads import upsample
+from mgd.models.network import SegmentationNetwork
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
 
@@ -35,8 +37,8 @@ class Objective(nn.Module):
         teachers: frozen networks, by name; outside `train()`, `parameters()`, `state_dict()` and DDP.
     """
 
-    student: DeepLabV3Plus
-    teachers: Mapping[str, DeepLabV3Plus] = MappingProxyType({})
+    student: SegmentationNetwork
+    teachers: Mapping[str, SegmentationNetwork] = MappingProxyType({})
 
     def passes(self, batch: Batch) -> list[Pass]:
         """What a step computes, to be computed in this order; a term of several passes has the same count in each.
@@ -60,7 +62,7 @@ def total(passes: Iterable[Terms]) -> Terms:
     return sums
 
 
-def see(network: DeepLabV3Plus, views: Views) -> Tensor:
+def see(network: SegmentationNetwork, views: Views) -> Tensor:
     """Views as the network wants them: normalised with its own statistics, 0 in the crop padding.
 
     A float image is taken to be normalised already, and its padding to be 0.
@@ -68,27 +70,48 @@ def see(network: DeepLabV3Plus, views: Views) -> Tensor:
     return network.normalise(views.image, views.valid) if views.image.dtype == torch.uint8 else views.image
 
 
-def supervised_loss(logits: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
-    """The criterion's loss.
+def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
+    """The criterion's mean of the pixels' cross-entropies (N,H,W).
 
     OHEM chooses the hard pixels of every image by itself, so that they do not depend on the images beside it, and is
     the mean over the images that have a valid pixel.
     """
     if criterion.kind == "ohem":
-        options: dict[str, Any] = {"threshold": criterion.threshold, "min_kept": criterion.min_kept}
-        pairs = zip(logits.split(1), target.split(1), strict=True)
-        losses = torch.stack([ohem_cross_entropy(one, its_target, **options) for one, its_target in pairs])
-        return losses.sum() / supervised_count(target, criterion).clamp(min=1)
-    return cross_entropy(logits, target)
+        of_images = mean_of_hard(losses, target, threshold=criterion.threshold, min_kept=criterion.min_kept)
+        return of_images.sum() / supervised_count(target, criterion).clamp(min=1)
+    return mean_of_valid(losses, target)
 
 
-def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion) -> Pass:
+def criterion_loss(network: SegmentationNetwork, views: Views, target: Tensor, criterion: Criterion) -> Tensor:
+    """The criterion's loss of a network on images."""
+    logits = network.classifier(network.feature(see(network, views)))
+    (losses,) = pixel_losses(network, logits, [target])
+    return supervised_loss(losses, target, criterion)
+
+
+def pixel_losses(network: SegmentationNetwork, logits: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
+    """`pixel_cross_entropy` of what a network's classifier gives, for targets of its image's size."""
+    height, width = targets[0].shape[1:]
+    padded = [fill(network, target, IGNORE_INDEX) for target in targets]
+    return [losses[:, :height, :width] for losses in pixel_cross_entropy(logits, padded)]
+
+
+def fill(network: SegmentationNetwork, values: Tensor, value: int) -> Tensor:
+    """(N,H,W) of an image's size -> of the size that the network pads the image to."""
+    height, width = values.shape[1:]
+    rows, columns = network.padded(height, width)
+    if (rows, columns) == (height, width):
+        return values
+    return F.pad(values, (0, columns - width, 0, rows - height), value=value)
+
+
+def supervised_pass(network: SegmentationNetwork, labeled: Views, criterion: Criterion) -> Pass:
     """The criterion's loss of a network on labelled images, as the term "supervised"."""
     label = labeled.label
     assert label is not None
 
     def terms() -> Terms:
-        return {"supervised": supervised_loss(network(see(network, labeled)), label, criterion)}
+        return {"supervised": criterion_loss(network, labeled, label, criterion)}
 
     return Pass({"supervised": supervised_count(label, criterion)}, terms)
 
@@ -106,6 +129,12 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(logits: Tensor, valid: Tensor) -> Tensor:
-    """(N,K,H,W) -> (N,H,W) int64 pseudo-label; 255 where there is no image."""
-    return torch.where(valid, logits.argmax(dim=1), IGNORE_INDEX)
+def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor) -> Tensor:
+    """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
+
+    Image by image: full-resolution logits of a batch would only be thrown away.
+    """
+    height, width = valid.shape[1:]
+    size, logits = network.padded(height, width), network.classifier(feature)
+    labels = torch.cat([upsample(one, size).argmax(dim=1) for one in logits.split(1)])
+    return torch.where(valid, labels[:, :height, :width], IGNORE_INDEX).byte()

@@ -1,24 +1,26 @@
 """Cross pseudo supervision with CutMix (Chen et al., CVPR 2021): how the teachers are trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgd.config import CPS
 from mgd.data.cutmix import mix
-from mgd.data.loaders import Batch
+from mgd.data.loaders import Batch, neighbours
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import (
     Objective,
     Pass,
     Terms,
+    criterion_loss,
     hard_label,
     rampup,
     see,
     supervised_count,
-    supervised_loss,
     supervised_pass,
 )
 
@@ -30,7 +32,7 @@ class CPSObjective(Objective):
     come from the copies in train mode, as in the original.
     """
 
-    def __init__(self, student: DeepLabV3Plus, peer: DeepLabV3Plus, config: CPS) -> None:
+    def __init__(self, student: SegmentationNetwork, peer: SegmentationNetwork, config: CPS) -> None:
         super().__init__()
         self.student, self.peer, self.config = student, peer, config
 
@@ -47,8 +49,8 @@ class CPSObjective(Objective):
         # Both before either learns from the other's: a forward in train mode changes running statistics.
         labels = cache(lambda: (self._pseudo_label(self.peer, batch), self._pseudo_label(self.student, batch)))
 
-        def terms(network: DeepLabV3Plus, teacher: int) -> Terms:
-            return {"cps": weight * supervised_loss(network(see(network, mixed)), labels()[teacher], criterion)}
+        def terms(network: SegmentationNetwork, teacher: int) -> Terms:
+            return {"cps": weight * criterion_loss(network, mixed, labels()[teacher], criterion)}
 
         # A pseudo-label is valid where an image is.
         counts = {"cps": supervised_count(torch.where(mixed.valid, 0, IGNORE_INDEX), criterion)}
@@ -56,8 +58,23 @@ class CPSObjective(Objective):
 
     @staticmethod
     @torch.no_grad()
-    def _pseudo_label(network: DeepLabV3Plus, batch: Batch) -> Tensor:
+    def _pseudo_label(network: SegmentationNetwork, batch: Batch) -> Tensor:
         """(N,H,W): the mask is binary, so mixing labels is the same as mixing logits before the argmax."""
         first, second, mask = batch.pair()
-        own, partner = (hard_label(network(see(network, views)), views.valid) for views in (first, second))
-        return mix(own, partner, mask)
+        own = hard_label(network, network.feature(see(network, first)), first.valid)
+        if batch.second is None:
+            return mix(own, neighbours(own), mask)
+        with _unrecorded(network):
+            return mix(own, hard_label(network, network.feature(see(network, second)), second.valid), mask)
+
+
+@contextmanager
+def _unrecorded(network: nn.Module) -> Iterator[None]:
+    """Leave running statistics as they are: they have each image once, as the first of its pair."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
