@@ -100,8 +100,64 @@ class MGD:
     baseline: str = ""  # the evaluation (.json) of a run on labels alone: teachers should score higher
 
 
-Method = Supervised | CPS | MGD
-METHODS: dict[str, type[Method]] = {"supervised": Supervised, "cps": CPS, "mgd": MGD}
+@dataclass(frozen=True, kw_only=True)
+class MeanTeacher:
+    """Mean teacher with CutMix (Tarvainen and Valpola, NeurIPS 2017; French et al., BMVC 2020).
+
+    The average of the student's own weights teaches it. `confidence` and `decay` are those of French et al.
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    weight: NonNegative = 1.0  # of the consistency
+    decay: NonNegative = 0.99  # of the average that teaches
+    confidence: NonNegative = 0.97  # pixels at which the teacher's greatest probability is lower do not teach
+    burn_in_iterations: Count = 0  # as in CPS
+    rampup_iterations: Count = 0  # as in CPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class KD:
+    """Knowledge distillation pixel by pixel (Hinton et al., 2015). Teachers are named as in MGD."""
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    deep_teacher: tuple[str, ...] = ()
+    wide_teacher: tuple[str, ...] = ()
+    temperature: PositiveFloat = 1.0
+    labeled: NonNegative = 1.0  # weight of the distillation on labelled images
+    unlabeled: NonNegative = 1.0  # on CutMix images
+    score_teachers: bool = True  # as in MGD
+    baseline: str = ""  # as in MGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class CWD:
+    """Channel-wise distillation (Shu et al., ICCV 2021), with its weights and temperature. Teachers as in MGD."""
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    deep_teacher: tuple[str, ...] = ()
+    wide_teacher: tuple[str, ...] = ()
+    temperature: PositiveFloat = 4.0
+    weight_logits: NonNegative = 3.0
+    weight_feature: NonNegative = 50.0
+    labeled: NonNegative = 1.0  # weight of the distillation on labelled images
+    unlabeled: NonNegative = 1.0  # on CutMix images
+    score_teachers: bool = True  # as in MGD
+    baseline: str = ""  # as in MGD
+
+
+Taught = MGD | KD | CWD  # by frozen teachers
+Method = Supervised | MeanTeacher | CPS | KD | CWD | MGD
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "mean_teacher": MeanTeacher,
+    "cps": CPS,
+    "kd": KD,
+    "cwd": CWD,
+    "mgd": MGD,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +247,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
 
 
 def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
-    """Apply `key.sub=value` in turn; `method=supervised|cps|mgd` switches the method to that one's defaults.
+    """Apply `key.sub=value` in turn; `method=NAME`, of `METHODS`, switches the method to that one's defaults.
 
     Values are checked together, after the last one.
     """
@@ -286,7 +342,11 @@ def _check_values(c: Experiment) -> None:
             f"train.batch_size={c.train.batch_size} does not divide by train.accumulate={c.train.accumulate}; "
             "choose a divisor"
         )
-    if isinstance(c.method, MGD) and not c.method.deep_teacher and not c.method.wide_teacher:
+    if isinstance(c.method, MeanTeacher) and c.method.decay >= 1:
+        raise UserError(f"method.decay={c.method.decay} must be below 1, such as 0.99: the teacher would never change")
+    if isinstance(c.method, MeanTeacher) and c.method.confidence > 1:
+        raise UserError(f"method.confidence={c.method.confidence} must be at most 1: it is a probability")
+    if isinstance(c.method, Taught) and not c.method.deep_teacher and not c.method.wide_teacher:
         raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
 
 
@@ -297,7 +357,7 @@ def _fill_in(config: Experiment, folder: Path) -> Experiment:
         return text.replace("{experiment}", str(folder)).replace("{partition}", str(config.data.partition))
 
     method = config.method
-    if isinstance(method, MGD):
+    if isinstance(method, Taught):
         method = dataclasses.replace(
             method,
             deep_teacher=tuple(map(fill, method.deep_teacher)),

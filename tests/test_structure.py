@@ -16,7 +16,7 @@ LAYERS = (
     {"errors", "version"},
     {"fields"},
     {"metrics", "config", "files", "parallel"},
-    {"losses", "models", "data"},
+    {"losses", "distillation_losses", "models", "data"},
     {"checkpoint", "draw"},
     {"student"},
     {"published", "objectives", "infer"},

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mgd.check.findings import Finding
-from mgd.config import CPS, MGD, Experiment
+from mgd.config import CPS, Experiment, MeanTeacher, Taught
 from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import find_weights
@@ -27,9 +27,9 @@ def network(config: Experiment, num_classes: int) -> DeepLabV3Plus:
 
 
 def teachers(config: Experiment, num_classes: int) -> tuple[list[Finding], list[DeepLabV3Plus]]:
-    """Load what an MGD student learns from; 0 classes takes any. The networks come back without their memory."""
+    """Load what a student learns from; 0 classes takes any. The networks come back without their memory."""
     found, networks = [], []
-    if isinstance(config.method, MGD):
+    if isinstance(config.method, Taught):
         for name, files in teacher_paths(config.method).items():
             try:
                 teacher = load_teacher(config, name, num_classes)
@@ -61,7 +61,7 @@ def start(config: Experiment) -> Iterator[Finding]:
 def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
     """A run holds last.pt (weights and momentum of all it trains), best.pt, snapshots, and one more while it writes."""
     trained = 2 if isinstance(config.method, CPS) else 1
-    last = 2 * trained + bool(config.train.ema)  # times the network's size
+    last = 2 * trained + bool(config.train.ema) + isinstance(config.method, MeanTeacher)  # times the network's size
     needed = ((2 + config.run.keep) * last + 1) * _bytes(model)
     folder = Path(config.run.dir).absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

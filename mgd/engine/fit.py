@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mgd.config import MGD, Experiment
+from mgd.config import Experiment, Taught
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, to_device
 from mgd.engine.distributed import Processes
@@ -53,7 +53,7 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
     Raises:
         UserError: the data or a teacher is missing; train.batch_size does not divide among the processes.
     """
-    if isinstance(config.method, MGD):  # found missing now, not in a trial
+    if isinstance(config.method, Taught):  # found missing now, not in a trial
         for name, files in teacher_paths(config.method).items():
             find_teacher(files, name)
     own, left = divmod(config.train.batch_size, processes)

@@ -67,6 +67,7 @@ class Stepper:
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
                 computed += self._backward(part, passes[i], shares[i])
         norm = self._update()
+        self.objective.after_update(parts[0].iteration)
         if self.averaged is not None:
             self.averaged.update(self.objective.student, step=parts[0].iteration)
         return Outcome(total(computed), norm)

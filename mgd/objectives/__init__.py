@@ -4,12 +4,14 @@ import logging
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
-from mgd.config import CPS, MGD, Experiment, Model, Supervised
+from mgd.config import CPS, CWD, KD, MGD, Experiment, MeanTeacher, Model, Supervised, Taught
 from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import load_imagenet
 from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
+from mgd.objectives.distill import CWDObjective, KDObjective
+from mgd.objectives.mean_teacher import MeanTeacherObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
 from mgd.student import load_student
@@ -26,17 +28,25 @@ def build_objective(config: Experiment, num_classes: int) -> Objective:
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
+    # First, since it is what most often fails.
+    names = teacher_paths(method) if isinstance(method, Taught) else ()
+    teachers = {name: load_teacher(config, name, num_classes) for name in names}
+    student = _network(config.model, num_classes)
     if isinstance(method, MGD):
-        # First, since it is what most often fails.
-        teachers = {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
-        return MGDObjective(_network(config.model, num_classes), teachers, method)
+        return MGDObjective(student, teachers, method)
+    if isinstance(method, KD):
+        return KDObjective(student, teachers, method)
+    if isinstance(method, CWD):
+        return CWDObjective(student, teachers, method)
     if isinstance(method, CPS):
-        return CPSObjective(_network(config.model, num_classes), _network(config.model, num_classes), method)
+        return CPSObjective(student, _network(config.model, num_classes), method)
+    if isinstance(method, MeanTeacher):
+        return MeanTeacherObjective(student, method)
     assert isinstance(method, Supervised)
-    return SupervisedObjective(_network(config.model, num_classes), method)
+    return SupervisedObjective(student, method)
 
 
-def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
+def teacher_paths(method: Taught) -> dict[str, tuple[str, ...]]:
     """The teachers that a config names: "deep" and "wide", each with its candidate files."""
     paths = {"deep": method.deep_teacher, "wide": method.wide_teacher}
     return {name: files for name, files in paths.items() if files}
@@ -54,7 +64,7 @@ def find_teacher(files: tuple[str, ...], name: str) -> Path:
 
 def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Plus:
     """The "deep" or "wide" teacher of a config, from our file or an official one."""
-    assert isinstance(config.method, MGD)
+    assert isinstance(config.method, Taught)
     path = find_teacher(teacher_paths(config.method)[name], name)
     network = load_student(path, num_classes=num_classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)

@@ -50,6 +50,9 @@ class Objective(nn.Module):
         """The terms of all passes at once: what DDP wraps."""
         return total(one.terms() for one in self.passes(batch))
 
+    def after_update(self, iteration: int) -> None:
+        """What follows the update of an iteration, such as averaging the new weights; nothing, by default."""
+
 
 def total(passes: Iterable[Terms]) -> Terms:
     """Sum over the passes of the terms of each name."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,32 +11,19 @@ from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views
 from mgd.losses import image_level_loss, pixel_level_loss, region_level_loss
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Pass, Terms, hard_label, rampup, see, supervised_count, supervised_loss
+from mgd.objectives.base import Pass, Terms, hard_label, rampup, see, supervised_count, supervised_loss
+from mgd.objectives.taught import TaughtObjective, Teachers
 
-Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
 
-
-class MGDObjective(Objective):
+class MGDObjective(TaughtObjective):
     """L = supervised + pixel + lambda_image * image + lambda_region * region.
 
-    The teachers are kept in a plain dict: they are outside `train()`, `parameters()`, `state_dict()` and DDP. In eval
-    mode nothing in them changes; `teacher_norm="batch"` puts them in train mode, where predictions use batch
-    statistics and the running ones drift, as in the official code.
+    `teacher_norm="batch"` puts the teachers in train mode, as in the official code.
     """
 
     def __init__(self, student: DeepLabV3Plus, teachers: Teachers, config: MGD) -> None:
-        super().__init__()
-        self.student, self.config = student, config
-        self.teachers = dict(teachers)
-        for teacher in self.teachers.values():
-            teacher.requires_grad_(False).train(config.teacher_norm == "batch")
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "MGDObjective":
-        """`to()`, `cuda()` and the like, teachers included."""
-        super()._apply(*args, **kwargs)
-        for teacher in self.teachers.values():
-            teacher._apply(*args, **kwargs)
-        return self
+        super().__init__(student, teachers, drifts=config.teacher_norm == "batch")
+        self.config = config
 
     def passes(self, batch: Batch) -> list[Pass]:
         """On labelled images, and on mixed ones where a weight asks for a term on them."""
