@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, train
+from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, sweep, train
 from mgd.errors import Stopped, UserError, sentence
 
-COMMANDS = (check, fit, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, fit, train, evaluate, compare, sweep, import_, prepare, partition)  # in the order of `mgd --help`
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
@@ -17,7 +17,8 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done. 1: `check` found errors. 2: bad input, told in one sentence. 75: a signal stopped a run. 130: Ctrl-C.
+    0: done. 1: `check` found errors, a run of a sweep failed. 2: bad input, told in one sentence. 75: a signal stopped
+    a run. 130: Ctrl-C.
     """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)

@@ -243,7 +243,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
         raise UserError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
     if not isinstance(config, Experiment):
         raise UserError(f"{path} must define `config = Experiment(...)`, found {type(config).__name__}")
-    return _fill_in(override(config, overrides), path.resolve().parent)
+    return fill_in(override(config, overrides), path.resolve().parent)
 
 
 def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
@@ -350,7 +350,7 @@ def _check_values(c: Experiment) -> None:
         raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
 
 
-def _fill_in(config: Experiment, folder: Path) -> Experiment:
+def fill_in(config: Experiment, folder: Path) -> Experiment:
     """Replace {experiment} and {partition} in the paths that may hold them."""
 
     def fill(text: str) -> str:

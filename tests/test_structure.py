@@ -23,6 +23,7 @@ LAYERS = (
     {"evaluate"},
     {"compare", "convert", "check", "sheet"},
     {"engine"},
+    {"study"},
     {"commands"},
     {"__init__", "__main__"},
 )
@@ -98,7 +99,7 @@ def test_nothing_imports_an_experiment_a_test_or_a_benchmark(file):
 def test_every_import_is_a_requirement_or_comes_with_python(file):
     required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm"}  # tensorboard: torch.utils
     roots = {name.split(".")[0] for name in imports(file)}
-    optional = {"apex"} if file.name == "optim.py" else set()  # used when it is there
+    optional = {"optim.py": {"apex"}, "plot.py": {"matplotlib"}}.get(file.name, set())  # used when it is there
     assert roots <= required | optional | {"mgd"} | sys.stdlib_module_names
 
 
