@@ -86,7 +86,7 @@ def padding(student: DeepLabV3Plus, teacher: DeepLabV3Plus, config: Experiment) 
     photo = np.zeros((375, 500, 3), np.uint8)  # the usual size in VOC
     inside = []
     for _ in range(300):
-        top, bottom, left, right = augment(photo, None, scales=config.data.scales, crop=512, rng=rng)[2]
+        top, bottom, left, right = augment(photo, None, scales=config.data.scales, crop=512, rng=rng)[2].extent
         inside.append((bottom - top) * (right - left) / 512**2)
     print(f"padding: {100 * (1 - np.mean(inside)):.1f} % of the pixels of 512x512 crops of 500x375 photos")
     rows: dict[str, list[Tensor]] = {"image": [], "region": []}

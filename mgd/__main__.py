@@ -4,12 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
+from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, sweep, teach, train
+from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
-from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, sweep, train
-from mgd.errors import Stopped, UserError, sentence
-
-COMMANDS = (check, fit, train, evaluate, compare, sweep, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, fit, teach, train, evaluate, compare, sweep, import_, prepare, partition)  # in the order of --help
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
@@ -37,19 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mgd {options.command}: {sentence(error)}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError as error:
-        if options.debug:
-            raise
-        reason = str(error).split(". ")[0]
-        remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
-        print(f"mgd {options.command}: {reason}; {remedy}", file=sys.stderr)
-        return 2
     except Stopped as error:
         print(f"mgd {options.command}: {error}; --resume goes on", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)
         return 130
+    except Exception as error:  # torch on a CPU, NumPy and OpenCV each raise another type where memory ends
+        if options.debug or not is_out_of_memory(error):
+            raise
+        remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
+        print(f"mgd {options.command}: {no_memory(error, remedy)}", file=sys.stderr)
+        return 2
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -33,6 +33,9 @@ class Data:
     short_side: Count = 0  # shrink photos to this short side when they are read; 0 keeps their size
     crop_size: PositiveInt = 512
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
+    partner: Literal["batch", "independent"] = (
+        "batch"  # CutMix: with the batch's neighbour, or with an image of its own
+    )
     skip_broken: bool = False  # train on the next image in place of one that cannot be read; each is told
     cache: bool = False  # keep decoded images in memory, for small data sets
     workers: Count = 4  # loader processes for each training process
@@ -78,6 +81,21 @@ class CPS:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teach:
+    """What `mgd teach` leaves of frozen teachers for `method.teachers="offline"`, and how they look at a photo."""
+
+    dir: str = "{experiment}/maps"
+    crop_size: Count = 0  # sliding window in pixels; 0 takes the training crop
+    scales: tuple[float, ...] = (1.0,)  # averaged in labels and logits; the feature is of the photo as it is
+    flip: bool = False  # as scales
+    logits_stride: PositiveInt = 8  # T_D's logits: means over cells of so many pixels
+    feature_stride: Count = 0  # T_W's decoder feature: a multiple of 4; 0: about a quarter of a region's side
+    projection: Count = 0  # channels that the feature is projected to, at random; 0: its own
+    values: Literal["fp16", "fp32"] = "fp16"  # of logits and feature in the store
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the teachers, as in train
+
+
+@dataclass(frozen=True, kw_only=True)
 class MGD:
     """Multi-granularity distillation: how students are trained.
 
@@ -95,9 +113,16 @@ class MGD:
     lambda_region: NonNegative = 100.0
     region_grid: PositiveInt = 7
     rampup_iterations: Count = 0  # as in CPS, for the pixel-level terms on unlabelled images
+    teachers: Literal["online", "offline"] = "online"  # offline: what `mgd teach` left of them, no teacher runs
+    teach: Teach = Teach()
     teacher_norm: Literal["frozen", "batch"] = "frozen"  # batch: batch statistics that drift, as the official code
     score_teachers: bool = True  # on the validation list, before they teach
     baseline: str = ""  # the evaluation (.json) of a run on labels alone: teachers should score higher
+
+    def feature_stride(self, crop: int) -> int:
+        """Pixels of a cell of T_W's stored feature, for crops of this side."""
+        # 512 pixels / 7 regions / 4 = 18.3 -> 16; 800: 28; 128: 4
+        return self.teach.feature_stride or max(4, crop // (4 * self.region_grid) // 4 * 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +373,17 @@ def _check_values(c: Experiment) -> None:
         raise UserError(f"method.confidence={c.method.confidence} must be at most 1: it is a probability")
     if isinstance(c.method, Taught) and not c.method.deep_teacher and not c.method.wide_teacher:
         raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
+    if isinstance(c.method, MGD):
+        _check_teach(c.method)
+
+
+def _check_teach(method: MGD) -> None:
+    if method.teachers == "offline" and method.teacher_norm == "batch":
+        raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
+    if method.teach.feature_stride % 4:
+        raise UserError(f"method.teach.feature_stride={method.teach.feature_stride} must be a multiple of 4, or 0")
+    if not method.teach.scales or min(method.teach.scales) <= 0:
+        raise UserError(f"method.teach.scales={method.teach.scales} must hold numbers greater than 0, such as 1.0")
 
 
 def fill_in(config: Experiment, folder: Path) -> Experiment:
@@ -364,6 +400,8 @@ def fill_in(config: Experiment, folder: Path) -> Experiment:
             wide_teacher=tuple(map(fill, method.wide_teacher)),
             baseline=fill(method.baseline),
         )
+    if isinstance(method, MGD):
+        method = dataclasses.replace(method, teach=dataclasses.replace(method.teach, dir=fill(method.teach.dir)))
     return dataclasses.replace(config, method=method, run=dataclasses.replace(config.run, dir=fill(config.run.dir)))
 
 

@@ -10,9 +10,7 @@ import torch
 from mgd.checkpoint import (
     MAIN_BRANCH,
     Recognised,
-    State,
     check_fit,
-    flat_state,
     is_ours,
     network_of,
     read,
@@ -25,6 +23,7 @@ from mgd.files import atomic
 from mgd.models.backbones import BACKBONES, build_backbone, canonical_name, recognise_backbone
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.pretrained import HEADS, SOURCES, our_name
+from mgd.tensors import State, find_networks, flat_state
 
 TEACHER_BRANCHES = ("branch2", "branch3")  # of a student's file: T_W and T_D
 PUBLISHED_STRIDE = dict.fromkeys(BACKBONES, 16) | {"mobilenet_v2": 32}  # not in an official file, hence implied
@@ -52,7 +51,7 @@ def convert(file: Path, *, out: Path | None, role: str, backbone: str, official:
     if is_ours(content):
         raise UserError(f"{file} is in our format already; --to-official turns it into an official file")
     state = flat_state(content) or {}
-    if any("head.aspp." in name or "head.last_conv." in name for name in state):
+    if find_networks(content) or any("head.aspp." in name or "head.last_conv." in name for name in state):
         return _import_network(content, file, out, role, backbone)
     return _import_backbone(state, _beside(content), file, out, backbone)
 

@@ -1,6 +1,8 @@
 """Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
+import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -66,14 +68,44 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} cannot be read as text ({error}); expected a UTF-8 text file") from error
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, atomically."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    """Write JSON, atomically; null for a number that is not finite, for which JSON has no word."""
+    write_text(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    """A copy with None for every float that is not finite."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def below(folder: Path, name: str, suffix: str) -> Path:
+    """The file of that name, which may have folders in it, below `folder`.
+
+    Raises:
+        UserError: the name leads elsewhere.
+    """
+    path = folder / f"{name}{suffix}"
+    if not name or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        raise UserError(f"{name!r} would be written outside {folder}; names are paths below the data's root")
+    return path
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:

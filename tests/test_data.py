@@ -235,10 +235,10 @@ def test_image_and_label_stay_aligned_and_the_extent_marks_the_image(scale: floa
     whole = checkerboard(48, 56)
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        image, label, extent = augment(*whole, scales=(scale,), crop=crop, rng=rng)
+        image, label, geometry = augment(*whole, scales=(scale,), crop=crop, rng=rng)
         assert label is not None
         assert (image.shape, label.shape) == ((crop, crop, 3), (crop, crop))
-        top, bottom, left, right = extent
+        top, bottom, left, right = geometry.extent
         inside = np.zeros((crop, crop), bool)
         inside[top:bottom, left:right] = True
         assert np.array_equal(image.any(axis=2), inside)  # no pixel of the picture is black
@@ -262,7 +262,8 @@ def test_half_are_mirrored_and_every_scale_is_drawn_as_often() -> None:
     image, label = checkerboard(40, 56)
     rng, seen = np.random.default_rng(0), Counter()
     for _ in range(600):
-        found, _, (top, bottom, left, right) = augment(image, label, scales=SCALES, crop=120, rng=rng)
+        found, _, geometry = augment(image, label, scales=SCALES, crop=120, rng=rng)
+        top, bottom, left, right = geometry.extent
         mirrored = bool(found[top, left, 0] > found[top, right - 1, 0])
         seen[mirrored, (bottom - top) / 40] += 1
     assert {scale for _, scale in seen} == set(SCALES)

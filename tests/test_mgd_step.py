@@ -12,6 +12,7 @@ from mgd.config import MGD, Criterion
 from mgd.data.loaders import Batch, Views
 from mgd.models import DeepLabV3Plus, build_model
 from mgd.objectives.mgd import MGDObjective
+from mgd.objectives.teaching import TeacherNetworks
 
 CLASSES, SIZE, GRID = 5, 56, 7
 WEIGHTS = {"pixel_unlabeled": 0.9, "pixel_labeled": 1.1, "lambda_image": 0.004, "lambda_region": 100.0}
@@ -102,7 +103,8 @@ def restated(student: DeepLabV3Plus, deep: DeepLabV3Plus, wide: DeepLabV3Plus, b
 
 def objective(networks: dict[str, DeepLabV3Plus], norm: Norm = "frozen", **changes: float) -> MGDObjective:
     teachers = {name: networks[name] for name in ("deep", "wide")}
-    return MGDObjective(networks["student"], teachers, MGD(teacher_norm=norm, **(WEIGHTS | changes))).train()
+    config = MGD(teacher_norm=norm, **(WEIGHTS | changes))
+    return MGDObjective(networks["student"], TeacherNetworks(teachers, config), config).train()
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
@@ -125,13 +127,14 @@ def test_terms_and_gradients_are_those_of_the_equations(
 
 
 def test_a_frozen_teacher_stays_bit_for_bit_the_same(networks: dict[str, DeepLabV3Plus]) -> None:
-    before = {n: copy.deepcopy(networks[n].state_dict()) for n in ("deep", "wide")}
-    sum(objective(networks)(batch()).values()).backward()
+    model = objective(networks)
+    before = {name: copy.deepcopy(teacher.state_dict()) for name, teacher in model.teachers.items()}
+    sum(model(batch()).values()).backward()
     for name, state in before.items():
-        after = networks[name].state_dict()
+        after = model.teachers[name].state_dict()
         assert all(torch.equal(after[key], state[key]) for key in state)
-        assert all(p.grad is None for p in networks[name].parameters())
-        assert not any(module.training for module in networks[name].modules())
+        assert all(p.grad is None for p in model.teachers[name].parameters())
+        assert not any(module.training for module in model.teachers[name].modules())
 
 
 def test_batch_norm_of_a_teacher_drifts_with_teacher_norm_batch_and_nothing_else(
@@ -175,14 +178,16 @@ def test_a_weight_of_0_leaves_its_term_out_and_the_others_alone(
 def test_one_teacher_alone_gives_its_terms(networks: dict[str, DeepLabV3Plus]) -> None:
     both = {"supervised", "pixel_labeled", "pixel_unlabeled"}
     for name, own in (("deep", "image"), ("wide", "region")):
-        model = MGDObjective(networks["student"], {name: networks[name]}, MGD(**WEIGHTS)).train()
+        config = MGD(**WEIGHTS)
+        teaching = TeacherNetworks({name: networks[name]}, config)
+        model = MGDObjective(networks["student"], teaching, config).train()
         assert model(batch()).keys() == both | {own}
 
 
 def test_supervised_term_is_ohem_where_the_config_says_so(networks: dict[str, DeepLabV3Plus]) -> None:
     teachers = {name: networks[name] for name in ("deep", "wide")}
     config = MGD(criterion=Criterion(kind="ohem", threshold=0.0, min_kept=10), **WEIGHTS)
-    terms = MGDObjective(networks["student"], teachers, config).train()(batch(padded=0))
+    terms = MGDObjective(networks["student"], TeacherNetworks(teachers, config), config).train()(batch(padded=0))
     plain = objective(networks)(batch(padded=0))
     assert terms["supervised"] > plain["supervised"]  # the hardest 20 pixels only
     torch.testing.assert_close(terms["pixel_labeled"], plain["pixel_labeled"])

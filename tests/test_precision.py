@@ -18,6 +18,7 @@ from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.objectives.teaching import TeacherNetworks
 
 stored = partial(array, "losses")
 Loss = Callable[..., Tensor]
@@ -53,7 +54,8 @@ def objectives() -> dict[str, Callable[[], Objective]]:
     settings = MGD(deep_teacher=("deep.pt",), wide_teacher=("wide.pt",))
 
     def mgd(settings: MGD) -> Objective:
-        return MGDObjective(student(), {"deep": build_model("resnet101", 21), "wide": teacher()}, settings)
+        teachers = TeacherNetworks({"deep": build_model("resnet101", 21), "wide": teacher()}, settings)
+        return MGDObjective(student(), teachers, settings)
 
     return {
         "supervised": lambda: SupervisedObjective(student(), Supervised()),

@@ -17,10 +17,11 @@ LAYERS = (
     {"fields"},
     {"metrics", "config", "files", "parallel"},
     {"losses", "distillation_losses", "models", "data"},
-    {"checkpoint", "draw"},
+    {"tensors", "draw"},
+    {"checkpoint"},
     {"student"},
     {"published", "objectives", "infer"},
-    {"evaluate"},
+    {"evaluate", "teach"},
     {"compare", "convert", "check", "sheet"},
     {"engine"},
     {"study"},
@@ -97,7 +98,17 @@ def test_nothing_imports_an_experiment_a_test_or_a_benchmark(file):
 
 @each_file
 def test_every_import_is_a_requirement_or_comes_with_python(file):
-    required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm"}  # tensorboard: torch.utils
+    required = {
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "scipy",
+        "cv2",
+        "PIL",
+        "tqdm",
+        "safetensors",
+    }  # tensorboard: torch.utils
     roots = {name.split(".")[0] for name in imports(file)}
     optional = {"optim.py": {"apex"}, "plot.py": {"matplotlib"}}.get(file.name, set())  # used when it is there
     assert roots <= required | optional | {"mgd"} | sys.stdlib_module_names

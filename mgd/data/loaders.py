@@ -6,27 +6,36 @@ and one CutMix mask. Workers, ranks and micro-batches only decide who computes a
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mgd.config import Experiment
+from mgd.config import MGD, Experiment
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, load_pair
-from mgd.data.transforms import augment, shrink
+from mgd.data.maps import Maps, photo_name
+from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, few
 
 LABELED, UNLABELED, PARTNER, MASK = range(4)  # streams of random numbers ...
 SAMPLE, ORDER = range(2)  # ... and what they are used for
-STREAMS = {LABELED: "labeled", UNLABELED: "first", PARTNER: "second"}  # their views in a sample
 
 Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its label
+
+
+class Taught(NamedTuple):
+    """What the teachers' store has of images, with their geometry."""
+
+    labels: Mapping[str, Tensor]  # teacher -> (N,H,W) uint8, 255 in the padding
+    coarse: Mapping[str, Tensor]  # "logits" of T_D, "feature" of T_W -> (N,C,h,w), cells of the crop
 
 
 class Views(NamedTuple):
@@ -35,6 +44,7 @@ class Views(NamedTuple):
     image: Tensor  # (N,3,H,W) uint8 RGB
     valid: Tensor  # (N,H,W) bool, False in the crop padding
     label: Tensor | None = None  # (N,H,W) int64, 255 is ignored
+    taught: Taught | None = None  # with method.teachers="offline"
 
 
 class Batch(NamedTuple):
@@ -42,14 +52,14 @@ class Batch(NamedTuple):
 
     labeled: Views
     first: Views | None  # u0 of the paper; None where the method uses no unlabelled images
-    second: Views | None  # u1: other images than `first`
+    second: Views | None  # u1: other images than `first`; None: image i's is image i+1 of `first`, and the other way
     mask: Tensor | None  # (N,1,H,W) bool, True takes `second`
     iteration: int
 
     def pair(self) -> tuple[Views, Views, Tensor]:
         """(u0, u1, mask), for methods that use unlabelled images."""
-        assert self.first is not None and self.second is not None and self.mask is not None  # noqa: PT018
-        return self.first, self.second, self.mask
+        assert self.first is not None and self.mask is not None  # noqa: PT018
+        return self.first, self.second or _beside(self.first), self.mask
 
     def mixed(self) -> Views:
         """CutMix of the pair; a pixel is valid where it is in the image that it comes from."""
@@ -57,11 +67,28 @@ class Batch(NamedTuple):
         return Views(mix(first.image, second.image, mask), mix(first.valid, second.valid, mask))
 
 
-class TrainingSamples(Dataset):
-    """Position -> uint8 sample. Raises UserError when the parts are too small for the method."""
+def neighbours(values: Tensor) -> Tensor:
+    """(2n,...) -> the same with 0 and 1, 2 and 3, ... in each other's place."""
+    return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
-    def __init__(self, splits: Splits, config: Experiment) -> None:
+
+def _beside(views: Views) -> Views:
+    """The views of the neighbours."""
+    return Views(*tree_map(lambda value: None if value is None else neighbours(value), tuple(views)))
+
+
+class TrainingSamples(Dataset):
+    """Position -> uint8 sample. Raises UserError when the parts are too small for the method.
+
+    With data.partner="batch" the second image of a position p is the first, as augmented there, of the position beside
+    it (p + 1 where p is even, else p - 1), so that it is there already where both are in one forward pass.
+    """
+
+    def __init__(self, splits: Splits, config: Experiment, *, together: int = 1, maps: Maps | None = None) -> None:
+        """`together`: images in a forward pass. `maps`: what the teachers left, with method.teachers="offline"."""
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
+        self.maps, self.wanted = maps, wanted_maps(config) if maps is not None else {}
+        self.shares_first = config.data.partner == "batch" and together % 2 == 0
         self.uses_unlabeled = config.method.uses_unlabeled
         self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
         if self.uses_unlabeled and (count := len({item.image for item in splits.unlabeled})) < 2:
@@ -73,8 +100,10 @@ class TrainingSamples(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         broken: list[str] = []
         sample: dict[str, Any] = {}
-        for stream, (_, image, label) in self._picks(position, broken).items():
-            sample[STREAMS[stream]] = self._view(image, label, self._rng(stream, position))
+        for name, (stream, place) in self._places(position).items():
+            if name == "second" and self.shares_first:
+                continue
+            sample[name] = self._view(self._picked(stream, place, broken), self._rng(stream, place), name)
         if self.uses_unlabeled:
             crop = self.data.crop_size
             sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
@@ -82,23 +111,52 @@ class TrainingSamples(Dataset):
 
     def names(self, position: int) -> list[str]:
         """The images that a position takes, for messages. Reads them: another may stand in for a broken one."""
-        return [item.name for item, _, _ in self._picks(position, []).values()]
+        return [self._picked(stream, place, [])[0].name for stream, place in self._places(position).values()]
 
-    def _picks(self, position: int, broken: list[str]) -> dict[int, Pick]:
-        """What a position takes from each stream; complaints about others are added to `broken`."""
-        picks = {LABELED: self._pick(self.splits.labeled, position, LABELED, broken)}
+    def _places(self, position: int) -> dict[str, tuple[int, int]]:
+        """View -> the stream and the position that its image and its geometry are drawn for."""
+        places = {"labeled": (LABELED, position)}
         if self.uses_unlabeled:
-            first = picks[UNLABELED] = self._pick(self.splits.unlabeled, position, UNLABELED, broken)
-            picks[PARTNER] = self._pick(self.splits.unlabeled, position, PARTNER, broken, other_than=first[0])
-        return picks
+            places["first"] = (UNLABELED, position)
+            places["second"] = (UNLABELED, position ^ 1) if self.data.partner == "batch" else (PARTNER, position)
+        return places
 
-    def _view(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> dict[str, Any]:
+    def _picked(self, stream: int, position: int, broken: list[str]) -> Pick:
+        """What a position takes from a stream; complaints about others are added to `broken`."""
+        if stream != PARTNER:
+            items = self.splits.labeled if stream == LABELED else self.splits.unlabeled
+            return self._pick(items, position, stream, broken)
+        first = self._pick(self.splits.unlabeled, position, UNLABELED, [])[0] if self.data.skip_broken else None
+        return self._pick(self.splits.unlabeled, position, PARTNER, broken, other_than=first)
+
+    def _view(self, pick: Pick, rng: np.random.Generator, name: str) -> dict[str, Any]:
         """Augmented, as tensors."""
-        image, label, extent = augment(image, label, scales=self.data.scales, crop=self.data.crop_size, rng=rng)
-        view = {"image": torch.from_numpy(image).permute(2, 0, 1), "extent": torch.from_numpy(extent)}
-        if label is not None:
-            view["label"] = torch.from_numpy(label)
+        item, image, label = pick
+        crop, target, geometry = augment(image, label, scales=self.data.scales, crop=self.data.crop_size, rng=rng)
+        view: dict[str, Any] = {"image": torch.from_numpy(crop).permute(2, 0, 1)}
+        view["extent"] = torch.tensor(geometry.extent)
+        if target is not None:
+            view["label"] = torch.from_numpy(target)
+        if self.maps is not None:
+            view["taught"] = self._taught(self.maps, item, image.shape[:2], geometry, self.wanted[name])
         return view
+
+    def _taught(
+        self, maps: Maps, item: Item, size: tuple[int, int], geometry: Geometry, kinds: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        """The stored maps of these kinds, cut as the image was."""
+        index = maps.find(photo_name(item.image, Path(self.data.root)))
+        photo = maps.photo(index)
+        if (photo.height, photo.width) != size or photo.bytes != item.image.stat().st_size:
+            raise UserError(f"{item.image} has changed since its maps were made; delete {maps.folder} and teach again")
+        taught: dict[str, dict[str, Tensor]] = {"labels": {}, "coarse": {}}
+        for kind in kinds:
+            teacher, _, what = kind.partition(".")
+            if what == "label":
+                taught["labels"][teacher] = torch.from_numpy(maps.crop_full(index, kind, geometry))
+            else:
+                taught["coarse"][what] = torch.from_numpy(maps.crop_coarse(index, kind, geometry))
+        return taught
 
     def _pick(
         self, items: list[Item], position: int, stream: int, broken: list[str], *, other_than: Item | None = None
@@ -173,16 +231,37 @@ class PositionSampler(Sampler[list[int]]):
                 yield list(range(first, first + size))
 
 
+def wanted_maps(config: Experiment) -> dict[str, list[str]]:
+    """View -> the kinds of maps that its terms ask for."""
+    method = config.method
+    assert isinstance(method, MGD)
+    teachers = {"deep": method.deep_teacher, "wide": method.wide_teacher}
+    labels = [f"{name}.label" for name, files in teachers.items() if files]
+    coarse = ["deep.logits"] if method.deep_teacher and method.lambda_image else []
+    coarse += ["wide.feature"] if method.wide_teacher and method.lambda_region else []
+    unlabeled = (labels if method.pixel_unlabeled else []) + coarse
+    return {"labeled": labels if method.pixel_labeled else [], "first": unlabeled, "second": unlabeled}
+
+
 def draw(seed: int, stream: int, position: int, count: int) -> int:
     """Which of `count` items a position takes from a stream: a new permutation every epoch, each item once in it.
 
     PARTNER takes UNLABELED's permutation, rotated by 1 to count-1: every image once, and never the same as UNLABELED.
+    Positions 2n and 2n + 1 of UNLABELED never take the same item, not where an epoch begins between them either.
     """
     epoch, place = divmod(position, count)
     if stream == PARTNER:
         place = (place + 1 + int(np.random.default_rng([seed, ORDER, PARTNER, epoch]).integers(count - 1))) % count
         stream = UNLABELED
-    return int(_permutation(seed, stream, epoch, count)[place])
+    return int(_permutation(seed, stream, epoch, count)[_apart(seed, stream, epoch, place, count)])
+
+
+def _apart(seed: int, stream: int, epoch: int, place: int, count: int) -> int:
+    """`place`, but the first two change places where the first would follow itself within a pair of positions."""
+    if stream != UNLABELED or place > 1 or epoch * count % 2 == 0:
+        return place
+    first, last = _permutation(seed, stream, epoch, count)[0], _permutation(seed, stream, epoch - 1, count)[-1]
+    return 1 - place if first == last else place
 
 
 @lru_cache(maxsize=8)
@@ -218,11 +297,12 @@ def to_device(sample: dict[str, Any], device: torch.device, iteration: int) -> B
             return None
         image = sample[name]["image"].to(device, non_blocking=True)
         valid = _inside(sample[name]["extent"].to(device, non_blocking=True), *image.shape[-2:])
-        label = sample[name].get("label")
+        label, taught = sample[name].get("label"), sample[name].get("taught")
         return Views(
             image.contiguous(memory_format=torch.channels_last),
             valid,
             None if label is None else label.to(device, non_blocking=True).long(),
+            None if taught is None else Taught(**tree_map(lambda t: t.to(device, non_blocking=True), taught)),
         )
 
     labeled = views("labeled")

@@ -1,34 +1,59 @@
 """Augmentation of an image together with its label map: pure functions of arrays and a generator."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
 from mgd.metrics import IGNORE_INDEX
 
 
+class Geometry(NamedTuple):
+    """Where a crop lies in a photo that is mirrored, then scaled: what happens to all that belongs to the photo."""
+
+    flip: bool
+    height: int  # of the scaled photo, in pixels; like the next three
+    width: int
+    top: int  # first row and column of the crop; 0 where the scaled photo is smaller than the crop
+    left: int
+    crop: int
+
+    @property
+    def extent(self) -> tuple[int, int, int, int]:
+        """(top, bottom, left, right) in the crop of what is photo; the rest is padding, the same on both sides."""
+        above, before = max(0, self.crop - self.height) // 2, max(0, self.crop - self.width) // 2
+        return above, above + min(self.height, self.crop), before, before + min(self.width, self.crop)
+
+
+def draw_geometry(
+    height: int, width: int, *, scales: tuple[float, ...], crop: int, rng: np.random.Generator
+) -> Geometry:
+    """The published augmentation of a (height, width) photo: mirror with p 0.5, a scale of `scales`, a random crop."""
+    flip = rng.random() < 0.5
+    scale = scales[rng.integers(len(scales))]
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (int(rng.integers(max(0, side - crop) + 1)) for side in (height, width))
+    return Geometry(flip, height, width, top, left, crop)
+
+
+def cut(array: np.ndarray, geometry: Geometry, *, fill: int, nearest: bool = False) -> np.ndarray:
+    """The crop (crop,crop) or (crop,crop,3) of a photo, or of a label map (`nearest`); `fill` where there is none."""
+    array = array[:, ::-1] if geometry.flip else array
+    array = resize(array, geometry.height, geometry.width, nearest=nearest)
+    return _crop(array, geometry.top, geometry.left, geometry.crop, fill=fill)
+
+
 def augment(
     image: np.ndarray, label: np.ndarray | None, *, scales: tuple[float, ...], crop: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """The published augmentation: mirror with p 0.5, a scale drawn from `scales`, a random crop.
-
-    Args:
-        image: (H,W,3) uint8. label: (H,W) uint8 or None.
+) -> tuple[np.ndarray, np.ndarray | None, Geometry]:
+    """The published augmentation of an image (H,W,3) uint8 and its label map (H,W) uint8 or None.
 
     Returns:
-        image (crop,crop,3), label (crop,crop) or None, and the extent (top, bottom, left, right), int64, of what is
-        image in the crop; the rest is padding: 0 in the image, 255 in the label.
+        image (crop,crop,3), 0 in the padding; label (crop,crop) or None, 255 in the padding; what was done to both.
     """
-    if rng.random() < 0.5:
-        image, label = image[:, ::-1], None if label is None else label[:, ::-1]
-    scale = scales[rng.integers(len(scales))]
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    top, left = (int(rng.integers(max(0, side - crop) + 1)) for side in (height, width))
-    image = _crop(resize(image, height, width), top, left, crop, fill=0)
-    if label is not None:
-        label = _crop(resize(label, height, width, nearest=True), top, left, crop, fill=IGNORE_INDEX)
-    above, before = max(0, crop - height) // 2, max(0, crop - width) // 2
-    extent = np.array([above, above + min(height, crop), before, before + min(width, crop)])
-    return image, label, extent
+    geometry = draw_geometry(*image.shape[:2], scales=scales, crop=crop, rng=rng)
+    cut_label = None if label is None else cut(label, geometry, fill=IGNORE_INDEX, nearest=True)
+    return cut(image, geometry, fill=0), cut_label, geometry
 
 
 def resize(array: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:

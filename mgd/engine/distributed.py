@@ -31,6 +31,11 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Processes]:

@@ -19,7 +19,6 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from mgd.config import Experiment, to_dict
@@ -106,6 +105,8 @@ class Meter:
         self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
         if main:
             self.file = _continue_jsonl(folder / "metrics.jsonl", written)
+            from torch.utils.tensorboard import SummaryWriter  # training alone needs it
+
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     @property

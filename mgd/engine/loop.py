@@ -23,7 +23,7 @@ from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
-from mgd.objectives import build_objective
+from mgd.objectives import build_objective, open_maps
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ class Trainer:
         previous = previous_state(self.folder, config, resume=resume)
         self.iteration = previous.progress[0] if previous is not None and previous.progress else 0
         check_same_start(self.iteration, self.folder)
-        self.samples = TrainingSamples(self.splits, config)
+        together = config.train.batch_size // (config.train.accumulate * team.world)
+        self.samples = TrainingSamples(self.splits, config, together=together, maps=open_maps(config, self.splits))
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)

@@ -1,11 +1,15 @@
 """Objectives: what a method computes in a step. The type of `config.method` picks one."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
 from mgd.config import CPS, CWD, KD, MGD, Experiment, MeanTeacher, Model, Supervised, Taught
+from mgd.data.datasets import Splits
+from mgd.data.maps import Contents, Maps, photo_name
 from mgd.errors import UserError
+from mgd.files import sha256_of
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import load_imagenet
 from mgd.objectives.base import Objective
@@ -14,6 +18,7 @@ from mgd.objectives.distill import CWDObjective, KDObjective
 from mgd.objectives.mean_teacher import MeanTeacherObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.objectives.teaching import StoredTeaching, TeacherNetworks, Teaching
 from mgd.student import load_student
 
 __all__ = ["Objective", "build_objective", "find_teacher"]
@@ -28,16 +33,17 @@ def build_objective(config: Experiment, num_classes: int) -> Objective:
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
-    # First, since it is what most often fails.
-    names = teacher_paths(method) if isinstance(method, Taught) else ()
-    teachers = {name: load_teacher(config, name, num_classes) for name in names}
-    student = _network(config.model, num_classes)
+    # Teachers first, since they are what most often fails.
     if isinstance(method, MGD):
-        return MGDObjective(student, teachers, method)
+        teaching = _teaching(config, method, num_classes)
+        return MGDObjective(_network(config.model, num_classes), teaching, method)
     if isinstance(method, KD):
-        return KDObjective(student, teachers, method)
+        teachers = _load_teachers(config, method, num_classes)
+        return KDObjective(_network(config.model, num_classes), teachers, method)
     if isinstance(method, CWD):
-        return CWDObjective(student, teachers, method)
+        teachers = _load_teachers(config, method, num_classes)
+        return CWDObjective(_network(config.model, num_classes), teachers, method)
+    student = _network(config.model, num_classes)
     if isinstance(method, CPS):
         return CPSObjective(student, _network(config.model, num_classes), method)
     if isinstance(method, MeanTeacher):
@@ -50,6 +56,39 @@ def teacher_paths(method: Taught) -> dict[str, tuple[str, ...]]:
     """The teachers that a config names: "deep" and "wide", each with its candidate files."""
     paths = {"deep": method.deep_teacher, "wide": method.wide_teacher}
     return {name: files for name, files in paths.items() if files}
+
+
+def maps_contents(config: Experiment, splits: Splits) -> Contents:
+    """What the store of the teachers' maps must be of to serve this experiment, whatever its partition is.
+
+    Raises:
+        UserError: a teacher's file is missing.
+    """
+    method, root = config.method, Path(config.data.root)
+    assert isinstance(method, MGD)
+    crop = config.data.crop_size
+    resolved = {"crop_size": method.teach.crop_size or crop, "feature_stride": method.feature_stride(crop)}
+    teach = asdict(method.teach) | resolved
+    del teach["dir"]
+    files = {name: find_teacher(files, name) for name, files in teacher_paths(method).items()}
+    facts = {
+        "teachers": {name: sha256_of(file) for name, file in files.items()},
+        "classes": list(splits.classes.names),
+        "options": teach | {"short_side": config.data.short_side},
+    }
+    photos = {photo_name(item.image, root) for item in (*splits.labeled, *splits.unlabeled)}
+    return Contents(tuple(sorted(photos)), facts)
+
+
+def open_maps(config: Experiment, splits: Splits) -> Maps | None:
+    """The teachers' maps that an experiment with `method.teachers="offline"` trains on; None for any other.
+
+    Raises:
+        UserError: there are none, or they are of another teacher, list, class set, option or version.
+    """
+    if not isinstance(config.method, MGD) or config.method.teachers != "offline":
+        return None
+    return Maps(Path(config.method.teach.dir), maps_contents(config, splits))
 
 
 def find_teacher(files: tuple[str, ...], name: str) -> Path:
@@ -69,6 +108,16 @@ def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Pl
     network = load_student(path, num_classes=num_classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
+
+
+def _load_teachers(config: Experiment, method: Taught, num_classes: int) -> dict[str, DeepLabV3Plus]:
+    return {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
+
+
+def _teaching(config: Experiment, method: MGD, num_classes: int) -> Teaching:
+    if method.teachers == "offline":
+        return StoredTeaching(method, tuple(teacher_paths(method)))
+    return TeacherNetworks(_load_teachers(config, method, num_classes), method)
 
 
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:

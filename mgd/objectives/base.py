@@ -3,16 +3,16 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mgd.config import Criterion
 from mgd.data.loaders import Batch, Views
-from mgd.losses import cross_entropy, ohem_cross_entropy
+from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.deeplab import DeepLabV3Plus, upsample
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
 
@@ -71,18 +71,23 @@ def see(network: DeepLabV3Plus, views: Views) -> Tensor:
     return network.normalise(views.image, views.valid) if views.image.dtype == torch.uint8 else views.image
 
 
-def supervised_loss(logits: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
-    """The criterion's loss.
+def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
+    """The criterion's mean of the pixels' cross-entropies (N,H,W).
 
     OHEM chooses the hard pixels of every image by itself, so that they do not depend on the images beside it, and is
     the mean over the images that have a valid pixel.
     """
     if criterion.kind == "ohem":
-        options: dict[str, Any] = {"threshold": criterion.threshold, "min_kept": criterion.min_kept}
-        pairs = zip(logits.split(1), target.split(1), strict=True)
-        losses = torch.stack([ohem_cross_entropy(one, its_target, **options) for one, its_target in pairs])
-        return losses.sum() / supervised_count(target, criterion).clamp(min=1)
-    return cross_entropy(logits, target)
+        of_images = mean_of_hard(losses, target, threshold=criterion.threshold, min_kept=criterion.min_kept)
+        return of_images.sum() / supervised_count(target, criterion).clamp(min=1)
+    return mean_of_valid(losses, target)
+
+
+def criterion_loss(network: DeepLabV3Plus, views: Views, target: Tensor, criterion: Criterion) -> Tensor:
+    """The criterion's loss of a network on images."""
+    logits = network.classifier(network.feature(see(network, views)))
+    (losses,) = pixel_cross_entropy(logits, [target])
+    return supervised_loss(losses, target, criterion)
 
 
 def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion) -> Pass:
@@ -91,7 +96,7 @@ def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion
     assert label is not None
 
     def terms() -> Terms:
-        return {"supervised": supervised_loss(network(see(network, labeled)), label, criterion)}
+        return {"supervised": criterion_loss(network, labeled, label, criterion)}
 
     return Pass({"supervised": supervised_count(label, criterion)}, terms)
 
@@ -109,6 +114,11 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(logits: Tensor, valid: Tensor) -> Tensor:
-    """(N,K,H,W) -> (N,H,W) int64 pseudo-label; 255 where there is no image."""
-    return torch.where(valid, logits.argmax(dim=1), IGNORE_INDEX)
+def hard_label(network: DeepLabV3Plus, feature: Tensor, valid: Tensor) -> Tensor:
+    """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
+
+    Image by image: full-resolution logits of a batch would only be thrown away.
+    """
+    logits = network.classifier(feature)
+    labels = [upsample(one, valid.shape[-2:]).argmax(dim=1) for one in logits.split(1)]
+    return torch.where(valid, torch.cat(labels), IGNORE_INDEX).byte()

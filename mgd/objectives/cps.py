@@ -7,18 +7,18 @@ from torch import Tensor
 
 from mgd.config import CPS
 from mgd.data.cutmix import mix
-from mgd.data.loaders import Batch
+from mgd.data.loaders import Batch, neighbours
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.objectives.base import (
     Objective,
     Pass,
     Terms,
+    criterion_loss,
     hard_label,
     rampup,
     see,
     supervised_count,
-    supervised_loss,
     supervised_pass,
 )
 
@@ -48,7 +48,7 @@ class CPSObjective(Objective):
         labels = cache(lambda: (self._pseudo_label(self.peer, batch), self._pseudo_label(self.student, batch)))
 
         def terms(network: DeepLabV3Plus, teacher: int) -> Terms:
-            return {"cps": weight * supervised_loss(network(see(network, mixed)), labels()[teacher], criterion)}
+            return {"cps": weight * criterion_loss(network, mixed, labels()[teacher], criterion)}
 
         # A pseudo-label is valid where an image is.
         counts = {"cps": supervised_count(torch.where(mixed.valid, 0, IGNORE_INDEX), criterion)}
@@ -59,5 +59,7 @@ class CPSObjective(Objective):
     def _pseudo_label(network: DeepLabV3Plus, batch: Batch) -> Tensor:
         """(N,H,W): the mask is binary, so mixing labels is the same as mixing logits before the argmax."""
         first, second, mask = batch.pair()
-        own, partner = (hard_label(network(see(network, views)), views.valid) for views in (first, second))
-        return mix(own, partner, mask)
+        own = hard_label(network, network.feature(see(network, first)), first.valid)
+        if batch.second is None:
+            return mix(own, neighbours(own), mask)
+        return mix(own, hard_label(network, network.feature(see(network, second)), second.valid), mask)

@@ -1,6 +1,7 @@
 """Plain distillation from frozen teachers: pixel by pixel (KD) and channel by channel (CWD)."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,18 +10,33 @@ from torch import Tensor, nn
 from mgd.config import CWD, KD
 from mgd.data.loaders import Batch, Views
 from mgd.distillation_losses import channel_wise_loss, pixel_kl_loss
+from mgd.losses import pixel_cross_entropy
 from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Pass, Terms, see, supervised_count, supervised_loss
-from mgd.objectives.taught import TaughtObjective, Teachers
+from mgd.models.folding import for_inference
+from mgd.objectives.base import Objective, Pass, Terms, see, supervised_count, supervised_loss
+from mgd.objectives.teaching import Teachers
 
 
-class DistillObjective(TaughtObjective):
+class DistillObjective(Objective):
     """L = supervised + w_labeled * D(x) + w_unlabeled * D(mix): what D is, a subclass says.
 
-    Student and teachers see the same images; D is the mean over the teachers.
+    Student and teachers see the same images; D is the mean over the teachers. These are frozen copies with batch norm
+    folded, outside `train()`, `parameters()`, `state_dict()` and DDP.
     """
 
     config: KD | CWD
+
+    def __init__(self, student: DeepLabV3Plus, teachers: Teachers) -> None:
+        super().__init__()
+        self.student = student
+        self.teachers = {name: for_inference(net).eval().requires_grad_(False) for name, net in teachers.items()}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "DistillObjective":
+        """`to()`, `cuda()` and the like, teachers included."""
+        super()._apply(*args, **kwargs)
+        for teacher in self.teachers.values():
+            teacher._apply(*args, **kwargs)
+        return self
 
     def passes(self, batch: Batch) -> list[Pass]:
         """On labelled images, and on mixed ones where their weight is not 0."""
@@ -45,8 +61,8 @@ class DistillObjective(TaughtObjective):
     def _labeled_terms(self, labeled: Views) -> Terms:
         assert labeled.label is not None
         feature = self.student.feature(see(self.student, labeled))
-        logits = self.student.logits(feature, labeled.image.shape[-2:])
-        terms = {"supervised": supervised_loss(logits, labeled.label, self.config.criterion)}
+        (losses,) = pixel_cross_entropy(self.student.classifier(feature), [labeled.label])
+        terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion)}
         if self.config.labeled:
             found = self.compare(feature, labeled).items()
             terms |= {f"{name}_labeled": self.config.labeled * term for name, term in found}

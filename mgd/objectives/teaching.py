@@ -1,0 +1,152 @@
+"""Where a student's lessons come from: frozen teachers that look at its images, or what they left of every photo."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgd.config import MGD
+from mgd.data.cutmix import mix
+from mgd.data.loaders import Batch, Views, neighbours
+from mgd.losses import global_pool
+from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.folding import for_inference
+from mgd.objectives.base import hard_label, see
+
+Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
+FEATURE_STRIDE = 4  # of a network's decoder feature
+Labels = dict[str, Tensor]  # teacher -> (N,H,W) pseudo-label, 255 where there is no image
+
+
+class Lesson(NamedTuple):
+    """What a step wants to know of mixed images, as far as a weight asks for it."""
+
+    labels: Labels
+    pooled: Tensor | None  # (N,K): T_D's logits, the mean over an image's valid pixels
+    feature: Tensor | None  # (N,C,h,w): T_W's decoder feature
+
+
+class Teaching:
+    """What teachers say of images; without gradient, and nothing in it is trained.
+
+    Attributes:
+        networks: the teachers, where they are here.
+    """
+
+    networks: Teachers = MappingProxyType({})
+
+    def __init__(self, config: MGD, names: tuple[str, ...]) -> None:
+        self.config = config
+        self.compares_image = "deep" in names and config.lambda_image > 0
+        self.compares_region = "wide" in names and config.lambda_region > 0
+
+    @property
+    def sees_mixed(self) -> bool:
+        """Whether any term on mixed images has a weight."""
+        return self.config.pixel_unlabeled > 0 or self.compares_image or self.compares_region
+
+    def labels(self, views: Views) -> Labels:
+        """Each teacher's hard pseudo-labels."""
+        raise NotImplementedError
+
+    def lesson(self, batch: Batch, mixed: Views) -> Lesson:
+        """Of the CutMix images of a batch."""
+        raise NotImplementedError
+
+    def apply(self, function: Callable[[nn.Module], object]) -> None:
+        """Do to the networks what is done to an objective: `to()`, `cuda()` and the like."""
+
+
+class TeacherNetworks(Teaching):
+    """Teachers that look at the images themselves.
+
+    Frozen, they are copies with batch norm folded, and nothing in them changes; `teacher_norm="batch"` puts them in
+    train mode, where predictions use batch statistics and the running ones drift, as in the official code.
+    """
+
+    def __init__(self, teachers: Teachers, config: MGD) -> None:
+        super().__init__(config, tuple(teachers))
+        drifts = config.teacher_norm == "batch"
+        self.networks = {name: net.train() if drifts else for_inference(net).eval() for name, net in teachers.items()}
+        for network in self.networks.values():
+            network.requires_grad_(False)
+
+    def apply(self, function: Callable[[nn.Module], object]) -> None:
+        for network in self.networks.values():
+            function(network)
+
+    @torch.no_grad()
+    def labels(self, views: Views) -> Labels:
+        return {name: self._label(network, views) for name, network in self.networks.items()}
+
+    @torch.no_grad()
+    def lesson(self, batch: Batch, mixed: Views) -> Lesson:
+        """The mask is binary: mixing labels is mixing logits before the argmax."""
+        first, second, mask = batch.pair()
+        labels, pooled, feature = {}, None, None
+        for name, network in self.networks.items():
+            if self.config.pixel_unlabeled:
+                own = self._label(network, first)
+                partner = neighbours(own) if batch.second is None else self._label(network, second)
+                labels[name] = mix(own, partner, mask)
+            if name == "deep" and self.compares_image:
+                logits = network.classifier(network.feature(see(network, mixed)))
+                pooled = global_pool(logits, mixed.valid)
+            if name == "wide" and self.compares_region:
+                feature = network.feature(see(network, mixed))
+        return Lesson(labels, pooled, feature)
+
+    @staticmethod
+    def _label(network: DeepLabV3Plus, views: Views) -> Tensor:
+        return hard_label(network, network.feature(see(network, views)), views.valid)
+
+
+class StoredTeaching(Teaching):
+    """What `mgd teach` left of the photos, cut as the images were; it comes with the batch.
+
+    A network's logits of a mixed image are not the mix of its logits, which is all that a store can give: image and
+    region level learn from a teacher that saw each photo whole.
+    """
+
+    def labels(self, views: Views) -> Labels:
+        assert views.taught is not None
+        return dict(views.taught.labels)
+
+    def lesson(self, batch: Batch, mixed: Views) -> Lesson:
+        first, second, mask = batch.pair()
+        assert first.taught is not None
+        assert second.taught is not None
+        partner = second.taught.labels
+        labels = {name: mix(own, partner[name], mask) for name, own in first.taught.labels.items()}
+        pooled, feature = None, None
+        if self.compares_image:
+            pooled = global_pool(*self._mixed(batch, "logits", self.config.teach.logits_stride))
+        if self.compares_region:
+            stride = self.config.feature_stride(mask.shape[-1])
+            feature, _ = self._mixed(batch, "feature", stride)
+            fine = stride // FEATURE_STRIDE
+            feature = feature.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
+            feature = feature[:, :, : -(-mask.shape[2] // FEATURE_STRIDE), : -(-mask.shape[3] // FEATURE_STRIDE)]
+        return Lesson(labels, pooled, feature)
+
+    @staticmethod
+    def _mixed(batch: Batch, name: str, stride: int) -> tuple[Tensor, Tensor]:
+        """(N,C,h,w) float32, the mean over the valid pixels of each cell; (N,h,w), how many pixels these are."""
+        first, second, mask = batch.pair()
+        assert first.taught is not None
+        assert second.taught is not None
+        taken = mask[:, 0].bool()
+        share = _pixels_in_cells(first.valid & ~taken, stride)
+        other = _pixels_in_cells(second.valid & taken, stride)
+        own, partner = (taught.coarse[name].float() for taught in (first.taught, second.taught))
+        total = share + other
+        return (own * share[:, None] + partner * other[:, None]) / total.clamp(min=1)[:, None], total
+
+
+def _pixels_in_cells(valid: Tensor, stride: int) -> Tensor:
+    """(N,H,W) bool -> (N,h,w) float32: how many pixels of each cell are valid; the last cells may be smaller."""
+    pad = [side for length in reversed(valid.shape[1:]) for side in (0, -length % stride)]
+    return F.avg_pool2d(F.pad(valid.float(), pad)[:, None], stride)[:, 0] * stride**2

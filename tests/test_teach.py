@@ -1,0 +1,337 @@
+"""Offline teachers: what is stored equals what the networks say, survives kills, and is refused where it is foreign."""
+
+import errno
+import multiprocessing
+import os
+import shutil
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    BACKBONE,
+    CHANNELS,
+    differences,
+    read,
+    run_processes,
+    train,
+    write_config,
+    write_image,
+    write_network,
+)
+from torch.utils.data import default_collate
+
+from mgd.__main__ import main
+from mgd.config import MGD, Experiment, load
+from mgd.data.datasets import open_splits
+from mgd.data.images import load_image, read_indices, read_palette
+from mgd.data.loaders import Batch, TrainingSamples, to_device
+from mgd.data.maps import Contents, Kind, Maps, MapsWriter, Photo, cells
+from mgd.data.transforms import Geometry
+from mgd.errors import UserError
+from mgd.models import build_model
+from mgd.objectives import build_objective, open_maps
+from mgd.teach import open_teachers, teach
+
+CPU = torch.device("cpu")
+EXACT = [f"method.teach.{text}" for text in ("values=fp32", "logits_stride=4", "feature_stride=4")]
+
+
+def taught(folder: Path, root: Path, teachers: list[str], *changes: str) -> tuple[Path, list[str]]:
+    """(config.py, overrides) of a student whose teachers have looked."""
+    config, arguments = write_config(folder, root), [*teachers, "method.score_teachers=false", *changes]
+    assert main(["teach", str(config), *arguments]) == 0
+    return config, [*arguments, "method.teachers=offline"]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def batch_of(config: Experiment, count: int = 4) -> Batch:
+    splits = open_splits(config.data)
+    samples = TrainingSamples(splits, config, together=count, maps=open_maps(config, splits))
+    return to_device(default_collate([samples[position] for position in range(count)]), CPU, 0)
+
+
+def terms_of(config: Experiment, batch: Batch) -> dict[str, float]:
+    objective = build_objective(config, 8).eval()  # without batch statistics
+    torch.manual_seed(0)
+    objective.student.load_state_dict(build_model(BACKBONE, 8, channels=CHANNELS).state_dict())
+    return {name: term.item() for name, term in objective(batch).items()}
+
+
+def both(config: Path, overrides: list[str], *, mask: bool = True) -> tuple[dict[str, float], dict[str, float]]:
+    """A batch's terms from networks and from the store; without CutMix where `mask` is False."""
+    offline = load(config, overrides)
+    assert isinstance(offline.method, MGD)
+    online = replace(offline, method=replace(offline.method, teachers="online"))
+    batch = batch_of(offline)
+    assert batch.mask is not None
+    batch = batch if mask else batch._replace(mask=torch.zeros_like(batch.mask))
+    return terms_of(online, batch), terms_of(offline, batch)
+
+
+WHOLE = ["data.crop_size=48", "data.scales=1.0"]  # the scenes are 48 high
+TERMS = {"supervised", "pixel_labeled", "pixel_unlabeled", "image", "region"}
+
+
+@pytest.fixture
+def squares(tmp_path: Path, small_scenes: Path) -> Path:
+    """The generated scenes, cut to 48x48: a crop of 48 is a whole photo."""
+    root = tmp_path / "squares"
+    shutil.copytree(small_scenes, root)
+    for path in root.rglob("*.jpg"):
+        write_image(path, np.ascontiguousarray(load_image(path)[:, :48]))
+    for path in root.rglob("label/*.png"):
+        write_image(path, np.ascontiguousarray(read_indices(path)[:, :48]))
+    return root
+
+
+@pytest.fixture
+def unturned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No photo is mirrored, scaled or moved."""
+    monkeypatch.setattr(
+        "mgd.data.transforms.draw_geometry", lambda *size, crop, **_: Geometry(False, *size, 0, 0, crop)
+    )
+
+
+@pytest.mark.usefixtures("unturned")
+def test_where_the_geometry_is_the_identity_the_store_gives_the_networks_terms(
+    tmp_path: Path, squares: Path, teachers: list[str]
+) -> None:
+    student = taught(tmp_path / "student", squares, teachers, *WHOLE, *EXACT)
+    expected, found = both(*student, mask=False)
+    assert expected.keys() == TERMS
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    expected, found = both(*student)
+    for name in ("supervised", "pixel_labeled", "pixel_unlabeled"):  # labels are mixed in the same way
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+@pytest.mark.usefixtures("unturned")
+def test_half_precision_and_coarse_cells_change_image_and_region_level_by_little(
+    tmp_path: Path, squares: Path, teachers: list[str]
+) -> None:
+    changes = [*WHOLE, "method.teach.feature_stride=4", "method.teach.logits_stride=8"]
+    expected, found = both(*taught(tmp_path / "student", squares, teachers, *changes), mask=False)
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+def test_mirrored_scaled_and_cropped_the_store_stays_near_the_networks(
+    tmp_path: Path, squares: Path, teachers: list[str]
+) -> None:
+    expected, found = both(*taught(tmp_path / "student", squares, teachers, "data.crop_size=48", *EXACT))
+    assert found["supervised"] == expected["supervised"]
+    tolerance = {"pixel_labeled": 0.1, "pixel_unlabeled": 0.1, "image": 0.002}  # networks at random
+    for name, value in tolerance.items():
+        assert found[name] == pytest.approx(expected[name], abs=value), name
+    assert found["region"] / 100 == pytest.approx(expected["region"] / 100, abs=0.005)  # mean square of cosines
+
+
+# The store
+
+
+def test_a_crop_takes_of_each_cell_what_lies_in_it() -> None:
+    half = cells(32, 8, 16, 0, 16, flip=False)  # scaled by one half: a crop's cell is two of the photo's
+    assert np.array_equal(half, [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+    double = cells(16, 8, 32, 8, 16, flip=False)  # by 2, from 8 on: both cells lie in the photo's first and second
+    assert np.array_equal(double, [[1, 0], [0, 1]])
+    assert np.array_equal(cells(20, 8, 20, 0, 20, flip=False), np.eye(3))
+    assert np.array_equal(cells(16, 8, 16, 0, 16, flip=True), np.eye(2)[::-1])
+    padded = cells(8, 8, 8, -8, 24, flip=False)  # a cell of padding on both sides
+    assert np.array_equal(padded, [[0], [1], [0]])
+
+
+def small_store(folder: Path, count: int = 5) -> Contents:
+    contents = Contents(tuple(f"{i}.jpg" for i in range(count)), {"teachers": {"deep": "abc"}})
+    with closing(MapsWriter(folder, contents, KINDS)) as store:
+        for place in range(count):
+            if place not in store.done:
+                store.add(Photo(place, 6, 9, 100 + place), maps_of(place))
+    return contents
+
+
+KINDS = [Kind("deep.label"), Kind("deep.logits", 4, 3, "<f2")]
+
+
+def maps_of(place: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(place)
+    return {"deep.label": rng.integers(0, 9, (6, 9), dtype=np.uint8), "deep.logits": rng.normal(size=(2, 3, 3))}
+
+
+def test_what_was_stored_is_read_at_random(tmp_path: Path) -> None:
+    store = Maps(tmp_path, small_store(tmp_path))
+    for place in (3, 0, 4):
+        assert store.photo(place) == (place, 6, 9, 100 + place)
+        assert np.array_equal(store.full(place, "deep.label"), maps_of(place)["deep.label"])
+        assert np.array_equal(store.coarse(place, "deep.logits"), maps_of(place)["deep.logits"].astype("<f2"))
+    assert store.find("3.jpg") == 3
+
+
+def test_cut_off_anywhere_it_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -> None:
+    contents = small_store(tmp_path)
+    whole = files_of(tmp_path)
+    for name in ("index-0.bin", "data-0.bin"):
+        for size in range(0, len(whole[name]), 17):
+            (tmp_path / name).write_bytes(whole[name][:size])
+            with pytest.raises(UserError, match=r"maps of . of 5 photos|cut short"):
+                Maps(tmp_path, contents)
+            small_store(tmp_path)
+            assert files_of(tmp_path) == whole
+
+
+def test_a_store_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    contents = small_store(tmp_path)
+    others = {
+        "teachers": replace(contents, facts={"teachers": {"deep": "xyz"}}),
+        "photos": replace(contents, photos=contents.photos[1:]),
+        "photos_sha256": replace(contents, photos=("a.jpg", *contents.photos[1:])),
+    }
+    for name, other in others.items():
+        with pytest.raises(UserError, match=rf"is of another {name}"):
+            Maps(tmp_path, other)
+        with pytest.raises(UserError, match=rf"is of another {name}"):
+            MapsWriter(tmp_path, other, KINDS)
+    (tmp_path / "maps.json").write_text('{"format": "mgd-maps-0"}')
+    with pytest.raises(UserError, match=r"not what this version writes"):
+        Maps(tmp_path, contents)
+
+
+def test_a_disk_that_fills_ends_in_a_sentence_and_what_is_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    small_store(tmp_path, 2)
+    before = files_of(tmp_path)
+    contents = Contents(("0.jpg", "1.jpg"), {"teachers": {"deep": "abc"}})
+    store = MapsWriter(tmp_path, contents, KINDS)
+    store.add(Photo(0, 6, 9, 100), maps_of(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"cannot be written .*No space left.*what was taught before stays"):
+            store.flush()
+    assert small_store(tmp_path, 2) == contents
+    assert files_of(tmp_path) == before
+
+
+# The command
+
+
+def test_killed_again_and_again_it_ends_with_the_bytes_of_an_undisturbed_run(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgd.data.maps.PENDING", 1)
+    calm, killed = (load(write_config(tmp_path / name, small_scenes), teachers) for name in ("calm", "killed"))
+    splits, maps = open_splits(calm.data), tmp_path / "killed" / "maps"
+    networks = open_teachers(calm, splits, CPU)
+
+    def look(config: Experiment) -> None:
+        teach(config, splits, networks, precision=torch.float32)
+
+    def written() -> int:
+        return sum(path.stat().st_size for path in maps.glob("*"))
+
+    look(calm)
+    for _ in range(10):
+        before, process = written(), multiprocessing.get_context("fork").Process(target=look, args=(killed,))
+        process.start()
+        deadline = time.monotonic() + 20
+        while process.is_alive() and written() <= before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+    look(killed)
+    assert files_of(maps) == files_of(tmp_path / "calm" / "maps")
+
+
+def test_two_processes_share_the_photos_and_say_what_one_says(
+    tmp_path: Path, small_scenes: Path, teachers: list[str]
+) -> None:
+    one, overrides = taught(tmp_path / "one", small_scenes, teachers)
+    two = write_config(tmp_path / "two", small_scenes)
+    run_processes(2, "teach", str(two), *teachers)
+    stores = []
+    for config in (one, two):
+        experiment = load(config, overrides)
+        store = open_maps(experiment, open_splits(experiment.data))
+        assert store is not None
+        stores.append(store)
+    assert len(list((tmp_path / "two" / "maps").glob("data-*.bin"))) == 2
+    for place in range(12):
+        for kind in stores[0].kinds:
+            values = [(s.coarse if kind.channels else s.full)(place, kind.name) for s in stores]
+            assert np.array_equal(*values)
+
+
+def test_a_student_trains_without_its_teachers_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, small_scenes: Path, teachers: list[str]
+) -> None:
+    _, overrides = taught(tmp_path / "student", small_scenes, teachers)
+    run = train(tmp_path / "student", small_scenes, *overrides)
+    whole = read(run / "last.pt")["model"]
+    assert not list(run.glob("teacher-*"))  # no teacher was loaded, hence none scored
+    other = train(tmp_path / "other", small_scenes, *overrides, f"method.teach.dir={tmp_path / 'student' / 'maps'}")
+    assert not differences(whole, read(other / "last.pt")["model"])
+
+
+def test_training_without_maps_or_with_those_of_another_teacher_is_refused(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "student", small_scenes)
+    offline = [*teachers, "method.teachers=offline"]
+    assert main(["train", str(config), *offline]) == 2
+    assert "holds no teachers' maps; make them first: python -m mgd teach" in capsys.readouterr().err
+    taught(tmp_path / "student", small_scenes, teachers)
+    other = write_network(tmp_path / "other.pt", num_classes=8, seed=9)
+    for change, name in {
+        f"method.deep_teacher={other}": "teachers",
+        "data.short_side=24": "options",
+        "method.teach.flip=true": "options",
+    }.items():
+        assert main(["train", str(config), *offline, change]) == 2
+        assert f"is of another {name}" in capsys.readouterr().err
+
+
+def test_a_photo_that_changed_since_is_refused(tmp_path: Path, small_scenes: Path, teachers: list[str]) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(small_scenes, root)
+    config, overrides = taught(tmp_path / "student", root, teachers)
+    experiment = load(config, overrides)
+    photo = open_splits(experiment.data).unlabeled[0].image
+    write_image(photo, np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(UserError, match=rf"{photo.name} has changed since its maps were made"):
+        batch_of(experiment, 20)
+
+
+def test_a_dry_run_tells_size_and_time_and_writes_nothing(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "student", small_scenes)
+    assert main(["teach", str(config), *teachers, "--dry-run"]) == 0
+    assert "12 photos: " in capsys.readouterr().out
+    assert not (tmp_path / "student" / "maps").exists()
+
+
+def test_exported_labels_are_index_images_with_the_classes_colours(
+    tmp_path: Path, small_scenes: Path, teachers: list[str]
+) -> None:
+    config, overrides = taught(tmp_path / "student", small_scenes, teachers, "--export", str(tmp_path / "out"))
+    experiment = load(config, [text for text in overrides if "=" in text])
+    splits = open_splits(experiment.data)
+    store = open_maps(experiment, splits)
+    assert store is not None
+    for teacher in ("deep", "wide"):
+        found = sorted((tmp_path / "out" / teacher / "labels").rglob("*.png"))
+        assert len(found) == len(list((tmp_path / "out" / teacher / "confidence").rglob("*.png"))) == 12
+        for place, path in enumerate(found):
+            assert np.array_equal(read_indices(path), store.full(place, f"{teacher}.label"))
+        palette = read_palette(found[0])
+        assert palette is not None
+        assert np.array_equal(palette[:8], splits.classes.palette()[:8])
