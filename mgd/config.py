@@ -36,6 +36,9 @@ class Data:
     partner: Literal["batch", "independent"] = (
         "batch"  # CutMix: with the batch's neighbour, or with an image of its own
     )
+    strong: bool = False  # colour jitter, grey and blur on the unlabelled images that a student sees, not its teachers
+    rare_classes: tuple[str, ...] = ()  # classes that crops of labelled images shall hold ...
+    rare_crops: NonNegative = 0.0  # ... in this share of them at least, as far as the images have them; 0: as they come
     skip_broken: bool = False  # train on the next image in place of one that cannot be read; each is told
     cache: bool = False  # keep decoded images in memory, for small data sets
     workers: Count = 4  # loader processes for each training process
@@ -78,6 +81,8 @@ class CPS:
     weight: NonNegative = 1.0
     burn_in_iterations: Count = 0  # iterations on labels alone, at first; published: none
     rampup_iterations: Count = 0  # iterations over which `weight` then rises, exp(-5 (1 - t/T)^2); published: none
+    confidence: tuple[float, ...] = ()  # see UniMatch; empty: every pixel teaches, as published
+    ema: NonNegative = 0.0  # decay of the average of each copy, which then gives its pseudo-labels; 0: the copy itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,8 @@ class MGD:
     lambda_region: NonNegative = 100.0
     region_grid: PositiveInt = 7
     rampup_iterations: Count = 0  # as in CPS, for the pixel-level terms on unlabelled images
+    confidence: tuple[float, ...] = ()  # see UniMatch; empty: every pixel of unlabelled images teaches, as published
+    soft: NonNegative = 0.0  # weight of the KL from the teachers' probabilities on unlabelled images; published: none
     teachers: Literal["online", "offline"] = "online"  # offline: what `mgd teach` left of them, no teacher runs
     teach: Teach = Teach()
     teacher_norm: Literal["frozen", "batch"] = "frozen"  # batch: batch statistics that drift, as the official code
@@ -136,7 +143,25 @@ class MeanTeacher:
     criterion: Criterion = Criterion()
     weight: NonNegative = 1.0  # of the consistency
     decay: NonNegative = 0.99  # of the average that teaches
-    confidence: NonNegative = 0.97  # pixels at which the teacher's greatest probability is lower do not teach
+    confidence: tuple[float, ...] = (0.97,)  # see UniMatch
+    burn_in_iterations: Count = 0  # as in CPS
+    rampup_iterations: Count = 0  # as in CPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniMatch:
+    """UniMatch: weak view to two strong views and to dropped features (Yang et al., CVPR 2023; V2: TPAMI 2025).
+
+    `confidence` is one probability for all classes or one for each, in their order: pixels whose pseudo-label has less
+    do not teach, and count as 0 in the mean.
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    weight: NonNegative = 1.0  # of the consistency: half on the strong views, half on dropped features
+    confidence: tuple[float, ...] = (0.95,)
+    ema: NonNegative = 0.0  # decay of the average that teaches; V2: 0.996; 0: the student itself, as V1
+    drop: Literal["weak", "complementary"] = "weak"  # V1: dropout of a weak view; V2: of the two strong views
     burn_in_iterations: Count = 0  # as in CPS
     rampup_iterations: Count = 0  # as in CPS
 
@@ -174,11 +199,12 @@ class CWD:
 
 
 Taught = MGD | KD | CWD  # by frozen teachers
-Method = Supervised | MeanTeacher | CPS | KD | CWD | MGD
+Method = Supervised | MeanTeacher | CPS | UniMatch | KD | CWD | MGD
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
     "cps": CPS,
+    "unimatch": UniMatch,
     "kd": KD,
     "cwd": CWD,
     "mgd": MGD,
@@ -369,15 +395,30 @@ def _check_values(c: Experiment) -> None:
         )
     if isinstance(c.method, MeanTeacher) and c.method.decay >= 1:
         raise UserError(f"method.decay={c.method.decay} must be below 1, such as 0.99: the teacher would never change")
-    if isinstance(c.method, MeanTeacher) and c.method.confidence > 1:
-        raise UserError(f"method.confidence={c.method.confidence} must be at most 1: it is a probability")
+    if isinstance(c.method, CPS | UniMatch) and c.method.ema >= 1:
+        raise UserError(f"method.ema={c.method.ema} must be below 1, such as 0.996: the teacher would never change")
+    if isinstance(c.method, MeanTeacher | CPS | UniMatch | MGD):
+        _check_confidence(c.method.confidence)
+    if c.data.rare_crops > 1:
+        raise UserError(f"data.rare_crops={c.data.rare_crops} must be at most 1: it is a share of the crops")
+    if c.data.rare_crops and not c.data.rare_classes:
+        raise UserError(f"data.rare_crops={c.data.rare_crops} needs data.rare_classes: name the classes")
     if isinstance(c.method, Taught) and not c.method.deep_teacher and not c.method.wide_teacher:
         raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
     if isinstance(c.method, MGD):
         _check_teach(c.method)
 
 
+def _check_confidence(confidence: tuple[float, ...]) -> None:
+    if any(not 0 <= value <= 1 for value in confidence):
+        raise UserError(f"method.confidence={confidence} must hold probabilities, 0 to 1: one for all classes or each")
+
+
 def _check_teach(method: MGD) -> None:
+    if method.teachers == "offline" and method.soft:
+        raise UserError("method.teachers=offline cannot have method.soft: no probabilities are stored; use online")
+    if method.teachers == "offline" and method.confidence:
+        raise UserError("method.teachers=offline cannot have method.confidence: no probabilities are there; use online")
     if method.teachers == "offline" and method.teacher_norm == "batch":
         raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
     if method.teach.feature_stride % 4:

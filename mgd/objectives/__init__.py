@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
-from mgd.config import CPS, CWD, KD, MGD, Experiment, MeanTeacher, Model, Supervised, Taught
+from mgd.config import CPS, CWD, KD, MGD, Experiment, MeanTeacher, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
 from mgd.data.maps import Contents, Maps, photo_name
 from mgd.errors import UserError
@@ -19,6 +19,7 @@ from mgd.objectives.mean_teacher import MeanTeacherObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks, Teaching
+from mgd.objectives.unimatch import UniMatchObjective
 from mgd.student import load_student
 
 __all__ = ["Objective", "build_objective", "find_teacher"]
@@ -33,6 +34,12 @@ def build_objective(config: Experiment, num_classes: int) -> Objective:
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
+    confidence = getattr(method, "confidence", ())
+    if len(confidence) not in (0, 1, num_classes):
+        told = (
+            f"method.confidence has {len(confidence)} values, the data {num_classes} classes; give one, or one for each"
+        )
+        raise UserError(told)
     # Teachers first, since they are what most often fails.
     if isinstance(method, MGD):
         teaching = _teaching(config, method, num_classes)
@@ -46,6 +53,8 @@ def build_objective(config: Experiment, num_classes: int) -> Objective:
     student = _network(config.model, num_classes)
     if isinstance(method, CPS):
         return CPSObjective(student, _network(config.model, num_classes), method)
+    if isinstance(method, UniMatch):
+        return UniMatchObjective(student, method)
     if isinstance(method, MeanTeacher):
         return MeanTeacherObjective(student, method)
     assert isinstance(method, Supervised)

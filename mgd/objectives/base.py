@@ -1,7 +1,7 @@
 """What every objective is: a student, and one forward from a batch to weighted loss terms."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mgd.config import Criterion
-from mgd.data.loaders import Batch, Views
+from mgd.data.cutmix import mix
+from mgd.data.loaders import Batch, Views, neighbours
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.deeplab import DeepLabV3Plus, upsample
@@ -71,23 +72,29 @@ def see(network: DeepLabV3Plus, views: Views) -> Tensor:
     return network.normalise(views.image, views.valid) if views.image.dtype == torch.uint8 else views.image
 
 
-def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
+def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion, *, counted: Tensor | None = None) -> Tensor:
     """The criterion's mean of the pixels' cross-entropies (N,H,W).
 
     OHEM chooses the hard pixels of every image by itself, so that they do not depend on the images beside it, and is
     the mean over the images that have a valid pixel.
+
+    Args:
+        counted: (N,H,W), the mean runs over what is not 255 there instead of in the target: pseudo-labels that are left
+            out then count as 0.
     """
     if criterion.kind == "ohem":
         of_images = mean_of_hard(losses, target, threshold=criterion.threshold, min_kept=criterion.min_kept)
-        return of_images.sum() / supervised_count(target, criterion).clamp(min=1)
-    return mean_of_valid(losses, target)
+        return of_images.sum() / supervised_count(target if counted is None else counted, criterion).clamp(min=1)
+    return mean_of_valid(losses, target if counted is None else counted)
 
 
-def criterion_loss(network: DeepLabV3Plus, views: Views, target: Tensor, criterion: Criterion) -> Tensor:
-    """The criterion's loss of a network on images."""
+def criterion_loss(
+    network: DeepLabV3Plus, views: Views, target: Tensor, criterion: Criterion, *, counted: Tensor | None = None
+) -> Tensor:
+    """The criterion's loss of a network on images; `counted` as in `supervised_loss`."""
     logits = network.classifier(network.feature(see(network, views)))
     (losses,) = pixel_cross_entropy(logits, [target])
-    return supervised_loss(losses, target, criterion)
+    return supervised_loss(losses, target, criterion, counted=counted)
 
 
 def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion) -> Pass:
@@ -114,11 +121,47 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(network: DeepLabV3Plus, feature: Tensor, valid: Tensor) -> Tensor:
+def hard_label(network: DeepLabV3Plus, feature: Tensor, valid: Tensor, *, confidence: tuple[float, ...] = ()) -> Tensor:
     """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
 
     Image by image: full-resolution logits of a batch would only be thrown away.
+
+    Args:
+        confidence: one probability for all classes or one for each; 255 also where the label has less.
     """
     logits = network.classifier(feature)
-    labels = [upsample(one, valid.shape[-2:]).argmax(dim=1) for one in logits.split(1)]
-    return torch.where(valid, torch.cat(labels), IGNORE_INDEX).byte()
+    large = (upsample(one, valid.shape[-2:]) for one in logits.split(1))
+    labels = []
+    for one, where in zip(large, valid.split(1), strict=True):
+        where = where & is_sure(one.float().softmax(dim=1), confidence) if confidence else where
+        labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
+    return torch.cat(labels)
+
+
+def mixed_label(
+    network: DeepLabV3Plus, batch: Batch, masks: Sequence[Tensor], *, confidence: tuple[float, ...] = ()
+) -> list[Tensor]:
+    """(N,H,W) uint8 pseudo-labels of the pair, mixed with each mask: as mixing logits before the argmax."""
+    first, second, _ = batch.pair()
+    own = hard_label(network, network.feature(see(network, first)), first.valid, confidence=confidence)
+    if batch.second is None:
+        partner = neighbours(own)
+    else:
+        partner = hard_label(network, network.feature(see(network, second)), second.valid, confidence=confidence)
+    return [mix(own, partner, mask) for mask in masks]
+
+
+def is_sure(probabilities: Tensor, confidence: tuple[float, ...]) -> Tensor:
+    """(N,K,H,W) -> (N,H,W) bool: the greatest probability is not below its class's threshold.
+
+    Args:
+        confidence: one threshold for all classes or one for each; none: everywhere.
+    """
+    probability, label = probabilities.max(dim=1)
+    threshold: Tensor | float = confidence[0] if confidence else 0.0
+    if len(confidence) > 1:
+        # Class by class, since a tensor of thresholds would have to be sent to the device.
+        threshold = torch.zeros_like(probability)
+        for index, value in enumerate(confidence):
+            threshold = torch.where(label == index, value, threshold)
+    return probability >= threshold

@@ -20,7 +20,8 @@ from mgd.objectives.teaching import Teachers
 class DistillObjective(Objective):
     """L = supervised + w_labeled * D(x) + w_unlabeled * D(mix): what D is, a subclass says.
 
-    Student and teachers see the same images; D is the mean over the teachers. These are frozen copies with batch norm
+    Student and teachers see the same images (but data.strong changes the student's alone); D is the mean over the
+    teachers. These are frozen copies with batch norm
     folded, outside `train()`, `parameters()`, `state_dict()` and DDP.
     """
 
@@ -47,7 +48,7 @@ class DistillObjective(Objective):
         passes = [Pass(counts, partial(self._labeled_terms, batch.labeled))]
         if config.unlabeled:
             counts = {f"{name}_unlabeled": count for name, count in self.counts(mixed).items()}
-            passes.append(Pass(counts, partial(self._unlabeled_terms, mixed)))
+            passes.append(Pass(counts, partial(self._unlabeled_terms, batch, mixed)))
         return passes
 
     def counts(self, views: Views) -> dict[str, Tensor]:
@@ -68,8 +69,8 @@ class DistillObjective(Objective):
             terms |= {f"{name}_labeled": self.config.labeled * term for name, term in found}
         return terms
 
-    def _unlabeled_terms(self, mixed: Views) -> Terms:
-        feature = self.student.feature(see(self.student, mixed))
+    def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
+        feature = self.student.feature(see(self.student, batch.hardened()))
         return {f"{name}_unlabeled": self.config.unlabeled * t for name, t in self.compare(feature, mixed).items()}
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from mgd.data.loaders import Batch, Views
 from mgd.distillation_losses import squared_probability_loss
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.objectives.average import AverageTeacher
-from mgd.objectives.base import Objective, Pass, Terms, rampup, see, supervised_pass
+from mgd.objectives.base import Objective, Pass, Terms, is_sure, rampup, see, supervised_pass
 
 
 class MeanTeacherObjective(Objective):
@@ -29,7 +29,7 @@ class MeanTeacherObjective(Objective):
         since = batch.iteration - self.config.burn_in_iterations
         if since < 0:
             return [labeled]
-        mixed, weight = batch.mixed(), self.config.weight * rampup(since, self.config.rampup_iterations)
+        mixed, weight = batch.hardened(), self.config.weight * rampup(since, self.config.rampup_iterations)
         unlabeled = Pass({"consistency": mixed.valid.sum()}, lambda: self._consistency(batch, mixed, weight))
         return [labeled, unlabeled]
 
@@ -38,8 +38,8 @@ class MeanTeacherObjective(Objective):
 
     def _consistency(self, batch: Batch, mixed: Views, weight: float) -> Terms:
         logits, target = self.student(see(self.student, mixed)), self._target(batch)
-        confident = target.amax(dim=1) >= self.config.confidence
-        loss = squared_probability_loss(logits, target, valid=mixed.valid, counted=mixed.valid & confident)
+        counted = mixed.valid & is_sure(target, self.config.confidence)
+        loss = squared_probability_loss(logits, target, valid=mixed.valid, counted=counted)
         return {"consistency": weight * loss}
 
     @torch.no_grad()
