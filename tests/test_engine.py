@@ -31,7 +31,7 @@ from mgd.errors import UserError
 from mgd.evaluate import Report
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-METHODS = ["supervised", "mean_teacher", "cps", "kd", "cwd", "mgd"]
+METHODS = ["supervised", "mean_teacher", "cps", "unimatch", "kd", "cwd", "mgd"]
 TAUGHT = ["kd", "cwd", "mgd"]  # by frozen teachers
 
 # Parts
@@ -401,6 +401,7 @@ def frozen_forward(self: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
         ("supervised", "ohem"),
         ("mean_teacher", "ce"),
         ("cps", "ohem"),
+        ("unimatch", "ce"),
         ("kd", "ce"),
         ("cwd", "ce"),
         ("mgd", "ce"),
@@ -422,6 +423,7 @@ def test_a_batch_trains_the_same_however_it_is_divided(
         "mgd": ["method.lambda_region=10", "train.lr=0.003"],
         "cps": ["train.lr=0.003"],
         "mean_teacher": [*short, "method.confidence=0"],
+        "unimatch": [*short, "method.confidence=0", "train.lr=0.003"],
         "kd": short,
         "cwd": [*short, "train.lr=0.003"],
     }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mgd.check.findings import Finding
-from mgd.config import CPS, Experiment, MeanTeacher, Taught
+from mgd.config import CPS, Experiment, MeanTeacher, Taught, UniMatch
 from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import find_weights
@@ -61,7 +61,7 @@ def start(config: Experiment) -> Iterator[Finding]:
 def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
     """A run holds last.pt (weights and momentum of all it trains), best.pt, snapshots, and one more while it writes."""
     trained = 2 if isinstance(config.method, CPS) else 1
-    last = 2 * trained + bool(config.train.ema) + isinstance(config.method, MeanTeacher)  # times the network's size
+    last = 2 * trained + bool(config.train.ema) + _averages(config)  # times the network's size
     needed = ((2 + config.run.keep) * last + 1) * _bytes(model)
     folder = Path(config.run.dir).absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
@@ -97,6 +97,14 @@ def memory(config: Experiment, model: DeepLabV3Plus, frozen: list[DeepLabV3Plus]
     if needed > there:
         return Finding("warning", "memory", f"{text}; use train.accumulate, or a smaller data.crop_size or batch")
     return Finding("ok", "memory", text)
+
+
+def _averages(config: Experiment) -> int:
+    """Networks that are averages of those which learn, and teach."""
+    method = config.method
+    if isinstance(method, MeanTeacher):
+        return 1
+    return {CPS: 2, UniMatch: 1}.get(type(method), 0) if isinstance(method, CPS | UniMatch) and method.ema else 0
 
 
 def _kept(model: DeepLabV3Plus, images: int, crop: int) -> int:

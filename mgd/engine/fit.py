@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mgd.config import Experiment, Taught
+from mgd.config import Experiment, Taught, UniMatch
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, to_device
 from mgd.engine.distributed import Processes
@@ -178,5 +178,7 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
     sample: dict[str, object] = {"labeled": {**view(), "label": label}}
     if config.method.uses_unlabeled:
         mask = torch.randint(2, (count, 1, crop, crop), dtype=torch.uint8)
-        sample |= {"first": view(), "second": view(), "mask": mask}
+        sample |= {"first": view(), "second": view(), "mask": mask, "other_mask": 1 - mask}
+        if config.data.strong or isinstance(config.method, UniMatch):
+            sample["noise"] = torch.arange(count)
     return to_device(sample, device, LATE)
