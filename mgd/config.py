@@ -2,6 +2,7 @@
 
 import dataclasses
 import runpy
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class Data:
     partition_lists: str = ""  # pattern with {part} and {ratio}; such lists are used when they are there
     unlabeled: str = ""  # a list or a folder of photos without labels, added to the unlabelled part
     classes: str = "classes.csv"  # voc, city, camvid, or a CSV file below root: index,name,red,green,blue
-    ignore_values: tuple[int, ...] = ()  # label values that mean "unlabelled", besides 255
+    ignore_values: tuple[int, ...] = ()  # label values (0..255) that mean "unlabelled", besides 255
     short_side: Count = 0  # shrink photos to this short side when they are read; 0 keeps their size
     crop_size: PositiveInt = 512
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
@@ -297,6 +298,12 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     return fill_in(override(config, overrides), path.resolve().parent)
 
 
+def family(config_file: str) -> types.SimpleNamespace:
+    """The settings that experiments share: the names of family.py in the folder above; a config.py says `__file__`."""
+    names = runpy.run_path(str(Path(config_file).resolve().parent.parent / "family.py"))
+    return types.SimpleNamespace(**{name: value for name, value in names.items() if name.isupper()})
+
+
 def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
     """Apply `key.sub=value` in turn; `method=NAME`, of `METHODS`, switches the method to that one's defaults.
 
@@ -384,6 +391,8 @@ def _check_values(c: Experiment) -> None:
     for key, scales in {"data.scales": c.data.scales, "evaluate.scales": c.evaluate.scales}.items():
         if not scales or min(scales) <= 0:
             raise UserError(f"{key}={scales} must hold numbers greater than 0, such as 0.75,1.0,1.25")
+    if wrong := [value for value in c.data.ignore_values if not 0 <= value <= 255]:
+        raise UserError(f"data.ignore_values={wrong[0]} is no value of a label map; they are 0..255")
     if c.evaluate.stride > 1:
         raise UserError(f"evaluate.stride={c.evaluate.stride} must be at most 1: the windows would leave gaps")
     if c.train.ema >= 1:

@@ -1,5 +1,6 @@
 """Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
+import codecs
 import hashlib
 import json
 import math
@@ -14,6 +15,14 @@ import cv2
 import numpy as np
 
 from mgd.errors import UserError
+
+BYTE_ORDER_MARKS = {  # the longest first: UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @contextmanager
@@ -61,9 +70,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 text file. Raises UserError when it cannot be read or is no text."""
+    """The content of a UTF-8 text file, or of one that begins with a byte order mark, as Windows programs write.
+
+    Line ends become newlines.
+
+    Raises:
+        UserError: it cannot be read or is no text.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error}); expected a UTF-8 text file") from error
 
@@ -75,6 +92,14 @@ def sha256_of(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank. Raises UserError as `read_text`.
+
+    Newlines alone end a line: `str.splitlines` would cut names at form feeds and at other signs too.
+    """
+    return [line for line in read_text(path).split("\n") if line.strip()]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import write_network
-
-from mgd.data.prepare.scenes import CLASSES, generate_scenes
+from scenes import CLASSES, generate_scenes
 
 torch.set_num_threads(1)  # the networks here are too small for more
 

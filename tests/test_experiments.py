@@ -7,22 +7,27 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from scenes import CLASSES as SCENES
 
 from mgd.config import CPS, MGD, Experiment, Supervised, load
 from mgd.data.classes import BUILT_IN
-from mgd.data.prepare.scenes import CLASSES as SCENES
 from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.objectives import find_teacher, teacher_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 # A folder with nothing but run/ in it is what a run with another partition left behind.
-FOLDERS = sorted(f for f in ROOT.glob("exp.*/*/") if any(file.name != "run" for file in f.iterdir()))
+FOLDERS = sorted(
+    folder
+    for folder in ROOT.glob("exp.*/*/")
+    if folder.name != "__pycache__" and any(file.name != "run" for file in folder.iterdir())
+)
 NAMES = [f"{folder.parent.name}/{folder.name}" for folder in FOLDERS]
 
 BACKBONES = {
@@ -246,7 +251,8 @@ def test_only_sibling_runs_teach_where_nothing_was_published(name):
 @pytest.mark.parametrize("data", ["voc", "city"])
 def test_another_partition_means_other_teachers(data):
     student = load(ROOT / f"exp.{data}/{data}8.resnet18_deeplabv3plus", ["data.partition=16"])
-    assert student.method == experiment(f"exp.{data}/{data}16.resnet18_deeplabv3plus").method
+    other = experiment(f"exp.{data}/{data}16.resnet18_deeplabv3plus").method
+    assert replace(student.method, teach=other.teach) == other  # but for the folder of their maps
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +262,8 @@ def untrained(tmp_path_factory) -> Path:
     for folder in FOLDERS:
         copy = out / folder.parent.name / folder.name
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("run", "__pycache__"))
+    for file in ROOT.glob("exp.*/family.py"):
+        shutil.copy(file, out / file.parent.name)
     return out
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import differences, read, run_processes, train, write_config
+from scenes import generate_scenes
 from test_engine import metrics, trained_state, weights
 
 import mgd.engine.loop as loop
@@ -26,7 +27,6 @@ from mgd.__main__ import main
 from mgd.config import load
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, TrainingSamples
-from mgd.data.prepare.scenes import generate_scenes
 from mgd.engine.distributed import Processes
 from mgd.engine.history import History
 from mgd.engine.log import Meter

@@ -9,8 +9,9 @@ from helpers import train, write_config
 
 from mgd.__main__ import main
 from mgd.config import load
-from mgd.data.datasets import open_splits
-from mgd.data.partitions import balanced_places, digest, random_places, split
+from mgd.data.datasets import open_splits, split
+from mgd.data.names import digest
+from mgd.data.partitions import balanced_places, random_places
 
 
 @pytest.mark.parametrize(("ratio", "voc", "city"), [(2, 5291, 1488), (4, 2646, 744), (8, 1323, 372), (16, 662, 186)])

@@ -10,6 +10,7 @@ from golden import array, needs_golden
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mgd import losses
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised, Train
 from mgd.engine.fit import made_batch
 from mgd.losses import cross_entropy, image_level_loss, ohem_cross_entropy, pixel_level_loss, region_level_loss
@@ -72,11 +73,16 @@ def made_up_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Tensors on "cuda" that hold nothing: operations check devices, dtypes and shapes as those of a GPU do."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
-    normalise._constants.cache_clear()
+    # A copy of such tensors is of another mode: frozen teachers stay as they are.
+    monkeypatch.setattr("mgd.objectives.teaching.for_inference", lambda network: network.eval())
+    caches = (normalise._constants, losses._shares)
+    for cache in caches:
+        cache.cache_clear()
     device = torch.device("cuda")
     with FakeTensorMode(), torch.device(device):
         yield device
-    normalise._constants.cache_clear()  # its tensors are of this mode
+    for cache in caches:
+        cache.cache_clear()  # its tensors are of this mode
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from mgd.check.files import read_files
 from mgd.check.findings import Finding
+from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import disk, memory, network, start, teachers
+from mgd.check.needs import disk, maps, memory, network, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, into, open_splits
@@ -28,7 +29,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
         found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
     taught, frozen = teachers(config, len(splits.classes))
-    found += [*files, *taught, *start(config)]
+    found += [*files, *taught, *maps(config, splits), *start(config)]
     broken: list[UserError] = []
     with into(broken):
         model = network(config, len(splits.classes))
@@ -39,8 +40,9 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
 
 
 def quick_check(config: Experiment, splits: Splits) -> list[Finding]:
-    """What can be told without reading an image: done by every training run at its start."""
-    return [*look_at_lists(config, splits), disk(config, network(config, len(splits.classes)))]
+    """What can be told without reading an image, but for a few labels: done by every training run at its start."""
+    labels = first_labels(config.data, splits)
+    return [*look_at_lists(config, splits), *labels, disk(config, network(config, len(splits.classes)))]
 
 
 def table(findings: Iterable[Finding]) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from mgd.check.findings import Finding, Level
 from mgd.config import Data, Experiment
-from mgd.data.datasets import Splits, into, partition_lists, read_list
-from mgd.data.folders import left_out
+from mgd.data.datasets import Splits, into, partition_lists, read_list, split
+from mgd.data.folders import HIDDEN, REMEDIES, left_out
+from mgd.data.images import IMAGE_SUFFIXES
 from mgd.data.loaders import TrainingSamples
-from mgd.data.partitions import first_difference, split
+from mgd.data.partitions import first_difference
 from mgd.errors import UserError, few
 from mgd.files import read_text
 
@@ -116,8 +117,12 @@ def _names(splits: Splits) -> Iterator[Finding]:
 
 
 def _left_out(data: Data) -> Iterator[Finding]:
+    """What lies in the folders and is not taken, by reason; that systems leave files of theirs there is well."""
     for path in dict.fromkeys((data.train_list, data.val_list, data.unlabeled)):
         folder = Path(data.root) / path
-        if path and folder.is_dir() and (files := left_out(folder)):
-            text = f"left out, since their names are not those of images: {few(files)}; convert or remove them"
-            yield Finding("warning", "folder", text)
+        for why, files in left_out(folder).items() if path and folder.is_dir() else ():
+            harmless = why == HIDDEN and not any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+            text = f"{len(files):,} left out, since {why}: {few(files)}"
+            yield (
+                Finding("ok", "folder", text) if harmless else Finding("warning", "folder", f"{text}; {REMEDIES[why]}")
+            )

@@ -11,10 +11,11 @@ from torch import nn
 
 from mgd.check.findings import Finding
 from mgd.config import CPS, Experiment, MeanTeacher, Taught, UniMatch
+from mgd.data.datasets import Splits
 from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import find_weights
-from mgd.objectives import find_teacher, load_teacher, teacher_paths
+from mgd.objectives import find_teacher, load_teacher, open_maps, teacher_paths
 
 GIB = 2**30
 
@@ -39,6 +40,17 @@ def teachers(config: Experiment, num_classes: int) -> tuple[list[Finding], list[
             except UserError as error:
                 found.append(Finding("error", f"{name} teacher", str(error)))
     return found, networks
+
+
+def maps(config: Experiment, splits: Splits) -> Iterator[Finding]:
+    """What the teachers left of the photos, where a student learns from that alone."""
+    try:
+        store = open_maps(config, splits)
+    except UserError as error:
+        yield Finding("error", "maps", str(error))
+        return
+    if store is not None:
+        yield Finding("ok", "maps", f"the teachers' maps of {len(store.contents.photos):,} photos in {store.folder}")
 
 
 def start(config: Experiment) -> Iterator[Finding]:

@@ -1,10 +1,8 @@
-"""Make a data set's folder from what its authors publish, or a generated one."""
+"""Make a data set's folder from what its authors publish."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-
-from mgd.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one = add("labelmefacade", _labelmefacade, "LabelMeFacade, 8 classes.", "DATA/facades")
     one.add_argument("--source", type=Path, required=True, help="the data set's repository")
     one.add_argument("--val-every", type=int, default=5, help="one photo in so many for validation (5)")
-
-    one = add("scenes", _scenes, "Generated street scenes in VOC layout, no download.", "DATA/scenes")
-    one.add_argument("--train", type=int, default=512, help="training images (default 512)")
-    one.add_argument("--val", type=int, default=64, help="validation images (default 64)")
-    one.add_argument("--size", default="128x96", help="width x height (default 128x96)")
-    one.add_argument("--seed", type=int, default=0)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -75,14 +67,3 @@ def _labelmefacade(options: argparse.Namespace) -> str:
     from mgd.data.prepare.labelmefacade import prepare_labelmefacade
 
     return prepare_labelmefacade(options.source, options.out, val_every=options.val_every)
-
-
-def _scenes(options: argparse.Namespace) -> str:
-    from mgd.data.prepare.scenes import generate_scenes
-
-    try:
-        width, height = map(int, options.size.split("x"))
-    except ValueError:
-        raise UserError(f"--size {options.size} must be WIDTHxHEIGHT, such as 128x96") from None
-    generate_scenes(options.out, train=options.train, val=options.val, height=height, width=width, seed=options.seed)
-    return f"{options.train} training and {options.val} validation scenes in {options.out}"

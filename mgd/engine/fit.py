@@ -5,19 +5,19 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from mgd.config import Experiment, Taught, UniMatch
+from mgd.config import MGD, Experiment, Taught, UniMatch
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import Batch, to_device
+from mgd.data.loaders import Batch, to_device, wanted_maps
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
 from mgd.engine.step import Stepper
@@ -175,10 +175,33 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
         return {"image": torch.randint(256, (count, 3, crop, crop), dtype=torch.uint8), "extent": extent}
 
     label = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)
-    sample: dict[str, object] = {"labeled": {**view(), "label": label}}
+    sample: dict[str, Any] = {"labeled": {**view(), "label": label}}
     if config.method.uses_unlabeled:
         mask = torch.randint(2, (count, 1, crop, crop), dtype=torch.uint8)
-        sample |= {"first": view(), "second": view(), "mask": mask, "other_mask": 1 - mask}
+        sample |= {"first": view(), "mask": mask, "other_mask": 1 - mask}
+        if count % 2 or config.data.partner != "batch":
+            sample["second"] = view()
         if config.data.strong or isinstance(config.method, UniMatch):
             sample["noise"] = torch.arange(count)
+    if isinstance(config.method, MGD) and config.method.teachers == "offline":
+        for name, kinds in wanted_maps(config).items():
+            if name in sample:
+                sample[name]["taught"] = _made_maps(config, kinds, num_classes)
     return to_device(sample, device, LATE)
+
+
+def _made_maps(config: Experiment, kinds: Sequence[str], num_classes: int) -> dict[str, dict[str, torch.Tensor]]:
+    """What a store gives of every image, in noise."""
+    assert isinstance(config.method, MGD)
+    count, crop = config.train.batch_size, config.data.crop_size
+    taught: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "coarse": {}}
+    sizes = {"logits": (num_classes, config.method.teach.logits_stride)}
+    sizes["feature"] = (config.method.teach.projection or 256, config.method.feature_stride(crop))
+    for teacher, _, what in (kind.partition(".") for kind in kinds):
+        if what == "label":
+            taught["labels"][teacher] = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)
+        else:
+            channels, stride = sizes[what]
+            cells = -(-crop // stride)
+            taught["coarse"][what] = torch.randn(count, channels, cells, cells).half()
+    return taught

@@ -2,7 +2,8 @@
 
 Cost:    81 runs of 1,000 iterations of 8 images at crop 80 on a CPU
 Score:   not yet measured
-Command: python -m mgd sweep benchmarks/comparison/ablation/sweep.py --jobs 2, with the data and weights of ../fashion_lite
+Command: python -m mgd sweep benchmarks/comparison/ablation/sweep.py --jobs 2, with the photos and weights of
+         ../fashion_lite
 """
 
 from mgd.config import family
