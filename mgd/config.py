@@ -243,6 +243,7 @@ class Evaluate:
     window_batch: PositiveInt = 4  # windows in a forward pass
     every: Count = 1  # epochs between evaluations while training; 0: none
     pictures: Count = 8  # validation images to draw
+    watch: Count = 0  # unlabelled photos whose hidden truth pseudo-labels are held against, at each; 0: none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,3 +86,8 @@ def ablation(base: Experiment) -> Sweep:
     rows = {"mgd": Row(changes=MGD), "supervised": Row()}
     rows |= {name: Row(changes=(*MGD, *changes)) for name, changes in parts.items()}
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(16,), seeds=(0, 1, 2), reference="mgd")
+
+
+FASHION_LITE, FACADES_LITE = comparison(LITE), comparison(replace(LITE, data=FACADES))
+FASHION_SCRATCH, FACADES_SCRATCH = comparison(SCRATCH), comparison(replace(SCRATCH, data=FACADES))
+ABLATION = ablation(LITE)

@@ -8,6 +8,7 @@ from mgd.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a sweep file: Python with sweep = Sweep(...) (docs/sweep.md)")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of the base experiment")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); they share cores and GPUs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here as well")
     instead = parser.add_mutually_exclusive_group()
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} must be 1 or more")
-    sweep = load_sweep(options.file)
+    sweep = load_sweep(options.file, options.overrides)
     cells, folder = plan(sweep), Path(sweep.folder)
     if options.list:
         for cell in cells:
@@ -47,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
         run_one(chosen, str(options.file))
         return 0
     if options.slurm is not None:
-        print(f"written; start it with: bash {write_script(cells, options.file, folder, options.slurm)}")
+        command = [str(options.file.resolve()), *options.overrides]
+        print(f"written; start it with: bash {write_script(cells, command, folder, options.slurm)}")
         return 0
     with locked(folder, what="sweep"):
         if not options.table:

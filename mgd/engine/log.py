@@ -19,6 +19,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from PIL import Image
 from tqdm import tqdm
 
 from mgd.config import Experiment, to_dict
@@ -148,6 +149,14 @@ class Meter:
             raise UserError(f"{self.file.name} cannot be written ({error}); free space, then --resume") from error
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+
+    def show(self, step: int, folder: Path) -> None:
+        """Put the pictures of a folder into TensorBoard, under their names."""
+        if not self.main or self.board is None:
+            return
+        for file in sorted(folder.rglob("*.png")):
+            name = file.relative_to(folder).with_suffix("")
+            self.board.add_image(f"validation/{name}", np.array(Image.open(file)), step, dataformats="HWC")
 
     @contextmanager
     def paused(self) -> Iterator[None]:

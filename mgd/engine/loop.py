@@ -21,6 +21,7 @@ from mgd.engine.resume import check_same_start, keep_snapshot, previous_state
 from mgd.engine.step import Stepper
 from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
+from mgd.engine.watch import Watch
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective, open_maps
@@ -59,6 +60,7 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         self.stepper = Stepper(build_objective(config, len(self.splits.classes)), config.train, team, self.total)
         self.history = History(self.samples, config, team)
+        self.watch = Watch(config, self.splits.classes)
         self.stop = StopRequest(team)
         self.best, self.evaluation_due, self.written = -math.inf, False, 0
         if previous is not None:
@@ -145,8 +147,12 @@ class Trainer:
         if self.team.world > 1:
             share_buffers(network)
         what, device = (network, splits.val, splits.classes, self.config), self.team.device
-        report = evaluate(*what, device, progress=caption, heed=self.stop.heed)
-        meter.write(self.iteration, {"miou": report.miou})
+        panels, heed = self.folder / "panels", self.stop.heed
+        report = evaluate(*what, device, pictures=panels, progress=caption, heed=heed)
+        seen = {"student": network, **self.stepper.objective.teachers}
+        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, heed))
+        meter.show(self.iteration, panels)
+        self.watch.warn(report)
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
         if report.miou > self.best:
             self.best = report.miou

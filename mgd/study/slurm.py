@@ -33,17 +33,18 @@ def generations(cells: Sequence[Cell]) -> list[list[Cell]]:
     return [[cell for cell in cells if depth.get(cell.name) == level] for level in range(count)]
 
 
-def write_script(cells: Sequence[Cell], sweep_file: Path, folder: Path, options: str) -> Path:
+def write_script(cells: Sequence[Cell], sweep: Sequence[str], folder: Path, options: str) -> Path:
     """Write <folder>/slurm/submit.sh, and a list of runs for each array.
 
     Args:
+        sweep: the sweep file and the changes of its base.
         options: those of sbatch for one run, such as "--partition=gpu --gres=gpu:1 --time=4:00:00".
     """
     home, arrays = (folder / "slurm").resolve(), []
     for number, group in enumerate(generations(cells)):
         names = home / f"generation-{number}.txt"
         write_text(names, "".join(f"{cell.name}\n" for cell in group))
-        run = f"{shlex.quote(sys.executable)} -m mgd sweep {shlex.quote(str(sweep_file.resolve()))} --only"
+        run = f"{shlex.quote(sys.executable)} -m mgd sweep {shlex.join(sweep)} --only"
         wrap = f'{run} "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(names))})"'
         arrays.append(
             ARRAY.format(
@@ -56,5 +57,5 @@ def write_script(cells: Sequence[Cell], sweep_file: Path, folder: Path, options:
             )
         )
     path, here = folder / "slurm/submit.sh", shlex.quote(str(Path.cwd()))
-    write_text(path, SCRIPT.format(sweep=sweep_file, file=path, here=here, arrays="\n".join(arrays)))
+    write_text(path, SCRIPT.format(sweep=shlex.join(sweep), file=path, here=here, arrays="\n".join(arrays)))
     return path

@@ -2,15 +2,15 @@
 
 import re
 import runpy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mgd.config import Experiment
+from mgd.config import Experiment, override
 from mgd.errors import UserError
 
-NAME = re.compile(r"[\w.+-]+( [\w.+=-]+)*")  # a row's name is the name of a folder
+NAME = re.compile(r"[\w.+=-]+( [\w.+=-]+)*")  # a row's name is the name of a folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class Sweep:
         _check_numbers("", partitions=self.partitions, seeds=self.seeds)
 
 
-def load_sweep(path: str | Path) -> Sweep:
-    """Read `sweep` from a sweep file and fill in {sweep}.
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read `sweep` from a sweep file, apply overrides to its base, and fill in {sweep}.
 
     Raises:
         UserError: no such file, broken Python, an unknown key, a value that no sweep has.
@@ -76,7 +76,7 @@ def load_sweep(path: str | Path) -> Sweep:
     if not isinstance(sweep, Sweep):
         raise UserError(f"{path} must define `sweep = Sweep(...)`, found {type(sweep).__name__}")
     folder = sweep.folder.replace("{sweep}", str(path.parent))
-    return Sweep(**{**sweep.__dict__, "folder": folder})
+    return replace(sweep, base=override(sweep.base, overrides), folder=folder)
 
 
 def _check_numbers(where: str, **values: Any) -> None:

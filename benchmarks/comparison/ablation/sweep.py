@@ -1,6 +1,6 @@
 """The parts of the method and today's options one at a time, on fashion photos, 1/16 labelled.
 
-Cost:    81 runs of 1,000 iterations of 8 images at crop 80 on a CPU
+Cost:    84 runs of 1,000 iterations of 8 images at crop 80 on a CPU
 Score:   not yet measured
 Command: python -m mgd sweep benchmarks/comparison/ablation/sweep.py --jobs 2, with the photos and weights of
          ../fashion_lite
@@ -8,5 +8,4 @@ Command: python -m mgd sweep benchmarks/comparison/ablation/sweep.py --jobs 2, w
 
 from mgd.config import family
 
-shared = family(__file__)  # ../family.py
-sweep = shared.ablation(shared.LITE)
+sweep = family(__file__).ABLATION  # ../family.py

@@ -2,13 +2,10 @@
 
 Cost:    93 runs of 1,000 iterations of 8 images at crop 80 on a CPU
 Score:   not yet measured
-Command: python -m mgd sweep benchmarks/comparison/facades_lite/sweep.py --jobs 2, with the photos in DATA/facades and
-         EfficientNet-Lite's weights in DATA/model-weight (or data.root=... model.weights_dir=... after it)
+Command: python -m mgd sweep benchmarks/comparison/facades_lite/sweep.py --jobs 2, with the photos in DATA/facades
+         and EfficientNet-Lite's weights in DATA/model-weight (or data.root=... model.weights_dir=... after it)
 """
-
-from dataclasses import replace
 
 from mgd.config import family
 
-shared = family(__file__)  # ../family.py
-sweep = shared.comparison(replace(shared.LITE, data=shared.FACADES))
+sweep = family(__file__).FACADES_LITE  # ../family.py
