@@ -229,6 +229,7 @@ class Train:
     max_skipped: Count = 10  # steps in a row left out for a loss or gradient that is not finite, before the run ends
     seed: Count = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: fp32 on a CPU, bf16 on a GPU that has it
+    compile: bool = False  # torch.compile for all networks: the first steps wait for it, the others are faster
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -385,7 +385,8 @@ def test_training_samples_have_labels_that_lie_on_their_images(scale: float) -> 
         for seed in range(8):
             rng = np.random.default_rng(seed)
             picture = np.repeat(4 * ramp[..., None], 3, axis=2)
-            image, label, (top, bottom, left, right) = augment(picture, ramp, scales=(scale,), crop=40, rng=rng)
+            image, label, geometry = augment(picture, ramp, scales=(scale,), crop=40, rng=rng)
+            top, bottom, left, right = geometry.extent
             assert label is not None
             inside = slice(top, bottom), slice(left, right)
             off.append((image[..., 0] / 4 - label)[inside].mean())

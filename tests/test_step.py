@@ -18,6 +18,7 @@ from mgd import losses
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised, Train
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import UNLABELED, Batch, TrainingSamples, draw, to_device
+from mgd.engine import step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.step import Stepper
@@ -87,6 +88,21 @@ def test_nothing_in_a_step_waits_for_the_device(name: str, monkeypatch: pytest.M
     outcome = stepper([batch])
     monkeypatch.undo()
     assert outcome.gradient_norm.isfinite()
+
+
+@pytest.mark.parametrize("name", ["cps", "mgd"])
+def test_compiled_networks_are_one_graph_each_and_train_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(step.COMPILE, "backend", "eager")  # what a graph is, without making machine code of it
+    config, outcomes = experiment(name), []
+    for compiled in (False, True):
+        train = replace(config.train, compile=compiled, lr=0.01)
+        stepper = Stepper(objective(name), train, Processes(0, 1, CPU), 10)
+        torch.manual_seed(0)
+        batches = [made_batch(config, CLASSES, CPU) for _ in range(2)]
+        outcomes.append([stepper([batch]).terms for batch in batches])
+    for one, other in zip(*outcomes, strict=True):
+        for term in one:
+            torch.testing.assert_close(one[term], other[term], rtol=1e-4, atol=1e-6)
 
 
 # Losses

@@ -26,6 +26,17 @@ class Outcome(NamedTuple):
     gradient_norm: Tensor  # scalar; where it is not finite the weights were left as they were
 
 
+COMPILE: dict[str, Any] = {"fullgraph": True, "dynamic": False}  # the crop is fixed, and nothing breaks a graph
+
+
+def compile_networks(objective: Objective) -> None:
+    """torch.compile for backbone and head of every network of a step, in place; copies of them are not compiled."""
+    own = [module for module in objective.modules() if isinstance(module, DeepLabV3Plus)]
+    for network in (*own, *objective.teachers.values()):
+        for part in (network.backbone, network.head):
+            part.compile(**COMPILE)
+
+
 class Stepper:
     """Everything that training changes: the objective's weights, optimiser, schedule, loss scale, averaged weights."""
 
@@ -41,6 +52,8 @@ class Stepper:
         self.averaged = ModelEmaV3(self.objective.student, decay=train.ema, use_warmup=True) if train.ema else None
         self._statistics = [b for b in self.objective.buffers() if b.is_floating_point()]  # of batch norm
         self._before = [torch.empty_like(b) for b in self._statistics]
+        if train.compile:
+            compile_networks(self.objective)
         self.model = distribute(self.objective, team)
         self.model.train()
 
