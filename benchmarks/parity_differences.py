@@ -24,6 +24,7 @@ from mgd.data.loaders import Batch, TrainingSamples, to_device
 from mgd.data.transforms import augment
 from mgd.engine.distributed import processes
 from mgd.engine.loop import Trainer
+from mgd.engine.resume import Wish
 from mgd.evaluate import evaluate
 from mgd.losses import image_level_loss, region_level_loss
 from mgd.metrics import confusion_matrix, mean_iou
@@ -44,7 +45,7 @@ def experiment(root: Path, name: str, iterations: int) -> Experiment:
 
 def train(config: Experiment) -> DeepLabV3Plus:
     with processes("cpu") as team:
-        Trainer(config, team, resume=False).run()
+        Trainer(config, team, Wish()).run()
     return load_student(Path(config.run.dir) / "last.pt")
 
 

@@ -21,3 +21,16 @@ TAUGHT = MGD(
 )
 TRAIN = Train(batch_size=8, max_iterations=2000, lr=0.3)
 EVALUATE = Evaluate(every=0)
+
+# Heads compared: EfficientNet-Lite from ImageNet weights. With some twenty labels CPS from such weights does not beat
+# labels alone, so these are what teachers are trained on.
+LITE_DATA = replace(DATA, short_side=96, crop_size=80)
+LITE0, LITE1, LITE2 = (Model(backbone=f"timm:tf_efficientnet_lite{size}", channels=64) for size in (0, 1, 2))
+LITE_TAUGHT = replace(
+    TAUGHT,
+    deep_teacher=("exp.fashion/fashion{partition}.lite2_deep/run/last.pt",),
+    wide_teacher=("exp.fashion/fashion{partition}.lite1_wide/run/last.pt",),
+    baseline="",
+)
+LITE_TEACHER_TRAIN = Train(batch_size=8, max_iterations=500, lr=0.1)
+LITE_TRAIN = replace(LITE_TEACHER_TRAIN, max_iterations=300)

@@ -1,13 +1,29 @@
 """The command line: `mgd COMMAND ...`; `mgd/commands/` has a file for each."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, sweep, teach, train
+from mgd.commands import (
+    check,
+    compare,
+    evaluate,
+    fit,
+    import_,
+    new,
+    partition,
+    prepare,
+    profile,
+    sweep,
+    teach,
+    train,
+)
 from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
-COMMANDS = (check, fit, teach, train, evaluate, compare, sweep, import_, prepare, partition)  # in the order of --help
+# In the order of `mgd --help`.
+COMMANDS = (check, fit, teach, train, evaluate, compare, sweep, profile, import_, prepare, new, partition)
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
@@ -65,8 +81,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def entry() -> None:
-    """The installed `mgd` command."""
-    sys.exit(main())
+    """The installed `mgd` command; it ends without a word where its output is read no further, as by `| head -1`."""
+    status = 0
+    try:
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        status = 128 + signal.SIGPIPE  # as the shell tells of programs that end of it
+    sys.exit(status)
 
 
 if __name__ == "__main__":

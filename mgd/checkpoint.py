@@ -17,6 +17,7 @@ from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import canonical_name, recognise_backbone
 from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.tensors import USUAL, Candidate, State, describe, find_networks
 from mgd.tensors import flat_state as flat_state  # what to ask of `read`'s result besides `recognise`
 
@@ -159,7 +160,9 @@ def network_of(found: Recognised, path: str | Path) -> DeepLabV3Plus:
         raise UserError(
             f"{path} names an architecture that this mgd cannot build ({error}); use a newer one"
         ) from error
-    check_fit(found.state, network.state_dict(), path, f"{found.arch['backbone']} with {network.num_classes} classes")
+    arch = network.arch
+    what = f"{arch['backbone']} with the head {arch['head']} for {network.num_classes} classes"
+    check_fit(found.state, network.state_dict(), path, what)
     network.load_state_dict(found.state)
     network.classes = found.classes
     return network
@@ -198,7 +201,8 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
         )
     known = {"format", "arch", "classes", "config", "model", "iteration", "total"}
     return Recognised(
-        arch=dict(arch),
+        # Older files do not tell the statistics: every network had ImageNet's.
+        arch={"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **arch},
         state=dict(content["model"]),
         origin="mgd",
         classes=None if classes is None else tuple(classes),

@@ -22,6 +22,7 @@ from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import BACKBONES, build_backbone, canonical_name, recognise_backbone
 from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.models.pretrained import HEADS, SOURCES, our_name
 from mgd.tensors import State, find_networks, flat_state
 
@@ -133,6 +134,12 @@ def _to_official(content: Any, file: Path, out: Path | None, backbone: str) -> s
         raise UserError(
             f"{file} holds {arch['backbone']} at output stride {arch['output_stride'] or 16}, which an official file "
             f"cannot say; expected one of {known}"
+        )
+    told = {key: network.arch[key] for key in ("head", "decoder_stride", "mean", "std")}
+    if told != {"head": "deeplabv3plus", "decoder_stride": None, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}:
+        raise UserError(
+            f"{file} holds {arch['backbone']} with {told}, which an official file cannot say; expected the published "
+            "head deeplabv3plus and ImageNet's mean and std"
         )
     target = _target(file, out, f"{file.stem}.official.pth")
     with atomic(target) as opened:

@@ -1,6 +1,5 @@
 """Test `mgd check`: every defect of data, teachers and machine is found, with its file and a remedy; all at once."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from helpers import train, write_config, write_image, write_network
 from PIL import Image
 
 import mgd.check.needs
+import mgd.parallel
 from mgd.__main__ import main
 from mgd.check import Finding, check, labels, lists, quick_check, table
 from mgd.config import load
@@ -289,6 +289,12 @@ def test_ignored_values_are_told_as_they_are_in_the_file(data: Path) -> None:
     assert text.endswith("0 (37.5 %), 1 (37.5 %), 7 (25.0 %, ignored)")
 
 
+def test_what_is_ignored_is_told_however_many_classes_there_are(data: Path) -> None:
+    write_labels(data, lambda half: 0 * half + np.where(np.arange(64) < 32, np.arange(64) // 2, 255), 16)
+    text = next(f.text for f in findings(data) if f.subject == "labels")
+    assert "0 (3.1 %), 1 (3.1 %), 2 (3.1 %), 3 (3.1 %), 4 (3.1 %) and 11 more, 255 (50.0 %, ignored)" in text
+
+
 def test_good_labels_are_no_warning_at_the_start_of_a_training(data: Path) -> None:
     config = load(write_config(data.parent / "experiment", data))
     assert not [f for f in quick_check(config, open_splits(config.data)) if f.subject == "labels"]
@@ -312,7 +318,7 @@ def test_labels_that_cannot_be_read_are_left_to_training(data: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "hint"),
     [
-        ([1, 2, 8], "They seem to be counted from 1: subtract 1, so that they are 0..7"),
+        ([1, 2, 8], "They seem to be counted from 1: subtract 1, so that they are 0..7 (data.label_map=1..8=0..7)"),
         ([0, 100, 200], "They seem to be shades: write 0, 1, ... in place of 0, 100, 200"),
     ],
 )
@@ -486,6 +492,6 @@ def test_findings_come_in_the_order_of_the_lists_whatever_the_cores(
 ) -> None:
     for name in (THIRD, SECOND, FIRST):
         image(data, name).write_bytes(b"")
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(mgd.parallel, "cores", lambda: 3)
     found = [finding.text.split()[0] for finding in findings(data) if finding.level == "error"]
     assert found == [str(image(data, name)) for name in (FIRST, SECOND, THIRD)]

@@ -1,235 +1,208 @@
-"""What a step saves: waits, full-resolution logits, images seen twice; and that its numbers stay what they were."""
+"""Test a training step: what it leaves out, averages, casts and converts, as far as no run's result shows it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from helpers import BACKBONE
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.data import default_collate
+from helpers import BACKBONE, read, train, write_config
+from test_engine import metrics
+from torch import Tensor, nn
 
-from mgd import losses
-from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised, Train
-from mgd.data.datasets import open_splits
-from mgd.data.loaders import UNLABELED, Batch, TrainingSamples, draw, to_device
-from mgd.engine import step
+import mgd.engine.loop as loop
+from mgd.config import Experiment, load
+from mgd.data.loaders import Batch
+from mgd.engine import distributed, step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.step import Stepper
-from mgd.losses import global_pool, mean_of_hard, ohem_cross_entropy, pixel_cross_entropy
 from mgd.models import build_model
-from mgd.objectives.base import Objective
-from mgd.objectives.cps import CPSObjective
-from mgd.objectives.mgd import MGDObjective
+from mgd.objectives.base import Objective, Pass, Terms
 from mgd.objectives.supervised import SupervisedObjective
-from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 
 CPU = torch.device("cpu")
-CLASSES, SIZE = 7, 48
-FILES = {"deep_teacher": ("deep.pt",), "wide_teacher": ("wide.pt",)}
-OHEM = Criterion(kind="ohem", min_kept=50)
-METHODS = {
-    "supervised": Supervised(criterion=OHEM),
-    "cps": CPS(),
-    "mgd": MGD(**FILES, criterion=OHEM),
-    "mgd-offline": MGD(**FILES, teachers="offline", teach=replace(MGD().teach, projection=12)),
-}
+ALONE = Processes(0, 1, CPU)
 
 
-def network(seed: int) -> Any:
-    torch.manual_seed(seed)
-    return build_model(BACKBONE, CLASSES, channels=16)
+@pytest.fixture
+def config(small_scenes: Path, tmp_path: Path) -> Experiment:
+    return load(write_config(tmp_path, small_scenes))
 
 
-def experiment(name: str) -> Experiment:
-    return Experiment(
-        data=Data(root="", crop_size=SIZE),
-        model=Model(backbone=BACKBONE),
-        method=METHODS[name],
-        train=Train(batch_size=2),
+def make_stepper(config: Experiment, **changes: Any) -> Stepper:
+    torch.manual_seed(0)
+    student = build_model(BACKBONE, 8, channels=16)
+    assert config.method.uses_unlabeled is False
+    objective = SupervisedObjective(student, config.method)  # type: ignore[arg-type]
+    return Stepper(objective, replace(config.train, **changes), ALONE, 10)
+
+
+def batch_of(config: Experiment, iteration: int = 0) -> Batch:
+    return made_batch(config, 8, CPU)._replace(iteration=iteration)
+
+
+# Averaged weights
+
+
+def test_averaged_weights_are_the_mean_of_the_first_ones_then_decay_as_the_key_says(config: Experiment) -> None:
+    stepper = make_stepper(config, ema=0.6, lr=0.1)
+    name = "classifier.bias"
+    seen: list[Tensor] = []
+    for iteration in range(5):
+        stepper([batch_of(config, iteration)])
+        seen.append(stepper.objective.student.state_dict()[name].clone())
+    mean = seen[0]
+    for weight, decay in zip(seen[1:], (1 / 2, 0.6, 0.6, 0.6), strict=True):  # 1 - 1/n until that is above 0.6
+        mean = decay * mean + (1 - decay) * weight
+    torch.testing.assert_close(stepper.network.state_dict()[name], mean)
+
+
+def test_the_decay_of_averaged_weights_is_the_one_asked_for_after_2000_iterations(config: Experiment) -> None:
+    averaged = make_stepper(config, ema=0.999).averaged
+    assert averaged is not None
+    assert averaged.get_decay(2000) == 0.999
+    assert averaged.get_decay(500) == pytest.approx(1 - 1 / 500)
+
+
+def test_running_statistics_are_averaged_as_the_weights_are(config: Experiment) -> None:
+    stepper = make_stepper(config, ema=0.999)
+    names = [name for name in stepper.network.state_dict() if name.endswith("running_mean")]
+    seen = []
+    for iteration in range(3):
+        stepper([batch_of(config, iteration)])
+        seen.append({name: stepper.objective.student.state_dict()[name].clone() for name in names})
+    for name in names:
+        torch.testing.assert_close(stepper.network.state_dict()[name], sum(one[name] for one in seen) / 3)
+
+
+# Steps that are left out or must not be
+
+
+def test_a_gradient_that_is_large_but_finite_is_a_step_like_others(config: Experiment) -> None:
+    stepper = make_stepper(config, lr=1e-12)
+    for parameter in stepper.objective.parameters():  # as a loss 1e6 times as large would
+        parameter.register_hook(lambda gradient: gradient * 1e6)
+    before = {name: tensor.clone() for name, tensor in stepper.objective.state_dict().items()}
+    outcome = stepper([batch_of(config)])
+    assert 1e4 < float(outcome.gradient_norm) < math.inf
+    momentum = [state["momentum_buffer"] for state in stepper.optimizer.state.values()]
+    assert any(tensor.any() for tensor in momentum)
+    after = stepper.objective.state_dict()
+    assert not torch.equal(
+        after["student.head.last_conv.1.running_mean"], before["student.head.last_conv.1.running_mean"]
     )
 
 
-def objective(name: str) -> Objective:
-    method = METHODS[name]
-    if isinstance(method, MGD):
-        teaching = StoredTeaching(method, ("deep", "wide")) if "offline" in name else None
-        networks = {"deep": network(1), "wide": network(2)}
-        return MGDObjective(network(0), teaching or TeacherNetworks(networks, method), method)
-    return (
-        CPSObjective(network(0), network(1), method)
-        if isinstance(method, CPS)
-        else SupervisedObjective(network(0), method)
-    )
+def test_the_loss_scale_of_fp16_halves_with_an_overflow_and_its_step_is_left_out(config: Experiment) -> None:
+    stepper = make_stepper(config)
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+    scales = []
+    for iteration in range(4):
+        hook = next(stepper.objective.parameters()).register_hook(
+            lambda g, i=iteration: g * (torch.inf if i == 0 else 1)
+        )
+        before = next(stepper.objective.parameters()).clone()
+        stepper([batch_of(config, iteration)])
+        hook.remove()
+        assert torch.equal(before, next(stepper.objective.parameters())) == (iteration == 0)
+        scales.append(stepper.scaler.get_scale())
+    assert scales == [2.0, 2.0, 4.0, 4.0]  # halved by the overflow, doubled after two steps without one
 
 
-# No wait
+# Precision, layout, batch norm over processes
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_nothing_in_a_step_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = experiment(name)
-    stepper, batch = Stepper(objective(name), config.train, Processes(0, 1, CPU), 10), made_batch(config, CLASSES, CPU)
-    stepper([batch])  # constants are made once
+class Watched(SupervisedObjective):
+    """Notes how its forward runs."""
 
-    def wait(*_: object, **__: object) -> None:
-        raise AssertionError("this waits for the device")
+    seen: list[Any]
 
-    for method in ("item", "cpu", "numpy", "tolist", "nonzero", "__bool__", "__float__", "__int__"):
-        monkeypatch.setattr(Tensor, method, wait)
-    with pytest.raises(AssertionError, match="waits for the device"):
-        bool(torch.ones(1))
-    outcome = stepper([batch])
-    monkeypatch.undo()
-    assert outcome.gradient_norm.isfinite()
+    def passes(self, batch: Batch) -> list[Pass]:
+        (only,) = super().passes(batch)
+
+        def terms() -> Terms:
+            found = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled()
+            self.seen.append(found)
+            return only.terms()
+
+        return [only._replace(terms=terms)]
 
 
-@pytest.mark.parametrize("name", ["cps", "mgd"])
-def test_compiled_networks_are_one_graph_each_and_train_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(step.COMPILE, "backend", "eager")  # what a graph is, without making machine code of it
-    config, outcomes = experiment(name), []
-    for compiled in (False, True):
-        train = replace(config.train, compile=compiled, lr=0.01)
-        stepper = Stepper(objective(name), train, Processes(0, 1, CPU), 10)
-        torch.manual_seed(0)
-        batches = [made_batch(config, CLASSES, CPU) for _ in range(2)]
-        outcomes.append([stepper([batch]).terms for batch in batches])
-    for one, other in zip(*outcomes, strict=True):
-        for term in one:
-            torch.testing.assert_close(one[term], other[term], rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", True), ("fp32", False)])
+def test_a_step_casts_as_its_precision_says(config: Experiment, precision: str, expected: bool) -> None:
+    objective = Watched(build_model(BACKBONE, 8, channels=16), config.method)  # type: ignore[arg-type]
+    objective.seen, outputs = [], []
+    objective.student.classifier.register_forward_hook(lambda module, inputs, output: outputs.append(output.dtype))
+    Stepper(objective, replace(config.train, precision=precision), ALONE, 10)([batch_of(config)])
+    assert [enabled for enabled, _, _ in objective.seen] == [expected]
+    assert outputs == [torch.bfloat16 if expected else torch.float32]
 
 
-# Losses
+def test_networks_are_trained_channels_last(config: Experiment) -> None:
+    stepper = make_stepper(config, ema=0.9)
+    for network in (stepper.objective.student, stepper.network):
+        kernels = [p for p in network.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert kernels
+        assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+        assert not any(kernel.is_contiguous() for kernel in kernels)
 
 
-def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
-
-
-@pytest.mark.parametrize("chunk", [1, 2**23])
-def test_every_pixels_cross_entropy_is_that_of_the_upsampled_logits_with_its_gradient(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("world", "device", "synchronised"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)]
+)
+def test_batch_norm_is_synchronised_over_several_gpus(
+    config: Experiment, monkeypatch: pytest.MonkeyPatch, world: int, device: str, synchronised: bool
 ) -> None:
-    monkeypatch.setattr(losses, "CHUNK", chunk)
-    torch.manual_seed(0)
-    low = torch.randn(3, 5, 6, 7, dtype=torch.float64).float().requires_grad_()
-    targets = [torch.randint(0, 5, (3, 21, 25)), torch.randint(0, 5, (3, 21, 25)).byte()]
-    targets[0][:, :4] = 255
-    targets[1][1] = 255
-    weights = torch.randn(2, 3, 21, 25)
-    found = pixel_cross_entropy(low, targets)
-    plain = [F.cross_entropy(upsampled(low, (21, 25)), t.long(), ignore_index=255, reduction="none") for t in targets]
-    for one, other, target in zip(found, plain, targets, strict=True):
-        torch.testing.assert_close(one, other)
-        assert not one[target == 255].any()
-    ours, theirs = (
-        torch.autograd.grad((torch.stack(list(values)) * weights).sum(), low)[0] for values in (found, plain)
-    )
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(step, "distribute", lambda module, team: module)
+    monkeypatch.setattr(Objective, "to", lambda self, *arguments, **options: self)  # there is no GPU
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *arguments, **options: None)
+    monkeypatch.setattr(step, "make_optimizer", lambda module, *arguments: torch.optim.SGD(module.parameters(), lr=0.1))
+    objective = SupervisedObjective(build_model(BACKBONE, 8, channels=16), config.method)  # type: ignore[arg-type]
+    team = Processes(0, world, torch.device(device))
+    stepper = Stepper(objective, replace(config.train, precision="fp32"), team, 10)
+    norms = [module for module in stepper.objective.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert {isinstance(module, nn.SyncBatchNorm) for module in norms} == {synchronised}
 
 
-def test_no_tensor_of_a_pass_holds_full_resolution_logits_of_more_than_one_image(
-    monkeypatch: pytest.MonkeyPatch,
+def test_ddp_shares_memory_between_gradients_and_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda module, **options: asked.update(options))
+    distributed.distribute(nn.Linear(1, 1), Processes(0, 2, CPU))
+    assert asked == {"device_ids": None, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+
+
+# The best, and steps without labels
+
+
+def test_the_best_network_is_kept_when_later_ones_are_worse(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "CHUNK", 1)
-    config = replace(experiment("mgd"), train=Train(batch_size=4))
-    model, batch = objective("mgd"), made_batch(config, CLASSES, CPU)
-
-    class Largest(TorchDispatchMode):
-        images = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, Tensor) and leaf.shape[1:] == (CLASSES, SIZE, SIZE):
-                    self.images = max(self.images, len(leaf))
-            return result
-
-    with Largest() as seen:
-        torch.stack(list(model(batch).values())).sum().backward()
-    assert seen.images == 1
+    scores = iter([0.2, 0.5, 0.4, 0.5])
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments, **options: SimpleNamespace(miou=next(scores)))
+    run = train(tmp_path, small_scenes, "train.max_iterations=8", "evaluate.every=1")  # an epoch is 2 iterations
+    assert [line["miou"] for line in metrics(run) if "miou" in line] == [0.2, 0.5, 0.4, 0.5]
+    assert (read(run / "best.pt")["iteration"], read(run / "best.pt")["miou"]) == (4, 0.5)
 
 
-def test_pooling_at_the_logits_own_resolution_is_pooling_the_upsampled_ones() -> None:
-    torch.manual_seed(0)
-    low = torch.randn(2, 5, 6, 7, requires_grad=True)
-    valid = torch.rand(2, 21, 25) > 0.4
-    large = upsampled(low, (21, 25))
-    plain = (large * valid[:, None]).sum(dim=(2, 3)) / valid.sum(dim=(1, 2))[:, None]
-    found = global_pool(low, valid)
-    torch.testing.assert_close(found, plain)
-    weights = torch.randn(2, 5)
-    ours, theirs = (torch.autograd.grad((one * weights).sum(), low, retain_graph=True)[0] for one in (found, plain))
-    torch.testing.assert_close(ours, theirs)
+def test_steps_without_a_labelled_pixel_are_counted_and_the_first_is_told(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move = loop.to_device
 
+    def unlabel(sample: Any, device: torch.device, iteration: int) -> Batch:
+        batch = move(sample, device, iteration)
+        if iteration in (1, 2):
+            assert batch.labeled.label is not None
+            batch.labeled.label.fill_(255)
+        return batch
 
-def test_hard_examples_of_all_images_together_are_those_of_each_alone() -> None:
-    torch.manual_seed(0)
-    logits, target = 3 * torch.randn(4, 5, 9, 9), torch.randint(0, 5, (4, 9, 9))
-    target[1, :8] = 255  # fewer than are kept
-    target[2] = 255
-    (every,) = pixel_cross_entropy(logits, [target])
-    for kept in (0, 30, 1000):
-        together = mean_of_hard(every, target, threshold=0.3, min_kept=kept)
-        alone = [
-            ohem_cross_entropy(logits[i : i + 1], target[i : i + 1], threshold=0.3, min_kept=kept) for i in range(4)
-        ]
-        torch.testing.assert_close(together, torch.stack(alone))
-
-
-# Partners
-
-
-def pairs_config(root: Path, **data: Any) -> Experiment:
-    options = {"train_list": "train_aug.txt", "partition": 4, "crop_size": 32} | data
-    return Experiment(data=Data(root=str(root), **options), model=Model(backbone=BACKBONE), method=CPS())
-
-
-def batch_of(config: Experiment, together: int) -> Batch:
-    samples = TrainingSamples(open_splits(config.data), config, together=together)
-    return to_device(default_collate([samples[position] for position in range(4)]), CPU, 0)
-
-
-def test_the_batchs_neighbour_is_the_same_partner_whether_it_is_in_the_pass_or_not(small_scenes: Path) -> None:
-    config = pairs_config(small_scenes)
-    shared, apart = batch_of(config, 4), batch_of(config, 1)
-    assert shared.second is None
-    assert apart.second is not None
-    for one, other in zip(shared.pair()[:2], apart.pair()[:2], strict=True):
-        assert torch.equal(one.image, other.image)
-        assert torch.equal(one.valid, other.valid)
-    for ours, theirs in zip(shared.mixed()[:2], apart.mixed()[:2], strict=True):
-        assert torch.equal(ours, theirs)
-    first, second, _ = shared.pair()
-    assert torch.equal(first.image[[1, 0, 3, 2]], second.image)
-
-
-def test_terms_are_the_same_whether_a_teacher_sees_the_partner_again_or_not(small_scenes: Path) -> None:
-    config = pairs_config(small_scenes)
-    model = objective("mgd").eval()
-    shared, apart = (model(batch_of(config, together)) for together in (4, 1))
-    assert shared.keys() == apart.keys()
-    for name, term in shared.items():
-        torch.testing.assert_close(term, apart[name])
-
-
-def test_partners_of_their_own_are_other_images(small_scenes: Path) -> None:
-    batch = batch_of(pairs_config(small_scenes, partner="independent"), 4)
-    first, second, _ = batch.pair()
-    assert batch.second is not None
-    assert not torch.equal(first.image[[1, 0, 3, 2]], second.image)
-
-
-@pytest.mark.parametrize("count", [2, 3, 5, 9])
-def test_neighbours_never_take_the_same_image_and_an_epoch_takes_each_once(count: int) -> None:
-    for seed in range(5):
-        drawn = [draw(seed, UNLABELED, position, count) for position in range(20 * count)]
-        assert all(one != other for one, other in zip(drawn[::2], drawn[1::2], strict=False))
-        epochs = np.array(drawn).reshape(20, count)
-        assert all(sorted(epoch) == list(range(count)) for epoch in epochs.tolist())
+    monkeypatch.setattr(loop, "to_device", unlabel)
+    run = train(tmp_path, small_scenes, "train.max_iterations=4")
+    assert [line.get("steps_without_labels", 0) for line in metrics(run)] == [0, 1, 2, 2]
+    said = capsys.readouterr().err
+    assert said.count("has a label in the crops that were drawn") == 1
+    assert "WARNING: iteration 2: no pixel of scene_" in said

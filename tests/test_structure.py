@@ -15,14 +15,14 @@ TREES = {file: ast.parse(file.read_text()) for file in FILES}
 LAYERS = (
     {"errors", "version"},
     {"fields"},
-    {"metrics", "config", "files", "parallel"},
+    {"metrics", "config", "files", "parallel", "progress"},
     {"losses", "distillation_losses", "models", "data"},
-    {"tensors", "draw"},
+    {"tensors", "draw", "rows", "scores"},
     {"checkpoint"},
     {"student"},
-    {"published", "objectives", "infer"},
+    {"published", "objectives", "infer", "new"},
     {"evaluate", "teach"},
-    {"compare", "convert", "check", "sheet"},
+    {"compare", "convert", "check", "sheet", "deploy"},
     {"engine"},
     {"study"},
     {"commands"},
@@ -98,19 +98,12 @@ def test_nothing_imports_an_experiment_a_test_or_a_benchmark(file):
 
 @each_file
 def test_every_import_is_a_requirement_or_comes_with_python(file):
-    required = {
-        "torch",
-        "torchvision",
-        "timm",
-        "numpy",
-        "scipy",
-        "cv2",
-        "PIL",
-        "tqdm",
-        "safetensors",
-    }  # tensorboard: torch.utils
+    # tensorboard comes in through torch.utils
+    required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm", "yaml", "safetensors"}
     roots = {name.split(".")[0] for name in imports(file)}
-    optional = {"optim.py": {"apex"}, "plot.py": {"matplotlib"}}.get(file.name, set())  # used when it is there
+    # Used when it is there.
+    extras = {"optim.py": {"apex"}, "plot.py": {"matplotlib"}, "shapes.py": {"pycocotools"}}
+    optional = extras.get(file.name, set())
     assert roots <= required | optional | {"mgd"} | sys.stdlib_module_names
 
 
@@ -125,6 +118,11 @@ def test_the_first_line_is_a_docstring(file):
 @each_file
 def test_only_the_commands_print(file):
     assert file.name == "__main__.py" or file.parent.name == "commands" or not calls(file, "print")
+
+
+@each_file
+def test_bars_are_those_that_a_dead_process_cannot_block(file):
+    assert "tqdm" not in imports(file) or module_of(file) == "mgd.progress"
 
 
 @each_file

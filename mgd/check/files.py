@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mgd.check.findings import Finding
-from mgd.check.labels import count_values, judge
+from mgd.check.labels import count_values, ignored_values, judge
 from mgd.config import Data
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item, Splits, load_pair
@@ -20,6 +19,7 @@ from mgd.data.transforms import shrink
 from mgd.errors import SHOWN, UserError, few
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
+from mgd.progress import Progress
 
 Places = dict[bytes, list[tuple[str, Path]]]  # content of a file -> the parts and paths that have it
 
@@ -48,7 +48,7 @@ def read_files(data: Data, splits: Splits, *, progress: bool) -> tuple[list[Find
     where: Places = defaultdict(list)
     good = memory = 0
     inspected = in_order(partial(inspect, data, splits.classes), (item for _, item in items))
-    bar = tqdm(inspected, "reading", len(items), unit="image", disable=not progress or None)
+    bar = Progress(inspected, "reading", len(items), unit="image", disable=not progress or None)
     for (part, item), one in zip(items, bar, strict=True):
         if one.kind:
             problems[one.kind].append(one.text)
@@ -73,8 +73,8 @@ def inspect(data: Data, classes: Classes, item: Item) -> Inspected:
     try:
         image, label = load_pair(item, data, len(classes) or IGNORE_INDEX - 1)
         if label is not None and item.label is not None:
-            values = count_values(read_indices(item.label) if data.ignore_values else label)
-            _check_label(item.label, _of_classes(values, data), classes)
+            values = count_values(read_indices(item.label) if ignored_values(data) else label)
+            _check_label(item.label, _of_classes(values, data), classes, mapped=bool(data.label_map))
     except UserError as error:
         return Inspected(error.kind, str(error), values, b"", 0)
     small = shrink(image, data.short_side) if data.cache else image
@@ -82,11 +82,11 @@ def inspect(data: Data, classes: Classes, item: Item) -> Inspected:
     return Inspected("", "", values, hashlib.blake2b(item.image.read_bytes(), digest_size=16).digest(), memory)
 
 
-def _check_label(path: Path, present: np.ndarray, classes: Classes) -> None:
+def _check_label(path: Path, present: np.ndarray, classes: Classes, *, mapped: bool) -> None:
     """What training would not mind: a label of nothing, and a palette that contradicts the indices."""
     if not present.any():
         raise UserError(f"{path} has no pixel of a class; correct it or take it out of the list", kind="empty")
-    palette = read_palette(path)
+    palette = None if mapped else read_palette(path)  # colours of values that mean other classes tell nothing
     if palette is None:
         return
     class_of = {color: i for i, color in enumerate(classes.colors) if classes.colors.count(color) == 1}
@@ -110,7 +110,7 @@ def _rows(problems: dict[str, list[str]]) -> Iterator[Finding]:
 def _of_classes(values: np.ndarray, data: Data) -> np.ndarray:
     """(256,) bool: the values that occur and are not ignored."""
     present = values > 0
-    present[[IGNORE_INDEX, *data.ignore_values]] = False
+    present[[IGNORE_INDEX, *ignored_values(data)]] = False
     return present
 
 
@@ -118,7 +118,7 @@ def _classes(part: str, values: np.ndarray, data: Data, classes: Classes) -> Ite
     """Which values a part's labels hold, and which classes they lack."""
     if not values.any():
         return
-    judged = [*judge(f"the labels of the {part} part", values, classes, data.ignore_values)]
+    judged = [*judge(f"the labels of the {part} part", values, classes, ignored_values(data))]
     yield from judged
     seen = _of_classes(values, data)
     absent = [name for i, name in enumerate(classes.names) if not seen[i]]

@@ -82,7 +82,10 @@ def write_classes(path: Path, names: Sequence[str], colors: Sequence[tuple[int, 
 
 def _rows(path: Path) -> list[list[str]]:
     """The rows of a CSV file that are not blank, without the empty cells that spreadsheets write behind a row."""
-    rows = [[one_form(cell.strip()) for cell in row] for row in csv.reader(io.StringIO(read_text(path)))]
+    try:
+        rows = [[one_form(cell.strip()) for cell in row] for row in csv.reader(io.StringIO(read_text(path)))]
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as CSV ({error}); expected the header {','.join(COLUMNS)}") from error
     for row in rows:
         while row and not row[-1]:
             row.pop()

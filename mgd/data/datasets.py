@@ -12,7 +12,8 @@ from mgd.config import Data
 from mgd.data.classes import Classes, read_classes
 from mgd.data.folders import pairs_in, photos_in
 from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label
-from mgd.data.names import below, digest, locate, name_of
+from mgd.data.label_map import value_table
+from mgd.data.names import below, digest, locate, name_of, split_line
 from mgd.errors import UserError, few
 from mgd.files import read_lines
 
@@ -59,6 +60,8 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     if not root.is_dir():
         raise UserError(f"data.root={data.root}: no folder {root.absolute()}; put the data there or set data.root")
     with into(problems):
+        value_table(data.label_map)  # wrong ones are told here and not by every label
+    with into(problems):
         classes = read_classes(data.classes, root)
     with into(problems):
         labeled, unlabeled, source = _partition(data, root, problems)
@@ -88,18 +91,24 @@ def into(problems: Problems) -> Iterator[None]:
 
 def open_val(data: Data, problems: Problems = None) -> list[Item]:
     """The validation list's items. Raises UserError as `open_splits` does."""
-    return read_list(Path(data.root) / data.val_list, Path(data.root), data.val_folder, labels=True, problems=problems)
+    path, root = Path(data.root) / data.val_list, Path(data.root)
+    return read_list(path, root, data.val_folder, labels=True, pattern=data.label_pattern, problems=problems)
 
 
-def read_list(path: Path, root: Path, folder: str, *, labels: bool, problems: Problems = None) -> list[Item]:
+def read_list(
+    path: Path, root: Path, folder: str, *, labels: bool, pattern: str = "", problems: Problems = None
+) -> list[Item]:
     """Read a list of any of the three formats (`mgd.config.Data` tells them), or a folder of pairs.
+
+    Args:
+        pattern: of the labels in a folder, as `pairs_in` takes it.
 
     Raises:
         UserError: the list or a file it names is missing, it is empty, or a line without a label where `labels` asks
             for one.
     """
     if path.is_dir():
-        return _paired(path, root, problems)
+        return _paired(path, root, pattern, problems)
     if not path.is_file():
         raise UserError(f"{path.absolute()} does not exist; it should list one image a line (see README, data layout)")
     if not (lines := read_lines(path)):
@@ -148,7 +157,7 @@ def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.
     image = load_image(item.image)
     if item.label is None:
         return image, None
-    label = load_label(item.label, num_classes, data.ignore_values)
+    label = load_label(item.label, num_classes, data.ignore_values, data.label_map)
     if image.shape[:2] != label.shape:
         turned = " when upright as its EXIF says" if image.shape[1::-1] == label.shape else ""
         raise UserError(
@@ -175,7 +184,7 @@ def _partition(data: Data, root: Path, problems: Problems) -> tuple[list[Item], 
         )
         return labeled, unlabeled, f"{paths[0]} and {paths[1].name}"
     path = root / data.train_list
-    items = read_list(path, root, data.train_folder, labels=True, problems=problems)
+    items = read_list(path, root, data.train_folder, labels=True, pattern=data.label_pattern, problems=problems)
     return *split(items, data.partition), f"one in {data.partition} of {path}"
 
 
@@ -188,9 +197,9 @@ def _photos(path: Path, root: Path, problems: Problems) -> list[Item]:
     return read_list(path, root, "", labels=False, problems=problems)
 
 
-def _paired(folder: Path, root: Path, problems: Problems) -> list[Item]:
+def _paired(folder: Path, root: Path, pattern: str, problems: Problems) -> list[Item]:
     """The pairs of a folder; what is wrong with the others is raised, or goes to `problems`."""
-    pairs, wrong = pairs_in(folder)
+    pairs, wrong = pairs_in(folder, pattern)
     for error in wrong:
         with into(problems):
             raise error
@@ -198,7 +207,7 @@ def _paired(folder: Path, root: Path, problems: Problems) -> list[Item]:
 
 
 def _parse_line(line: str, root: Path, folder: str) -> Item:
-    image, _, label = (text.strip(" \t") for text in line.partition("\t"))
+    image, label = split_line(line)
     if label:
         return Item(name_of(image), locate(image, root), locate(label, root))
     if Path(image).suffix.lower() in IMAGE_SUFFIXES:
@@ -211,7 +220,7 @@ def _hint(lines: Sequence[str]) -> str:
     """What a list seems to have in place of tabs and slashes, for the end of a sentence."""
     first = lines[0]
     if "\t" not in first:
-        for sign, name in {";": "a semicolon", ",": "a comma", " ": "a space"}.items():
+        for sign, name in {";": "a semicolon", ",": "a comma"}.items():
             if sum(Path(part.strip()).suffix.lower() in IMAGE_SUFFIXES for part in first.split(sign)) > 1:
                 return f". The first line has {name} between image and label; expected a tab"
     return ". The first line has backslashes; write / for \\" if "\\" in first else ""

@@ -28,6 +28,7 @@ REMEDIES = {
     CLOSED: "see to their permissions",
     BESIDE: f"move them into {IMAGES}/, or take {IMAGES}/ out of there",
 }
+Pairs = list[tuple[Path, Path]]  # image, label
 Found = tuple[list[Path], dict[str, list[Path]]]  # image files in order of name; the reason -> what is left out
 
 
@@ -57,14 +58,20 @@ def left_out(folder: Path) -> dict[str, list[Path]]:
     return {why: files for why, files in found.items() if files}
 
 
-def pairs_in(folder: Path) -> tuple[list[tuple[Path, Path]], list[UserError]]:
+def pairs_in(folder: Path, pattern: str = "") -> tuple[Pairs, list[UserError]]:
     """(image, label) of every image with a label, in order of name, and what is wrong with the others.
 
     A pair has the same path below images/ and labels/, but for the suffix.
 
+    Args:
+        pattern: where a label lies seen from its image, such as `{stem}_mask.png`; where there is a folder labels/ seen
+            from the same place below that one.
+
     Raises:
-        UserError: images/ or labels/ is missing or has no image.
+        UserError: images/ or labels/ is missing or has no image; the pattern lacks {stem}.
     """
+    if pattern:
+        return _by_pattern(folder, pattern)
     for part in (IMAGES, LABELS):
         if not (folder / part).is_dir():
             raise UserError(f"{folder.absolute()} has no folder {part}; expected {IMAGES}/ and {LABELS}/ in it")
@@ -85,6 +92,27 @@ def pairs_in(folder: Path) -> tuple[list[tuple[Path, Path]], list[UserError]]:
         remedy = f"put the images below {folder / IMAGES} or remove the labels"
         problems.append(UserError(f"{len(lone)} labels have no image: {files}; {remedy}", kind="pairs"))
     return [(images[name][0], labels[name][0]) for name in sorted(images.keys() & labels.keys())], problems
+
+
+def _by_pattern(folder: Path, pattern: str) -> tuple[Pairs, list[UserError]]:
+    if "{stem}" not in pattern:
+        raise UserError(f"data.label_pattern={pattern} must hold {{stem}}, the image's name, as in {{stem}}_mask.png")
+    files = photos_in(folder)
+    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    labels = folder / LABELS if (folder / LABELS).is_dir() else images
+
+    def label_of(image: Path) -> Path:
+        beside = (labels / image.relative_to(images)).parent
+        return Path(os.path.normpath(beside / pattern.replace("{stem}", image.stem)))
+
+    drawn = {label_of(file) for file in files if label_of(file) != file}  # labels may lie among the photos
+    pairs = [(image, label_of(image)) for image in files if image not in drawn]
+    bare = [image for image, label in pairs if not label.is_file()]
+    if not bare:
+        return pairs, []
+    remedy = f"draw them ({label_of(bare[0])}), or move the photos to a folder data.unlabeled"
+    problem = UserError(f"{len(bare)} images have no label: {few(bare)}; {remedy}", kind="pairs")
+    return [(image, label) for image, label in pairs if label.is_file()], [problem]
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
+from mgd.data.label_map import UNCLEAR, value_table, with_ignored
 from mgd.errors import UserError
 from mgd.metrics import IGNORE_INDEX
 
@@ -28,7 +29,6 @@ _BANDS = (
     "expected grey, or red, green and blue, with or without alpha; write the bands to train on as an 8-bit RGB file, "
     "such as with gdal_translate -b 1 -b 2 -b 3"
 )
-_INVALID = 254  # marks label values that are no class; classes end below it (`read_classes` sees to that)
 BROKEN = (  # what Pillow raises
     *(OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error, Image.DecompressionBombError),
 )
@@ -75,22 +75,25 @@ def read_indices(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def load_label(path: Path, num_classes: int, ignore_values: tuple[int, ...] = ()) -> np.ndarray:
-    """Label map uint8 (H,W), values 0..num_classes-1 and 255. `ignore_values` become 255.
+def load_label(
+    path: Path, num_classes: int, ignore_values: tuple[int, ...] = (), label_map: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Label map uint8 (H,W), values 0..num_classes-1 and 255. `ignore_values` become 255, others what `label_map` says.
 
     Raises:
         UserError: as `read_indices`, or when it holds a value that is no class.
     """
-    table = np.full(256, _INVALID, np.uint8)
-    table[:num_classes] = np.arange(num_classes)
-    table[[IGNORE_INDEX, *ignore_values]] = IGNORE_INDEX
+    table = value_table(with_ignored(label_map, ignore_values)).copy()
+    table[(table >= num_classes) & (table != IGNORE_INDEX)] = UNCLEAR
     values = read_indices(path)
     label = table[values]
-    if (label == _INVALID).any():
-        wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != _INVALID)))
+    if (label == UNCLEAR).any():
+        wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != UNCLEAR)))
+        mapped = "a value that another one is mapped to must be named as well, " if label_map else ""
         raise UserError(
             f"{path} holds the label value {', '.join(map(str, wrong[:5]))}, expected 0..{num_classes - 1} or "
-            f"{IGNORE_INDEX}; correct the labels, data.classes, or name it in data.ignore_values{_hint(values, table)}",
+            f"{IGNORE_INDEX}; correct the labels, data.classes, or say what it means in data.label_map ({mapped}"
+            f"such as {wrong[0]}=0) or name it in data.ignore_values{_hint(values, table)}",
             kind="values",
         )
     return label
@@ -99,9 +102,10 @@ def load_label(path: Path, num_classes: int, ignore_values: tuple[int, ...] = ()
 def _hint(values: np.ndarray, table: np.ndarray) -> str:
     """What a label's numbers seem to be in place of 0, 1, 2, ..., for the end of a sentence."""
     found = [int(value) for value in np.unique(values) if table[value] != IGNORE_INDEX]
-    num_classes = int((table < _INVALID).sum())
+    num_classes = int((table < UNCLEAR).sum())
     if found[0] >= 1 and found[-1] == num_classes:
-        return f". They seem to be counted from 1: subtract 1, so that they are 0..{num_classes - 1}"
+        mapping = f"data.label_map=1..{num_classes}=0..{num_classes - 1}"
+        return f". They seem to be counted from 1: subtract 1, so that they are 0..{num_classes - 1} ({mapping})"
     if 1 < len(found) <= num_classes:
         return f". They seem to be shades: write 0, 1, ... in place of {', '.join(map(str, found[:5]))}"
     return ""

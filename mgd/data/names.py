@@ -6,6 +6,27 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from mgd.data.images import IMAGE_SUFFIXES
+from mgd.errors import UserError
+
+
+def split_line(line: str) -> tuple[str, str]:
+    """(image, label) of a list's line; "" for no label. A tab is between them, or a space, as in the lists of others.
+
+    A space separates only what ends like names of images on both sides, so that a photo's name may have spaces in it.
+
+    Raises:
+        UserError: there are several such spaces.
+    """
+    image, tab, label = line.partition("\t")
+    if not tab:
+        halves = [(line[:i], line[i + 1 :]) for i, sign in enumerate(line) if sign == " "]
+        halves = [pair for pair in halves if all(Path(half).suffix.lower() in IMAGE_SUFFIXES for half in pair)]
+        if len(halves) > 1:
+            raise UserError(f"{line!r} can be cut into an image and a label at several spaces; put a tab between them")
+        image, label = halves[0] if halves else (line, "")
+    return image.strip(" \t"), label.strip(" \t")
+
 
 def name_of(line: str) -> str:
     """An image's name from its line in a list: its path below the root, or the line itself where it is a bare name.
@@ -13,7 +34,7 @@ def name_of(line: str) -> str:
     A name is a path that leads out of no folder: the two dots of `../a.png` become `__`, and the slash before the first
     part goes. Two forms of one Unicode text are one name.
     """
-    image = os.path.normpath(one_form(line.partition("\t")[0].strip(" ")))
+    image = os.path.normpath(one_form(split_line(line)[0]))
     return "/".join("__" if part == ".." else part for part in image.split("/") if part)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from mgd.data.datasets import PARTS, Item, checked, divide, read_list
 from mgd.data.images import load_label
 from mgd.data.names import below, digest, name_of
+from mgd.errors import UserError, few
 from mgd.files import read_lines, write_json, write_text
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
@@ -42,7 +43,7 @@ def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0,
     elif scheme == "random":
         labeled = random_places(len(items), ratio, seed)
     else:
-        labeled = balanced_places(count_pixels(items), ratio, seed)
+        labeled = balanced_places(_pixels_to_balance(items, path), ratio, seed)
     pattern = path.parent / f"subset_{path.stem}" / NAME
     told = write_partition(pattern, lines, labeled, ratio=ratio, scheme=scheme, seed=seed, force=force)
     return f"{told}\ntrain with data.partition={ratio} data.partition_lists={os.path.relpath(pattern, root)}"
@@ -75,6 +76,18 @@ def balanced_places(pixels: np.ndarray, ratio: int, seed: int) -> list[int]:
         chosen.append(int(gain.argmax()))
         total += share[chosen[-1]]
     return sorted(chosen)
+
+
+def _pixels_to_balance(items: Sequence[Item], path: Path) -> np.ndarray:
+    """`count_pixels`, of labels that hold more than one class."""
+    pixels = count_pixels(items)
+    if len(held := np.flatnonzero(pixels.any(axis=0))) < 2:
+        found = f"nothing but {few(held)}" if len(held) else "no value"
+        raise UserError(
+            f"{path}: besides {IGNORE_INDEX}, which is ignored, the labels hold {found}, so nothing can be balanced; "
+            "correct them (masks of 0 and 255 must be 0 and 1), or use --scheme random"
+        )
+    return pixels
 
 
 def count_pixels(items: Sequence[Item]) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Objectives: what a method computes in a step. The type of `config.method` picks one."""
 
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
-from mgd.config import CPS, CWD, KD, MGD, Experiment, MeanTeacher, Model, Supervised, Taught, UniMatch
+from mgd.config import CPS, KD, MGD, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
 from mgd.data.maps import Contents, Maps, photo_name
 from mgd.errors import UserError
@@ -18,45 +19,45 @@ from mgd.objectives.distill import CWDObjective, KDObjective
 from mgd.objectives.mean_teacher import MeanTeacherObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
-from mgd.objectives.teaching import StoredTeaching, TeacherNetworks, Teaching
+from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 from mgd.objectives.unimatch import UniMatchObjective
-from mgd.student import load_student
+from mgd.student import load_student, start_from
 
-__all__ = ["Objective", "build_objective", "find_teacher"]
+__all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
 
 log = logging.getLogger(__name__)
 
 
-def build_objective(config: Experiment, num_classes: int) -> Objective:
+def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[str] = ()) -> Objective:
     """Networks and method of an experiment, on the CPU; weights at random come from torch's global generator.
+
+    Args:
+        classes: the data's class names, which a teacher must have too; none takes any of the same number.
 
     Raises:
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
-    confidence = getattr(method, "confidence", ())
-    if len(confidence) not in (0, 1, num_classes):
-        told = (
-            f"method.confidence has {len(confidence)} values, the data {num_classes} classes; give one, or one for each"
-        )
-        raise UserError(told)
-    # Teachers first, since they are what most often fails.
-    if isinstance(method, MGD):
-        teaching = _teaching(config, method, num_classes)
-        return MGDObjective(_network(config.model, num_classes), teaching, method)
-    if isinstance(method, KD):
-        teachers = _load_teachers(config, method, num_classes)
-        return KDObjective(_network(config.model, num_classes), teachers, method)
-    if isinstance(method, CWD):
-        teachers = _load_teachers(config, method, num_classes)
-        return CWDObjective(_network(config.model, num_classes), teachers, method)
-    student = _network(config.model, num_classes)
+    _check_confidence(method, num_classes)
+    student = _student(config.model, num_classes, classes)  # first: one seed gives one student, whatever teaches it
     if isinstance(method, CPS):
+        # The peer starts at random: two networks that start alike have nothing to teach each other.
         return CPSObjective(student, _network(config.model, num_classes), method)
     if isinstance(method, UniMatch):
         return UniMatchObjective(student, method)
     if isinstance(method, MeanTeacher):
         return MeanTeacherObjective(student, method)
+    if isinstance(method, MGD) and method.teachers == "offline":
+        return MGDObjective(student, StoredTeaching(method, tuple(teacher_paths(method))), method)
+    if isinstance(method, Taught):
+        teachers = {name: load_teacher(config, name, num_classes, classes=classes) for name in teacher_paths(method)}
+        if isinstance(method, MGD):
+            return MGDObjective(student, TeacherNetworks(teachers, method), method)
+        return (
+            KDObjective(student, teachers, method)
+            if isinstance(method, KD)
+            else CWDObjective(student, teachers, method)
+        )
     assert isinstance(method, Supervised)
     return SupervisedObjective(student, method)
 
@@ -110,27 +111,48 @@ def find_teacher(files: tuple[str, ...], name: str) -> Path:
     raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
 
 
-def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Plus:
+def load_teacher(config: Experiment, name: str, num_classes: int, *, classes: Sequence[str] = ()) -> DeepLabV3Plus:
     """The "deep" or "wide" teacher of a config, from our file or an official one."""
     assert isinstance(config.method, Taught)
     path = find_teacher(teacher_paths(config.method)[name], name)
-    network = load_student(path, num_classes=num_classes)
+    network = load_student(path, num_classes=num_classes, classes=classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
 
 
-def _load_teachers(config: Experiment, method: Taught, num_classes: int) -> dict[str, DeepLabV3Plus]:
-    return {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
+def _check_confidence(method: Method, num_classes: int) -> None:
+    confidence = getattr(method, "confidence", ())
+    if len(confidence) not in (0, 1, num_classes):
+        count = f"method.confidence has {len(confidence)} values, the data {num_classes} classes"
+        raise UserError(f"{count}; give one for all, or one for each")
 
 
-def _teaching(config: Experiment, method: MGD, num_classes: int) -> Teaching:
-    if method.teachers == "offline":
-        return StoredTeaching(method, tuple(teacher_paths(method)))
-    return TeacherNetworks(_load_teachers(config, method, num_classes), method)
+def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV3Plus:
+    """The network that is trained: from `model.init_from` where it is set."""
+    if not model.init_from:
+        return _network(model, num_classes)
+    network = _network(replace(model, pretrained=False), num_classes)
+    start_from(network, model.init_from, classes=classes)
+    return network
+
+
+def build_network(model: Model, num_classes: int) -> DeepLabV3Plus:
+    """The network that a config asks for, with random weights. Raises UserError where it cannot be built."""
+    return build_model(
+        model.backbone,
+        num_classes,
+        channels=model.channels,
+        output_stride=model.output_stride,
+        head=model.head,
+        decoder_stride=model.decoder_stride,
+    )
 
 
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
-    network = build_model(model.backbone, num_classes, channels=model.channels, output_stride=model.output_stride)
+    network = build_network(model, num_classes)
+    if network.unreached:
+        names = ", ".join(network.unreached)
+        log.info("frozen, since the head %s does not use what comes of them: %s", model.head, names)
     if model.pretrained:
         load_imagenet(network.backbone, network.arch["backbone"], model.weights_dir, read=lambda p: flat_state(read(p)))
     return network

@@ -13,7 +13,8 @@ from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views, neighbours
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus, upsample
+from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.heads import upsample
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
 

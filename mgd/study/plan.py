@@ -10,8 +10,7 @@ from pathlib import Path
 
 from mgd.config import Experiment, fill_in, load, override, to_dict
 from mgd.data.datasets import open_splits
-from mgd.engine.resume import first_difference
-from mgd.errors import UserError
+from mgd.errors import UserError, few
 from mgd.files import write_text
 from mgd.study.sweep import Row, Sweep
 
@@ -80,11 +79,11 @@ def check(cells: Sequence[Cell]) -> None:
         if (cell.folder / "run").is_dir() and (cell.folder / "config.py").is_file():
             before, now = to_dict(load(cell.folder)), to_dict(fill_in(cell.config, cell.folder.resolve()))
             # The settings of the evaluation are no part of what is trained, but of the score.
-            scored = first_difference({"evaluation": before["evaluate"]}, {"evaluation": now["evaluate"]})
-            if key := first_difference(before, now) or scored:
+            scored = differences({"evaluation": before["evaluate"]}, {"evaluation": now["evaluate"]})
+            if changed := [text for _, text in (*differences(before, now), *scored)]:
                 raise UserError(
-                    f"{cell.folder} holds a run with another {key}; set it back, delete that folder, or name another "
-                    "in Sweep(folder=...)"
+                    f"{cell.folder} holds a run with another {few(changed)}; set it back, delete that folder, or name "
+                    "another in Sweep(folder=...)"
                 )
 
 

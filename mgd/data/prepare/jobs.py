@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from mgd.data.partitions import write_partition
 from mgd.errors import UserError, few
 from mgd.files import read_lines, write_bytes, write_text
 from mgd.parallel import in_order
+from mgd.progress import Progress
 
 RATIOS = (2, 4, 8, 16)
 
@@ -38,7 +38,7 @@ def run_jobs(jobs: Iterable[Job], caption: str) -> None:
     todo = [job for job in jobs if not job.target.exists()]
     if missing := [job.source for job in todo if not job.source.is_file()]:
         raise UserError(f"{len(missing)} files are missing, first {missing[0]}; unpack the archive again, whole")
-    progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=caption, unit="file", disable=None)
+    progress = Progress(total=len(jobs), initial=len(jobs) - len(todo), desc=caption, unit="file", disable=None)
     with progress:
         for _ in in_order(_make, todo):
             progress.update()
