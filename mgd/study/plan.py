@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mgd.config import Experiment, fill_in, load, override, to_dict
 from mgd.data.datasets import open_splits
+from mgd.engine.resume import differences
 from mgd.errors import UserError, few
 from mgd.files import write_text
 from mgd.study.sweep import Row, Sweep
