@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
-from tqdm import tqdm
 
 from mgd.config import MGD, Experiment
 from mgd.data.datasets import Splits
@@ -30,6 +29,7 @@ from mgd.losses import region_level_loss
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.folding import for_inference
 from mgd.objectives import load_teacher, maps_contents, teacher_paths
+from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
 FEATURE_STRIDE = 4  # of the decoder feature: windows begin at multiples of it
@@ -202,7 +202,7 @@ def teach(
         left = [index for index in range(rank, len(contents.photos), world) if index not in store.done]
         errors: list[float] = []
         photos = _load_photos(config, contents.photos, left, device)
-        for sample in tqdm(photos, desc="teachers look", unit="photo", disable=True if rank else None):
+        for sample in Progress(photos, desc="teachers look", unit="photo", disable=True if rank else None):
             maps, error = _look(teachers, sample, device, precision, measure=len(errors) < PROBES)
             errors += error
             store.add(_photo(sample), maps)
@@ -238,7 +238,7 @@ def export(config: Experiment, splits: Splits, maps: Maps, folder: Path) -> int:
     """
     teachers = [kind.name.removesuffix(".label") for kind in maps.kinds if kind.name.endswith(".label")]
     palette = splits.classes.palette().tobytes()
-    for index, name in enumerate(tqdm(maps.contents.photos, unit="photo", desc="export", disable=None)):
+    for index, name in enumerate(Progress(maps.contents.photos, unit="photo", desc="export", disable=None)):
         photo = maps.photo(index)
         height, width = photo.height, photo.width
         if config.data.short_side:

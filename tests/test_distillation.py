@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -131,8 +132,8 @@ def cwd(**options: float) -> CWDObjective:
     return CWDObjective(student, teachers, CWD(**NAMES, **options))
 
 
-def mean_teacher(**options: float) -> MeanTeacherObjective:
-    return MeanTeacherObjective(network(0), MeanTeacher(**({"confidence": 0.0} | options)))
+def mean_teacher(**options: Any) -> MeanTeacherObjective:
+    return MeanTeacherObjective(network(0), MeanTeacher(**({"confidence": ()} | options)))
 
 
 def supervised(student: DeepLabV3Plus) -> Tensor:
@@ -229,13 +230,13 @@ def test_mean_teacher_is_its_equation() -> None:
 
 def test_pixels_of_which_the_teacher_is_not_sure_add_nothing_to_the_mean() -> None:
     one = batch()
-    full, half = mean_teacher(), mean_teacher(confidence=0.3)
+    full, half = mean_teacher(), mean_teacher(confidence=(0.3,))
     target = full._target(one)
     assert 0 < (target.amax(1) >= 0.3).float().mean() < 1
     squared = (full.student(paper_mix(one)).softmax(1) - target).square().sum(1)
     counted = paper_valid(one) & (target.amax(1) >= 0.3)
     torch.testing.assert_close(half(one)["consistency"], squared[counted].sum() / paper_valid(one).sum())
-    assert mean_teacher(confidence=1.0)(one)["consistency"].item() == 0
+    assert mean_teacher(confidence=(1.0,))(one)["consistency"].item() == 0
 
 
 def test_the_mean_teacher_averages_weights_and_statistics_and_nothing_else_moves_it() -> None:
