@@ -21,7 +21,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -63,8 +63,8 @@ def experiment(size: int, student: str, **method: str) -> Experiment:
     )
 
 
-def networks() -> dict[str, DeepLabV3Plus]:
-    return {name: build_model(backbone, CLASSES) for name, backbone in TEACHERS.items()}
+def networks() -> Iterator[tuple[str, DeepLabV3Plus]]:
+    return ((name, build_model(backbone, CLASSES)) for name, backbone in TEACHERS.items())
 
 
 def ours(config: Experiment) -> Stepper:
@@ -129,7 +129,7 @@ def reading(config: Experiment) -> Step:
 def published_step(config: Experiment, student: str) -> Step:
     """The published schedule on the same batch, with its second unlabelled images."""
     config = replace(config, data=replace(config.data, partner="independent"))
-    nets = {"student": build_model(PUBLISHED[student], CLASSES), **networks()}
+    nets = {"student": build_model(PUBLISHED[student], CLASSES), **dict(networks())}
     for name, network in nets.items():
         network.train().requires_grad_(name == "student")
     train = config.train
@@ -204,7 +204,7 @@ def ratios(options: argparse.Namespace) -> dict[str, float]:
 
 
 def peak(make: Callable[..., Step], *arguments: object) -> float:
-    """KiB at the peak of two steps, above what the libraries take, in a process of its own."""
+    """KiB at the peak of a step, above what the libraries take, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(sender, make, arguments))
@@ -219,9 +219,7 @@ def _peak(sender: Connection, make: Callable[..., Step], arguments: tuple) -> No
     torch.set_num_threads(1)
     F.conv2d(torch.randn(1, 8, 64, 64), torch.randn(8, 8, 3, 3))
     before = _high_water()
-    step = make(*arguments)
-    step()
-    step()
+    make(*arguments)()
     sender.send(_high_water() - before)
 
 

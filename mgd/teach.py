@@ -24,17 +24,18 @@ from mgd.data.images import load_image
 from mgd.data.loaders import make_loader
 from mgd.data.maps import Kind, Maps, MapsWriter, Photo
 from mgd.data.transforms import resize, shrink
+from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.losses import region_level_loss
-from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.folding import for_inference
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives import load_teacher, maps_contents, teacher_paths
 from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
 FEATURE_STRIDE = 4  # of the decoder feature: windows begin at multiples of it
 PROBES = 8  # photos on which the error of what is stored is measured
-Teachers = Mapping[str, DeepLabV3Plus]
+Teachers = Mapping[str, SegmentationNetwork]
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ class Photos(Dataset):
 class Teacher:
     """A frozen network and what is stored of its answers."""
 
-    def __init__(self, name: str, network: DeepLabV3Plus, config: Experiment, device: torch.device) -> None:
+    def __init__(self, name: str, network: SegmentationNetwork, config: Experiment, device: torch.device) -> None:
         assert isinstance(config.method, MGD)
         self.name, self.how, self.device = name, config.method.teach, device
         self.network = for_inference(network).to(device)
         self.stride = config.method.feature_stride(config.data.crop_size)
+        if name == "wide":
+            self._check_stride()
         window = self.how.crop_size or config.data.crop_size
         self.window = -(-window // FEATURE_STRIDE) * FEATURE_STRIDE
         self.step = max(1, math.ceil(window * config.evaluate.stride) // FEATURE_STRIDE) * FEATURE_STRIDE
@@ -78,6 +81,16 @@ class Teacher:
             self.kinds.append(Kind("deep.logits", self.how.logits_stride, network.num_classes, values))
         else:
             self.kinds.append(Kind("wide.feature", self.stride, self.how.projection or width, values))
+
+    @torch.inference_mode()
+    def _check_stride(self) -> None:
+        side = self.network.padded(64, 64)[0]
+        own = side // self.network.feature(torch.zeros(1, 3, 64, 64, device=self.device)).shape[-1]
+        if own != FEATURE_STRIDE:
+            raise UserError(
+                f"the wide teacher's feature has a cell for {own} pixels, storing it needs {FEATURE_STRIDE}, as the "
+                "published head has: leave this teacher online, or set method.lambda_region=0 and method.wide_teacher="
+            )
 
     @torch.inference_mode()
     def look(self, image: Tensor) -> tuple[dict[str, np.ndarray], Tensor]:
@@ -169,7 +182,9 @@ def open_teachers(config: Experiment, splits: Splits, device: torch.device) -> l
     """The teachers that the config names. Raises UserError as `load_teacher` does."""
     assert isinstance(config.method, MGD)
     names, count = teacher_paths(config.method), len(splits.classes)
-    return [Teacher(name, load_teacher(config, name, count), config, device) for name in names]
+    return [
+        Teacher(name, load_teacher(config, name, count, classes=splits.classes.names), config, device) for name in names
+    ]
 
 
 def teach(

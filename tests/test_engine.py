@@ -419,7 +419,9 @@ def test_a_batch_trains_the_same_however_it_is_divided(
     criterion: str,
 ) -> None:
     """1 process x 4 images, 2 x 2, and 2 images accumulated twice; the crops have unequal shares of padding."""
-    monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_forward)  # its statistics are those of a part
+    # The statistics of micro-batches are those of a part.
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_forward)
+    monkeypatch.setattr("mgd.engine.step.synchronise", lambda module: module)
     hard = [f"method.criterion.kind={criterion}", "method.criterion.min_kept=200"]
     short = ["train.max_iterations=8"]
     special = {  # at higher rates rounding grows
@@ -442,6 +444,24 @@ def test_a_batch_trains_the_same_however_it_is_divided(
         torch.testing.assert_close(weights(run), expected, rtol=0, atol=1e-5)
         for line, whole_line in zip(metrics(run), metrics(whole), strict=True):  # a log tells of all processes
             assert line["loss/total"] == pytest.approx(whole_line["loss/total"], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["cps", "mgd"])
+def test_batch_norm_is_that_of_the_batch_for_any_number_of_processes(
+    small_scenes: Path, tmp_path: Path, method_options: dict[str, list[str]], method: str
+) -> None:
+    """1 process x 4 images, 2 x 2 and 4 x 1: the same weights and the same running statistics."""
+    gentle = ["method.lambda_region=1"] if method == "mgd" else []  # else rounding grows
+    options = [*method_options[method], *gentle, "train.lr=0.003", "train.max_iterations=3", "data.crop_size=48"]
+    expected = read(train(tmp_path / "one", small_scenes, *options) / "last.pt")["model"]
+    for processes in (2, 4):
+        folder = tmp_path / str(processes)
+        run_processes(processes, "train", str(write_config(folder, small_scenes)), *options)
+        found = read(folder / "run/last.pt")["model"]
+        for name, tensor in expected.items():
+            if not name.endswith("num_batches_tracked"):  # no one reads it; it counts passes, not images
+                what = f"{processes} processes: {name}"
+                torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=what)
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def restated(student: DeepLabV3Plus, deep: DeepLabV3Plus, wide: DeepLabV3Plus, b
 def objective(networks: dict[str, DeepLabV3Plus], norm: Norm = "frozen", **changes: float) -> MGDObjective:
     teachers = {name: networks[name] for name in ("deep", "wide")}
     config = MGD(teacher_norm=norm, **(WEIGHTS | changes))
-    return MGDObjective(networks["student"], TeacherNetworks(teachers, config), config).train()
+    return MGDObjective(networks["student"], TeacherNetworks(teachers.items(), config), config).train()
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
@@ -179,7 +179,7 @@ def test_one_teacher_alone_gives_its_terms(networks: dict[str, DeepLabV3Plus]) -
     both = {"supervised", "pixel_labeled", "pixel_unlabeled"}
     for name, own in (("deep", "image"), ("wide", "region")):
         config = MGD(**WEIGHTS)
-        teaching = TeacherNetworks({name: networks[name]}, config)
+        teaching = TeacherNetworks({name: networks[name]}.items(), config)
         model = MGDObjective(networks["student"], teaching, config).train()
         assert model(batch()).keys() == both | {own}
 
@@ -187,7 +187,9 @@ def test_one_teacher_alone_gives_its_terms(networks: dict[str, DeepLabV3Plus]) -
 def test_supervised_term_is_ohem_where_the_config_says_so(networks: dict[str, DeepLabV3Plus]) -> None:
     teachers = {name: networks[name] for name in ("deep", "wide")}
     config = MGD(criterion=Criterion(kind="ohem", threshold=0.0, min_kept=10), **WEIGHTS)
-    terms = MGDObjective(networks["student"], TeacherNetworks(teachers, config), config).train()(batch(padded=0))
+    terms = MGDObjective(networks["student"], TeacherNetworks(teachers.items(), config), config).train()(
+        batch(padded=0)
+    )
     plain = objective(networks)(batch(padded=0))
     assert terms["supervised"] > plain["supervised"]  # the hardest 20 pixels only
     torch.testing.assert_close(terms["pixel_labeled"], plain["pixel_labeled"])

@@ -57,7 +57,7 @@ def batch(*, padded: int = 8, iteration: int = 0, images: int = 2) -> Batch:
 
 def mgd(config: MGD = METHOD, **teachers: DeepLabV3Plus) -> MGDObjective:
     networks = teachers or {"deep": settled(1), "wide": settled(2, channels=24)}
-    return MGDObjective(network(0), TeacherNetworks(networks, config), config)
+    return MGDObjective(network(0), TeacherNetworks(networks.items(), config), config)
 
 
 def cps(config: CPS = PEERS) -> CPSObjective:

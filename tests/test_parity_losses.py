@@ -184,6 +184,9 @@ class Recorded(nn.Module):
         low, high = image.aminmax()
         return self.features[float((low + high) / 2)]
 
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
     def classifier(self, feature: Tensor) -> Tensor:
         """Of the input's size already, (9,13)."""
         return next(self.outputs[key] for key, own in self.features.items() if own is feature)
@@ -197,7 +200,7 @@ def test_one_official_iteration_through_our_objective() -> None:
     student, wide, deep = Recorded(STUDENT, "mgd_f1"), Recorded(WIDE, "mgd_f2"), Recorded(DEEP)
     batch = Batch(views(-1.0, stored("mgd_gts").long()), views(0.0), views(1.0), stored("mgd_mask").bool(), 0)
     config = MGD(lambda_image=0.004, lambda_region=100.0, teacher_norm="batch")  # as officially
-    objective = MGDObjective(student, TeacherNetworks({"deep": deep, "wide": wide}, config), config)
+    objective = MGDObjective(student, TeacherNetworks({"deep": deep, "wide": wide}.items(), config), config)
     terms = objective(batch)
     total = torch.stack(list(terms.values())).sum()
     without_gradient = [key for key in facts("losses")["mgd"]["values"] if key.endswith("(no grad)")]

@@ -55,7 +55,7 @@ def objectives() -> dict[str, Callable[[], Objective]]:
     settings = MGD(deep_teacher=("deep.pt",), wide_teacher=("wide.pt",))
 
     def mgd(settings: MGD) -> Objective:
-        teachers = TeacherNetworks({"deep": build_model("resnet101", 21), "wide": teacher()}, settings)
+        teachers = TeacherNetworks({"deep": build_model("resnet101", 21), "wide": teacher()}.items(), settings)
         return MGDObjective(student(), teachers, settings)
 
     return {

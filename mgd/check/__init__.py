@@ -7,17 +7,7 @@ from mgd.check.files import read_files
 from mgd.check.findings import Finding
 from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import (
-    disk,
-    evaluation_memory,
-    largest,
-    maps,
-    memory,
-    network,
-    shared_memory,
-    start,
-    teachers,
-)
+from mgd.check.needs import disk, evaluation_memory, largest, maps, memory, network, shared_memory, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, into, open_splits

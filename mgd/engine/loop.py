@@ -222,11 +222,10 @@ class Trainer:
     def _check_batch(self) -> None:
         """BN of the pooled ASPP branch cannot normalise a single value."""
         train, team = self.config.train, self.team
-        synchronised = team.world > 1 and team.device.type == "cuda"
-        if train.batch_size == train.accumulate * team.world and not synchronised:
+        if train.batch_size == train.accumulate and team.world == 1:
             raise UserError(
-                f"train.batch_size={train.batch_size} / {team.world} processes / train.accumulate={train.accumulate} "
-                "leaves 1 image in a forward pass, and batch norm needs 2; use a larger batch or less accumulation"
+                f"train.batch_size={train.batch_size} / train.accumulate={train.accumulate} leaves 1 image in a "
+                "forward pass, and batch norm needs 2; use a larger batch or less accumulation"
             )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -15,7 +14,8 @@ from mgd.config import Train
 from mgd.data.loaders import Batch
 from mgd.engine.distributed import Processes, distribute, shares_of
 from mgd.engine.optim import make_optimizer, make_schedule, move_schedule, pick_precision
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.engine.sync_batch_norm import synchronise
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import Objective, Pass, Terms, total
 
 
@@ -32,7 +32,7 @@ COMPILE: dict[str, Any] = {"fullgraph": True, "dynamic": False}  # the crop is f
 
 def compile_networks(objective: Objective) -> None:
     """torch.compile for backbone and head of every network of a step, in place; copies of them are not compiled."""
-    own = [module for module in objective.modules() if isinstance(module, DeepLabV3Plus)]
+    own = [module for module in objective.modules() if isinstance(module, SegmentationNetwork)]
     for network in (*own, *objective.teachers.values()):
         for part in (network.backbone, network.head):
             part.compile(**COMPILE)
@@ -43,8 +43,8 @@ class Stepper:
 
     def __init__(self, objective: Objective, train: Train, team: Processes, stop: int, *, start: int = 0) -> None:
         """`start` and `stop`: the iterations that the learning rate falls over."""
-        if team.world > 1 and team.device.type == "cuda":
-            objective = convert_sync_batchnorm(objective)  # timm's: it keeps fused activations
+        if team.world > 1:
+            synchronise(objective)
         self.objective = objective.to(team.device).to(memory_format=torch.channels_last)
         self.train, self.team = train, team
         self.precision = pick_precision(train.precision, team.device)
@@ -61,15 +61,15 @@ class Stepper:
         self.model.train()
 
     @property
-    def network(self) -> DeepLabV3Plus:
+    def network(self) -> SegmentationNetwork:
         """The network that the run is for: the student, or its averaged weights."""
         return self.objective.student if self.averaged is None else self.averaged.module
 
     @property
-    def networks(self) -> list[DeepLabV3Plus]:
+    def networks(self) -> list[SegmentationNetwork]:
         """All that are trained, and the averaged one."""
         modules = [*self.objective.modules(), *([] if self.averaged is None else [self.averaged.module])]
-        return [module for module in modules if isinstance(module, DeepLabV3Plus)]
+        return [module for module in modules if isinstance(module, SegmentationNetwork)]
 
     @property
     def lr(self) -> float:

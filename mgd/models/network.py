@@ -84,19 +84,20 @@ class SegmentationNetwork(NormalisingNetwork):
                     f"an image or crop of {height}x{width} is smaller than a patch of {self.arch['backbone']}; use "
                     f"data.crop_size of at least {patch}"
                 )
-            padded = self._padded(height, width)
+            padded = self.padded(height, width)
             image = F.pad(image, (0, padded[1] - width, 0, padded[0] - height))
         return self.head(self.backbone(image))
 
     def logits(self, feature: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
         """Logits (N,K,*size) of a feature; what the image was padded with is cut off."""
         height, width = size
-        return upsample(self.classifier(feature), self._padded(height, width))[..., :height, :width]
+        return upsample(self.classifier(feature), self.padded(height, width))[..., :height, :width]
 
     def forward(self, image: Tensor) -> Tensor:
         return self.logits(self.feature(image), image.shape[-2:])
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """What an image of this size is padded to before the backbone gets it, at the right and below."""
         multiple = self.backbone.multiple
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 

@@ -50,9 +50,10 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
     if isinstance(method, MGD) and method.teachers == "offline":
         return MGDObjective(student, StoredTeaching(method, tuple(teacher_paths(method))), method)
     if isinstance(method, Taught):
-        teachers = {name: load_teacher(config, name, num_classes, classes=classes) for name in teacher_paths(method)}
+        loaded = ((name, load_teacher(config, name, num_classes, classes=classes)) for name in teacher_paths(method))
         if isinstance(method, MGD):
-            return MGDObjective(student, TeacherNetworks(teachers, method), method)
+            return MGDObjective(student, TeacherNetworks(loaded, method), method)
+        teachers = dict(loaded)
         return (
             KDObjective(student, teachers, method)
             if isinstance(method, KD)

@@ -5,7 +5,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from mgd.data.loaders import Views
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import see
 
 
@@ -16,9 +16,9 @@ class AverageTeacher(ModelEmaV3):
     gets no gradient, and is part of the training state.
     """
 
-    module: DeepLabV3Plus
+    module: SegmentationNetwork
 
-    def __init__(self, network: DeepLabV3Plus, decay: float) -> None:
+    def __init__(self, network: SegmentationNetwork, decay: float) -> None:
         super().__init__(network, decay=decay, use_warmup=True, warmup_power=1.0)
         self.requires_grad_(False)
 
@@ -26,7 +26,7 @@ class AverageTeacher(ModelEmaV3):
         super().train(False)
         return self
 
-    def follow(self, network: DeepLabV3Plus, iteration: int) -> None:
+    def follow(self, network: SegmentationNetwork, iteration: int) -> None:
         """Take in a network's weights after the update of `iteration`, counted from 0: the first are taken whole."""
         self.update(network, step=iteration + 1)
 

@@ -1,11 +1,13 @@
 """What every objective is: a student, and one forward from a batch to weighted loss terms."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Criterion
@@ -13,8 +15,8 @@ from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views, neighbours
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.heads import upsample
+from mgd.models.network import SegmentationNetwork
 
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
 
@@ -37,8 +39,8 @@ class Objective(nn.Module):
         teachers: frozen networks, by name; outside `train()`, `parameters()`, `state_dict()` and DDP.
     """
 
-    student: DeepLabV3Plus
-    teachers: Mapping[str, DeepLabV3Plus] = MappingProxyType({})
+    student: SegmentationNetwork
+    teachers: Mapping[str, SegmentationNetwork] = MappingProxyType({})
 
     def passes(self, batch: Batch) -> list[Pass]:
         """What a step computes, to be computed in this order; a term of several passes has the same count in each.
@@ -65,7 +67,7 @@ def total(passes: Iterable[Terms]) -> Terms:
     return sums
 
 
-def see(network: DeepLabV3Plus, views: Views) -> Tensor:
+def see(network: SegmentationNetwork, views: Views) -> Tensor:
     """Views as the network wants them: normalised with its own statistics, 0 in the crop padding.
 
     A float image is taken to be normalised already, and its padding to be 0.
@@ -90,15 +92,38 @@ def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion, *, cou
 
 
 def criterion_loss(
-    network: DeepLabV3Plus, views: Views, target: Tensor, criterion: Criterion, *, counted: Tensor | None = None
+    network: SegmentationNetwork,
+    views: Views,
+    target: Tensor,
+    criterion: Criterion,
+    *,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """The criterion's loss of a network on images; `counted` as in `supervised_loss`."""
     logits = network.classifier(network.feature(see(network, views)))
-    (losses,) = pixel_cross_entropy(logits, [target])
+    (losses,) = pixel_losses(network, logits, [target])
     return supervised_loss(losses, target, criterion, counted=counted)
 
 
-def supervised_pass(network: DeepLabV3Plus, labeled: Views, criterion: Criterion) -> Pass:
+def pixel_losses(network: SegmentationNetwork, logits: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
+    """`pixel_cross_entropy` of what a network's classifier gives, for targets of its image's size."""
+    height, width = targets[0].shape[1:]
+    padded = [fill(network, target, IGNORE_INDEX) for target in targets]
+    return [losses[:, :height, :width] for losses in pixel_cross_entropy(logits, padded)]
+
+
+def fill(network: SegmentationNetwork, values: Tensor, value: int) -> Tensor:
+    """(N,H,W) of an image's size -> of the size that the network pads the image to."""
+    height, width = values.shape[1:]
+    rows, columns = network.padded(height, width)
+    return (
+        values
+        if (rows, columns) == (height, width)
+        else F.pad(values, (0, columns - width, 0, rows - height), value=value)
+    )
+
+
+def supervised_pass(network: SegmentationNetwork, labeled: Views, criterion: Criterion) -> Pass:
     """The criterion's loss of a network on labelled images, as the term "supervised"."""
     label = labeled.label
     assert label is not None
@@ -122,7 +147,9 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(network: DeepLabV3Plus, feature: Tensor, valid: Tensor, *, confidence: tuple[float, ...] = ()) -> Tensor:
+def hard_label(
+    network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: tuple[float, ...] = ()
+) -> Tensor:
     """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
 
     Image by image: full-resolution logits of a batch would only be thrown away.
@@ -130,26 +157,50 @@ def hard_label(network: DeepLabV3Plus, feature: Tensor, valid: Tensor, *, confid
     Args:
         confidence: one probability for all classes or one for each; 255 also where the label has less.
     """
-    logits = network.classifier(feature)
-    large = (upsample(one, valid.shape[-2:]) for one in logits.split(1))
+    height, width = valid.shape[1:]
+    size, logits = network.padded(height, width), network.classifier(feature)
     labels = []
-    for one, where in zip(large, valid.split(1), strict=True):
+    for small, where in zip(logits.split(1), valid.split(1), strict=True):
+        one = upsample(small, size)[..., :height, :width]
         where = where & is_sure(one.float().softmax(dim=1), confidence) if confidence else where
         labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
     return torch.cat(labels)
 
 
 def mixed_label(
-    network: DeepLabV3Plus, batch: Batch, masks: Sequence[Tensor], *, confidence: tuple[float, ...] = ()
+    network: SegmentationNetwork,
+    batch: Batch,
+    masks: Sequence[Tensor],
+    *,
+    confidence: tuple[float, ...] = (),
+    once: bool = False,
 ) -> list[Tensor]:
-    """(N,H,W) uint8 pseudo-labels of the pair, mixed with each mask: as mixing logits before the argmax."""
+    """(N,H,W) uint8 pseudo-labels of the pair, mixed with each mask: as mixing logits before the argmax.
+
+    Args:
+        once: the network's running statistics take in each image once, as the first of its pair.
+    """
     first, second, _ = batch.pair()
     own = hard_label(network, network.feature(see(network, first)), first.valid, confidence=confidence)
     if batch.second is None:
         partner = neighbours(own)
     else:
-        partner = hard_label(network, network.feature(see(network, second)), second.valid, confidence=confidence)
+        with unrecorded(network) if once else nullcontext():
+            feature = network.feature(see(network, second))
+        partner = hard_label(network, feature, second.valid, confidence=confidence)
     return [mix(own, partner, mask) for mask in masks]
+
+
+@contextmanager
+def unrecorded(network: nn.Module) -> Iterator[None]:
+    """Leave running statistics as they are: they have each image once, as the first of its pair."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def is_sure(probabilities: Tensor, confidence: tuple[float, ...]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mgd.config import CPS
 from mgd.data.loaders import Batch
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher
 from mgd.objectives.base import (
     Objective,
@@ -29,7 +29,7 @@ class CPSObjective(Objective):
     come from the copies in train mode, as in the original; with `ema` from the average of each copy's weights.
     """
 
-    def __init__(self, student: DeepLabV3Plus, peer: DeepLabV3Plus, config: CPS) -> None:
+    def __init__(self, student: SegmentationNetwork, peer: SegmentationNetwork, config: CPS) -> None:
         super().__init__()
         self.student, self.peer, self.config = student, peer, config
         self.averages = nn.ModuleList(
@@ -51,7 +51,7 @@ class CPSObjective(Objective):
         # A pseudo-label is valid where an image is; one that is not sure enough counts as 0.
         counted = torch.where(mixed.valid, 0, IGNORE_INDEX)
 
-        def terms(network: DeepLabV3Plus, teacher: int) -> Terms:
+        def terms(network: SegmentationNetwork, teacher: int) -> Terms:
             loss = criterion_loss(network, mixed, labels()[teacher], criterion, counted=counted)
             return {"cps": weight * loss}
 
@@ -62,11 +62,11 @@ class CPSObjective(Objective):
         for average, network in zip(self.averages, (self.student, self.peer), strict=False):
             average.follow(network, iteration)  # type: ignore[operator]
 
-    def _labellers(self) -> list[DeepLabV3Plus]:
+    def _labellers(self) -> list[SegmentationNetwork]:
         """Who labels for the student, and who for the peer."""
         own, peer = [average.module for average in self.averages] or [self.student, self.peer]
         return [peer, own]  # type: ignore[list-item]
 
     @torch.no_grad()
-    def _pseudo_label(self, network: DeepLabV3Plus, batch: Batch) -> Tensor:
-        return mixed_label(network, batch, [batch.pair()[2]], confidence=self.config.confidence)[0]
+    def _pseudo_label(self, network: SegmentationNetwork, batch: Batch) -> Tensor:
+        return mixed_label(network, batch, [batch.pair()[2]], confidence=self.config.confidence, once=True)[0]

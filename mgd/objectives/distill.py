@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from mgd.config import CWD, KD
 from mgd.data.loaders import Batch, Views
 from mgd.distillation_losses import channel_wise_loss, pixel_kl_loss
-from mgd.losses import pixel_cross_entropy
-from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.folding import for_inference
-from mgd.objectives.base import Objective, Pass, Terms, see, supervised_count, supervised_loss
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.base import Objective, Pass, Terms, pixel_losses, see, supervised_count, supervised_loss
 from mgd.objectives.teaching import Teachers
 
 
@@ -27,7 +26,7 @@ class DistillObjective(Objective):
 
     config: KD | CWD
 
-    def __init__(self, student: DeepLabV3Plus, teachers: Teachers) -> None:
+    def __init__(self, student: SegmentationNetwork, teachers: Teachers) -> None:
         super().__init__()
         self.student = student
         self.teachers = {name: for_inference(net).eval().requires_grad_(False) for name, net in teachers.items()}
@@ -62,7 +61,7 @@ class DistillObjective(Objective):
     def _labeled_terms(self, labeled: Views) -> Terms:
         assert labeled.label is not None
         feature = self.student.feature(see(self.student, labeled))
-        (losses,) = pixel_cross_entropy(self.student.classifier(feature), [labeled.label])
+        (losses,) = pixel_losses(self.student, self.student.classifier(feature), [labeled.label])
         terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion)}
         if self.config.labeled:
             found = self.compare(feature, labeled).items()
@@ -82,7 +81,7 @@ class DistillObjective(Objective):
 class KDObjective(DistillObjective):
     """Knowledge distillation (Hinton et al., 2015), pixel by pixel: D = T^2 KL(teacher || student) of the logits."""
 
-    def __init__(self, student: DeepLabV3Plus, teachers: Teachers, config: KD) -> None:
+    def __init__(self, student: SegmentationNetwork, teachers: Teachers, config: KD) -> None:
         super().__init__(student, teachers)
         self.config: KD = config
 
@@ -105,7 +104,7 @@ class CWDObjective(DistillObjective):
     brings the student's to them, as in the paper: it is trained with the student and is no part of its checkpoint.
     """
 
-    def __init__(self, student: DeepLabV3Plus, teachers: Teachers, config: CWD) -> None:
+    def __init__(self, student: SegmentationNetwork, teachers: Teachers, config: CWD) -> None:
         super().__init__(student, teachers)
         self.config: CWD = config
         self.projections = nn.ModuleDict()
@@ -123,9 +122,9 @@ class CWDObjective(DistillObjective):
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"logits": [], "feature": []}
         for name, target in seen.items():
             with torch.no_grad():
-                target_logits = self.teachers[name].logits(target, size)
-                target = F.interpolate(target, size=size, mode="bilinear", align_corners=True)
-            pairs["logits"].append((self.student.logits(feature, size), target_logits))
+                target_logits = _resized(self.teachers[name].classifier(target), size)
+                target = _resized(target, size)
+            pairs["logits"].append((self.student.classifier(feature), target_logits))
             projected = self.projections[name](feature) if name in self.projections else feature
             pairs["feature"].append((projected, target))
         return {
@@ -139,3 +138,8 @@ class CWDObjective(DistillObjective):
 
     def _channel_wise(self, student: Tensor, teacher: Tensor, views: Views) -> Tensor:
         return channel_wise_loss(student, teacher, temperature=self.config.temperature, valid=views.valid)
+
+
+def _resized(x: Tensor, size: torch.Size) -> Tensor:
+    """A teacher's map in the student's size."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

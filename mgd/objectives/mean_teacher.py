@@ -7,7 +7,7 @@ from mgd.config import MeanTeacher
 from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views
 from mgd.distillation_losses import squared_probability_loss
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher
 from mgd.objectives.base import Objective, Pass, Terms, is_sure, rampup, see, supervised_pass
 
@@ -19,7 +19,7 @@ class MeanTeacherObjective(Objective):
     the whole batch with the share of such pixels instead; by pixel the mean is the same however a batch is divided.
     """
 
-    def __init__(self, student: DeepLabV3Plus, config: MeanTeacher) -> None:
+    def __init__(self, student: SegmentationNetwork, config: MeanTeacher) -> None:
         super().__init__()
         self.student, self.config = student, config
         self.average = AverageTeacher(student, config.decay)

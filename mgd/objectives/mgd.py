@@ -10,9 +10,19 @@ from torch import Tensor
 from mgd.config import MGD
 from mgd.data.loaders import Batch, Views
 from mgd.distillation_losses import pixel_kl_loss
-from mgd.losses import image_level_loss, pixel_cross_entropy, region_level_loss
-from mgd.models.deeplab import DeepLabV3Plus
-from mgd.objectives.base import Objective, Pass, Terms, rampup, see, supervised_count, supervised_loss
+from mgd.losses import image_level_loss, region_level_loss
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.base import (
+    Objective,
+    Pass,
+    Terms,
+    fill,
+    pixel_losses,
+    rampup,
+    see,
+    supervised_count,
+    supervised_loss,
+)
 from mgd.objectives.teaching import Teachers, Teaching
 
 
@@ -23,7 +33,7 @@ class MGDObjective(Objective):
     DDP. It is asked before the student's forward, so that the two never hold memory together.
     """
 
-    def __init__(self, student: DeepLabV3Plus, teaching: Teaching, config: MGD) -> None:
+    def __init__(self, student: SegmentationNetwork, teaching: Teaching, config: MGD) -> None:
         super().__init__()
         self.student, self.teaching, self.config = student, teaching, config
 
@@ -43,8 +53,9 @@ class MGDObjective(Objective):
         assert label is not None
         labeled = {"supervised": supervised_count(label, config.criterion), "pixel_labeled": batch.labeled.valid.sum()}
         images = torch.full((), len(label), device=label.device)
-        pixels = mixed.valid.sum()
-        unlabeled = {"pixel_unlabeled": pixels, "image": images, "region": images, "soft": pixels}
+        unlabeled = {"pixel_unlabeled": mixed.valid.sum(), "image": images, "region": images}
+        if config.soft:
+            unlabeled["soft"] = mixed.valid.sum()
         passes = [Pass(labeled, partial(self._labeled_terms, batch))]
         if self.teaching.sees_mixed:
             passes.append(Pass(unlabeled, partial(self._unlabeled_terms, batch, mixed)))
@@ -55,7 +66,7 @@ class MGDObjective(Objective):
         assert labeled.label is not None
         labels = self.teaching.labels(labeled) if config.pixel_labeled else {}
         logits = self.student.classifier(self.student.feature(see(self.student, labeled)))
-        own, *others = pixel_cross_entropy(logits, [labeled.label, *labels.values()])
+        own, *others = pixel_losses(self.student, logits, [labeled.label, *labels.values()])
         terms = {"supervised": supervised_loss(own, labeled.label, config.criterion)}
         if labels:
             terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labeled.valid)
@@ -70,10 +81,11 @@ class MGDObjective(Objective):
         terms = {}
         if labels:
             weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
-            losses = pixel_cross_entropy(logits, [*labels.values()])
+            losses = pixel_losses(self.student, logits, [*labels.values()])
             terms["pixel_unlabeled"] = weight * _pixel_term(losses, mixed.valid)
         if pooled is not None:
-            terms["image"] = config.lambda_image * image_level_loss(logits, pooled, valid=mixed.valid)
+            valid = fill(self.student, mixed.valid, 0)
+            terms["image"] = config.lambda_image * image_level_loss(logits, pooled, valid=valid)
         if taught is not None:
             region = region_level_loss(feature, taught, grid=config.region_grid, valid=mixed.valid)
             terms["region"] = config.lambda_region * region

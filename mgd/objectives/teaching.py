@@ -1,6 +1,6 @@
 """Where a student's lessons come from: frozen teachers that look at its images, or what they left of every photo."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from mgd.config import MGD
 from mgd.data.cutmix import mix
 from mgd.data.loaders import Batch, Views
 from mgd.losses import global_pool
-from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.folding import for_inference
-from mgd.objectives.base import hard_label, mixed_label, see
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.base import fill, hard_label, mixed_label, see
 
-Teachers = Mapping[str, DeepLabV3Plus]  # "deep" (T_D) and "wide" (T_W), either may be missing
+Teachers = Mapping[str, SegmentationNetwork]  # "deep" (T_D) and "wide" (T_W), either may be missing
 FEATURE_STRIDE = 4  # of a network's decoder feature
 Labels = dict[str, Tensor]  # teacher -> (N,H,W) pseudo-label, 255 where there is no image
 
@@ -69,12 +69,14 @@ class TeacherNetworks(Teaching):
     train mode, where predictions use batch statistics and the running ones drift, as in the official code.
     """
 
-    def __init__(self, teachers: Teachers, config: MGD) -> None:
-        super().__init__(config, tuple(teachers))
-        drifts = config.teacher_norm == "batch"
-        self.networks = {name: net.train() if drifts else for_inference(net).eval() for name, net in teachers.items()}
-        for network in self.networks.values():
-            network.requires_grad_(False)
+    def __init__(self, teachers: Iterable[tuple[str, SegmentationNetwork]], config: MGD) -> None:
+        """`teachers` may be made one by one: a network is given up for its copy before the next is asked for."""
+        self.networks = {}
+        for name, network in teachers:
+            used = network.train() if config.teacher_norm == "batch" else for_inference(network).eval()
+            self.networks[name] = used.requires_grad_(False)
+            del network
+        super().__init__(config, tuple(self.networks))
 
     def apply(self, function: Callable[[nn.Module], object]) -> None:
         for network in self.networks.values():
@@ -100,13 +102,13 @@ class TeacherNetworks(Teaching):
             if self.config.soft:
                 lesson.soft[name] = network.logits(feature, mixed.valid.shape[-2:])
             if compares and name == "deep":
-                lesson = lesson._replace(pooled=global_pool(network.classifier(feature), mixed.valid))
+                lesson = lesson._replace(pooled=global_pool(network.classifier(feature), fill(network, mixed.valid, 0)))
             elif compares:
                 lesson = lesson._replace(feature=feature)
         return lesson
 
     @staticmethod
-    def _label(network: DeepLabV3Plus, views: Views) -> Tensor:
+    def _label(network: SegmentationNetwork, views: Views) -> Tensor:
         return hard_label(network, network.feature(see(network, views)), views.valid)
 
 

@@ -6,10 +6,9 @@ from torch import Tensor
 from mgd.config import UniMatch
 from mgd.data.loaders import Batch, Views
 from mgd.data.photometric import channel_dropout
-from mgd.losses import pixel_cross_entropy
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher
-from mgd.objectives.base import Objective, Pass, Terms, mixed_label, rampup, see, supervised_pass
+from mgd.objectives.base import Objective, Pass, Terms, mixed_label, pixel_losses, rampup, see, supervised_pass
 
 RATE = 0.5  # of the dropped channels
 
@@ -23,7 +22,7 @@ class UniMatchObjective(Objective):
     then are the whole consistency. Channels are dropped from the classifier's input, of whatever head that is.
     """
 
-    def __init__(self, student: DeepLabV3Plus, config: UniMatch) -> None:
+    def __init__(self, student: SegmentationNetwork, config: UniMatch) -> None:
         super().__init__()
         self.student, self.config = student, config
         self.average = AverageTeacher(student, config.ema) if config.ema else None
@@ -65,7 +64,7 @@ class UniMatchObjective(Objective):
 
     def _term(self, feature: Tensor, label: Tensor, views: Views) -> Tensor:
         """Cross-entropy with the pseudo-label; the mean over the valid pixels, unsure ones counting as 0."""
-        (losses,) = pixel_cross_entropy(self.student.classifier(feature), [label])
+        (losses,) = pixel_losses(self.student, self.student.classifier(feature), [label])
         return losses.sum() / views.valid.sum().clamp(min=1)
 
     @torch.no_grad()

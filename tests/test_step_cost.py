@@ -61,7 +61,7 @@ def objective(name: str) -> Objective:
     if isinstance(method, MGD):
         teaching = StoredTeaching(method, ("deep", "wide")) if "offline" in name else None
         networks = {"deep": network(1), "wide": network(2)}
-        return MGDObjective(network(0), teaching or TeacherNetworks(networks, method), method)
+        return MGDObjective(network(0), teaching or TeacherNetworks(networks.items(), method), method)
     return (
         CPSObjective(network(0), network(1), method)
         if isinstance(method, CPS)

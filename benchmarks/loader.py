@@ -1,0 +1,128 @@
+"""Training samples of ours against the published loader and against bare decoding: python benchmarks/loader.py
+
+Photos of VOC's size (500x375 JPEG, crop 512) and of Cityscapes' (2048x1024 PNG, crop 800) are made; a sample is a
+labelled photo and an unlabelled pair. The published loader is re-enacted from the behaviour of its released code:
+Pillow decodes, OpenCV resizes the whole photo, it is normalised in float, padded, cropped and transposed, the label's
+edges are detected (and thrown away), and the list of an epoch is built anew for every item. Bare decoding is OpenCV's
+imread of the files that the same sample of ours takes.
+
+of_published: how many times as fast as the published loader; of_decoding: as a share of bare decoding's speed. Both are
+medians over rounds that were measured one after the other, of CPU time, in one process.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mgd.config import CPS, Data, Experiment, Model
+from mgd.data.datasets import Item, open_splits
+from mgd.data.loaders import TrainingSamples
+from mgd.files import write_json
+
+SETS = {"voc": ((375, 500), 512, "jpg"), "city": ((1024, 2048), 800, "png")}
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def made_photos(root: Path, size: tuple[int, int], suffix: str, count: int) -> None:
+    """Photos with edges and grain, and label maps with areas; the first quarter is labelled."""
+    rng = np.random.default_rng(0)
+    (root / "photos").mkdir(parents=True)
+    lines = []
+    for i in range(count):
+        coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        photo = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.int16)
+        photo = (photo + rng.integers(-3, 4, photo.shape)).clip(0, 255).astype(np.uint8)
+        label = cv2.resize(rng.integers(0, 19, (12, 16), dtype=np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(root / f"photos/{i}.{suffix}"), photo)
+        cv2.imwrite(str(root / f"photos/{i}_label.png"), label)
+        lines.append(f"photos/{i}.{suffix}\tphotos/{i}_label.png\n")
+    for name in ("train.txt", "val.txt"):
+        (root / name).write_text("".join(lines))
+
+
+def published(item: Item, names: list[str], crop: int, rng: np.random.Generator) -> np.ndarray:
+    """One photo with its label, as the released code's `__getitem__` treats it."""
+    sorted(names * 2)  # the list of an epoch, for one item
+    image = np.array(Image.open(item.image).convert("RGB"))
+    assert item.label is not None
+    label = np.array(Image.open(item.label))
+    cv2.dilate(cv2.Canny(label.astype(np.uint8), 5, 5), np.ones((3, 3)))
+    if rng.random() >= 0.5:
+        image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+    scale = rng.choice([0.5, 0.75, 1, 1.5, 1.75, 2.0])
+    size = (int(image.shape[1] * scale), int(image.shape[0] * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+    normal = (image.astype(np.float32) / 255.0 - MEAN) / STD
+    top, left = (int(rng.integers(max(0, side - crop) + 1)) for side in image.shape[:2])
+    part, target = normal[top : top + crop, left : left + crop], label[top : top + crop, left : left + crop]
+    missing = [crop - side for side in part.shape[:2]]
+    pads = [(gap // 2, gap - gap // 2) for gap in missing]
+    np.pad(target, pads, constant_values=255).astype(np.int64)
+    return np.ascontiguousarray(np.pad(part, [*pads, (0, 0)]).transpose(2, 0, 1)).astype(np.float32)
+
+
+def seconds(work: Callable[[int], object], count: int) -> float:
+    started = time.process_time()
+    for position in range(count):
+        work(position)
+    return time.process_time() - started
+
+
+def ratios(name: str, count: int, rounds: int) -> dict[str, float]:
+    size, crop, suffix = SETS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        made_photos(root, size, suffix, 8)
+        data = Data(root=folder, classes="city", partition=4, crop_size=crop, partner="independent")
+        splits = open_splits(data)
+        samples = TrainingSamples(splits, Experiment(data=data, model=Model(backbone="resnet18"), method=CPS()))
+        everything = {
+            str(item.image): Item(item.name, item.image, item.image.with_name(f"{item.image.stem}_label.png"))
+            for item in (*splits.labeled, *splits.unlabeled)
+        }
+        items, names = list(everything.values()), list(everything)
+
+        def theirs(position: int) -> None:
+            rng = np.random.default_rng(position)
+            for i in range(3):
+                published(items[(position + i) % len(items)], names, crop, rng)
+
+        def bare(position: int) -> None:
+            for i in range(3):
+                cv2.imread(str(items[(position + i) % len(items)].image))
+            cv2.imread(str(items[position % len(items)].label), cv2.IMREAD_UNCHANGED)
+
+        works = {"ours": samples.__getitem__, "published": theirs, "decoding": bare}
+        found = [{key: seconds(work, count) for key, work in works.items()} for _ in range(rounds)]
+    for key in works:
+        print(f"{name:<5} {key:<10} {1000 * median(one[key] for one in found) / count:8.1f} ms a sample")
+    return {
+        "of_published": median(one["published"] / one["ours"] for one in found),
+        "of_decoding": median(one["decoding"] / one["ours"] for one in found),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--samples", type=int, default=8, help="in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    found = {name: ratios(name, options.samples, options.rounds) for name in SETS}
+    for name, values in found.items():
+        print(name, ", ".join(f"{key} {value:.2f}" for key, value in values.items()))
+    if options.json:
+        write_json(options.json, found)
+
+
+if __name__ == "__main__":
+    main()
