@@ -6,10 +6,24 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from mgd.commands import check, compare, evaluate, fit, import_, new, partition, prepare, profile, teach, train
+from mgd.commands import (
+    check,
+    compare,
+    evaluate,
+    fit,
+    import_,
+    new,
+    partition,
+    prepare,
+    profile,
+    sweep,
+    teach,
+    train,
+)
 from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
-COMMANDS = (check, fit, teach, train, evaluate, compare, profile, import_, prepare, new, partition)  # as `mgd --help`
+# In the order of `mgd --help`.
+COMMANDS = (check, fit, teach, train, evaluate, compare, sweep, profile, import_, prepare, new, partition)
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
@@ -17,7 +31,8 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done. 1: `check` found errors. 2: bad input, told in one sentence. 75: a signal stopped a run. 130: Ctrl-C.
+    0: done. 1: `check` found errors, a run of a sweep failed. 2: bad input, told in one sentence. 75: a signal stopped
+    a run. 130: Ctrl-C.
     """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)

@@ -39,6 +39,9 @@ class Data:
     partner: Literal["batch", "independent"] = (
         "batch"  # CutMix: with the batch's neighbour, or with an image of its own
     )
+    strong: bool = False  # colour jitter, grey and blur on the unlabelled images that a student sees, not its teachers
+    rare_classes: tuple[str, ...] = ()  # classes that crops of labelled images shall hold ...
+    rare_crops: NonNegative = 0.0  # ... in this share of them at least, as far as the images have them; 0: as they come
     skip_broken: bool = False  # train on the next image in place of one that cannot be read; each is told
     cache: bool = False  # keep decoded images in memory, for small data sets
     workers: Count = 4  # loader processes for each training process
@@ -84,6 +87,8 @@ class CPS:
     weight: NonNegative = 1.0
     burn_in_iterations: Count = 0  # iterations on labels alone, at first; published: none
     rampup_iterations: Count = 0  # iterations over which `weight` then rises, exp(-5 (1 - t/T)^2); published: none
+    confidence: tuple[float, ...] = ()  # see UniMatch; empty: every pixel teaches, as published
+    ema: NonNegative = 0.0  # decay of the average of each copy, which then gives its pseudo-labels; 0: the copy itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +124,8 @@ class MGD:
     lambda_region: NonNegative = 100.0
     region_grid: PositiveInt = 7
     rampup_iterations: Count = 0  # as in CPS, for the pixel-level terms on unlabelled images
+    confidence: tuple[float, ...] = ()  # see UniMatch; empty: every pixel of unlabelled images teaches, as published
+    soft: NonNegative = 0.0  # weight of the KL from the teachers' probabilities on unlabelled images; published: none
     teachers: Literal["online", "offline"] = "online"  # offline: what `mgd teach` left of them, no teacher runs
     teach: Teach = Teach()
     teacher_norm: Literal["frozen", "batch"] = "frozen"  # batch: batch statistics that drift, as the official code
@@ -131,8 +138,83 @@ class MGD:
         return self.teach.feature_stride or max(4, crop // (4 * self.region_grid) // 4 * 4)
 
 
-Method = Supervised | CPS | MGD
-METHODS: dict[str, type[Method]] = {"supervised": Supervised, "cps": CPS, "mgd": MGD}
+@dataclass(frozen=True, kw_only=True)
+class MeanTeacher:
+    """Mean teacher with CutMix (Tarvainen and Valpola, NeurIPS 2017; French et al., BMVC 2020).
+
+    The average of the student's own weights teaches it. `confidence` and `decay` are those of French et al.
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    weight: NonNegative = 1.0  # of the consistency
+    decay: NonNegative = 0.99  # of the average that teaches
+    confidence: tuple[float, ...] = (0.97,)  # see UniMatch
+    burn_in_iterations: Count = 0  # as in CPS
+    rampup_iterations: Count = 0  # as in CPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniMatch:
+    """UniMatch: weak view to two strong views and to dropped features (Yang et al., CVPR 2023; V2: TPAMI 2025).
+
+    `confidence` is one probability for all classes or one for each, in their order: pixels whose pseudo-label has less
+    do not teach, and count as 0 in the mean.
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    weight: NonNegative = 1.0  # of the consistency: half on the strong views, half on dropped features
+    confidence: tuple[float, ...] = (0.95,)
+    ema: NonNegative = 0.0  # decay of the average that teaches; V2: 0.996; 0: the student itself, as V1
+    drop: Literal["weak", "complementary"] = "weak"  # V1: dropout of a weak view; V2: of the two strong views
+    burn_in_iterations: Count = 0  # as in CPS
+    rampup_iterations: Count = 0  # as in CPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class KD:
+    """Knowledge distillation pixel by pixel (Hinton et al., 2015). Teachers are named as in MGD."""
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    deep_teacher: tuple[str, ...] = ()
+    wide_teacher: tuple[str, ...] = ()
+    temperature: PositiveFloat = 1.0
+    labeled: NonNegative = 1.0  # weight of the distillation on labelled images
+    unlabeled: NonNegative = 1.0  # on CutMix images
+    score_teachers: bool = True  # as in MGD
+    baseline: str = ""  # as in MGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class CWD:
+    """Channel-wise distillation (Shu et al., ICCV 2021), with its weights and temperature. Teachers as in MGD."""
+
+    uses_unlabeled: ClassVar[bool] = True
+    criterion: Criterion = Criterion()
+    deep_teacher: tuple[str, ...] = ()
+    wide_teacher: tuple[str, ...] = ()
+    temperature: PositiveFloat = 4.0
+    weight_logits: NonNegative = 3.0
+    weight_feature: NonNegative = 50.0
+    labeled: NonNegative = 1.0  # weight of the distillation on labelled images
+    unlabeled: NonNegative = 1.0  # on CutMix images
+    score_teachers: bool = True  # as in MGD
+    baseline: str = ""  # as in MGD
+
+
+Taught = MGD | KD | CWD  # by frozen teachers
+Method = Supervised | MeanTeacher | CPS | UniMatch | KD | CWD | MGD
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "mean_teacher": MeanTeacher,
+    "cps": CPS,
+    "unimatch": UniMatch,
+    "kd": KD,
+    "cwd": CWD,
+    "mgd": MGD,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +257,7 @@ class Evaluate:
     exclude: tuple[str, ...] = ()  # classes that the mean leaves out, such as background; both means are told
     every: Count = 1  # epochs between evaluations while training; 0: none
     pictures: Count = 8  # validation images to draw
+    watch: Count = 0  # unlabelled photos whose hidden truth pseudo-labels are held against, at each; 0: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +311,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
         raise UserError(f"{path} cannot be read as a config: {type(error).__name__}: {error}") from error
     if not isinstance(config, Experiment):
         raise UserError(f"{path} must define `config = Experiment(...)`, found {type(config).__name__}")
-    return _fill_in(override(config, overrides), path.resolve().parent)
+    return fill_in(override(config, overrides), path.resolve().parent)
 
 
 def family(config_file: str) -> types.SimpleNamespace:
@@ -238,7 +321,7 @@ def family(config_file: str) -> types.SimpleNamespace:
 
 
 def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
-    """Apply `key.sub=value` in turn; `method=supervised|cps|mgd` switches the method to that one's defaults.
+    """Apply `key.sub=value` in turn; `method=NAME`, of `METHODS`, switches the method to that one's defaults.
 
     Values are checked together, after the last one.
     """
@@ -337,13 +420,32 @@ def _check_values(c: Experiment) -> None:
             f"train.batch_size={c.train.batch_size} does not divide by train.accumulate={c.train.accumulate}; "
             "choose a divisor"
         )
-    if isinstance(c.method, MGD) and not c.method.deep_teacher and not c.method.wide_teacher:
+    if isinstance(c.method, MeanTeacher) and c.method.decay >= 1:
+        raise UserError(f"method.decay={c.method.decay} must be below 1, such as 0.99: the teacher would never change")
+    if isinstance(c.method, CPS | UniMatch) and c.method.ema >= 1:
+        raise UserError(f"method.ema={c.method.ema} must be below 1, such as 0.996: the teacher would never change")
+    if isinstance(c.method, MeanTeacher | CPS | UniMatch | MGD):
+        _check_confidence(c.method.confidence)
+    if c.data.rare_crops > 1:
+        raise UserError(f"data.rare_crops={c.data.rare_crops} must be at most 1: it is a share of the crops")
+    if c.data.rare_crops and not c.data.rare_classes:
+        raise UserError(f"data.rare_crops={c.data.rare_crops} needs data.rare_classes: name the classes")
+    if isinstance(c.method, Taught) and not c.method.deep_teacher and not c.method.wide_teacher:
         raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
     if isinstance(c.method, MGD):
         _check_teach(c.method)
 
 
+def _check_confidence(confidence: tuple[float, ...]) -> None:
+    if any(not 0 <= value <= 1 for value in confidence):
+        raise UserError(f"method.confidence={confidence} must hold probabilities, 0 to 1: one for all classes or each")
+
+
 def _check_teach(method: MGD) -> None:
+    if method.teachers == "offline" and method.soft:
+        raise UserError("method.teachers=offline cannot have method.soft: no probabilities are stored; use online")
+    if method.teachers == "offline" and method.confidence:
+        raise UserError("method.teachers=offline cannot have method.confidence: no probabilities are there; use online")
     if method.teachers == "offline" and method.teacher_norm == "batch":
         raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
     if method.teach.feature_stride % 4:
@@ -352,21 +454,22 @@ def _check_teach(method: MGD) -> None:
         raise UserError(f"method.teach.scales={method.teach.scales} must hold numbers greater than 0, such as 1.0")
 
 
-def _fill_in(config: Experiment, folder: Path) -> Experiment:
+def fill_in(config: Experiment, folder: Path) -> Experiment:
     """Replace {experiment} and {partition} in the paths that may hold them."""
 
     def fill(text: str) -> str:
         return text.replace("{experiment}", str(folder)).replace("{partition}", str(config.data.partition))
 
     method = config.method
-    if isinstance(method, MGD):
+    if isinstance(method, Taught):
         method = dataclasses.replace(
             method,
             deep_teacher=tuple(map(fill, method.deep_teacher)),
             wide_teacher=tuple(map(fill, method.wide_teacher)),
             baseline=fill(method.baseline),
-            teach=dataclasses.replace(method.teach, dir=fill(method.teach.dir)),
         )
+    if isinstance(method, MGD):
+        method = dataclasses.replace(method, teach=dataclasses.replace(method.teach, dir=fill(method.teach.dir)))
     model = dataclasses.replace(config.model, init_from=fill(config.model.init_from))
     run = dataclasses.replace(config.run, dir=fill(config.run.dir))
     return dataclasses.replace(config, model=model, method=method, run=run)

@@ -106,7 +106,7 @@ def test_overrides_are_checked_together_so_that_their_order_does_not_matter() ->
         ("train.lr.x=1", ["train.lr.x"]),
         ("method.weight=1", ["method.weight", "method.criterion"]),  # a key of CPS, not of Supervised
         ("train.lr", ["'train.lr' is not an override", "key.sub=value"]),
-        ("method=gan", ["method=gan", "supervised, cps, mgd"]),
+        ("method=gan", ["method=gan", "supervised, mean_teacher, cps, unimatch, kd, cwd, mgd"]),
     ],
 )
 def test_an_unknown_key_is_refused_with_those_there_are(text: str, words: list[str]) -> None:

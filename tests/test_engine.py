@@ -31,7 +31,8 @@ from mgd.errors import UserError
 from mgd.evaluate import Report
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-METHODS = ["supervised", "cps", "mgd"]
+METHODS = ["supervised", "mean_teacher", "cps", "unimatch", "kd", "cwd", "mgd"]
+TAUGHT = ["kd", "cwd", "mgd"]  # by frozen teachers
 
 # Parts
 
@@ -122,7 +123,8 @@ def test_a_teacher_below_the_labels_alone_or_collapsed_is_warned_of() -> None:
 
 @pytest.fixture(scope="module")
 def method_options(teachers: list[str]) -> dict[str, list[str]]:
-    return {"supervised": ["method=supervised"], "cps": ["method=cps"], "mgd": teachers}
+    taught = {name: [f"method={name}", *teachers[1:]] for name in TAUGHT}
+    return {name: [f"method={name}"] for name in METHODS} | taught
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +181,7 @@ def test_a_run_writes_its_whole_record(
         assert len(content["classes"]) == 8
         assert not any(tensor.isnan().any() for tensor in content["model"].values())
     assert read(run / "last.pt")["iteration"] == 3
-    assert all((run / f"teacher-{name}.json").is_file() is (method == "mgd") for name in ("deep", "wide"))
+    assert all((run / f"teacher-{name}.json").is_file() is (method in TAUGHT) for name in ("deep", "wide"))
     assert not [path.name for path in run.iterdir() if path.name.endswith(".tmp")]
 
 
@@ -396,7 +398,17 @@ def frozen_forward(self: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("method", "criterion"), [("supervised", "ce"), ("supervised", "ohem"), ("cps", "ohem"), ("mgd", "ce")]
+    ("method", "criterion"),
+    [
+        ("supervised", "ce"),
+        ("supervised", "ohem"),
+        ("mean_teacher", "ce"),
+        ("cps", "ohem"),
+        ("unimatch", "ce"),
+        ("kd", "ce"),
+        ("cwd", "ce"),
+        ("mgd", "ce"),
+    ],
 )
 def test_a_batch_trains_the_same_however_it_is_divided(
     small_scenes: Path,
@@ -411,8 +423,16 @@ def test_a_batch_trains_the_same_however_it_is_divided(
     monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_forward)
     monkeypatch.setattr("mgd.engine.step.synchronise", lambda module: module)
     hard = [f"method.criterion.kind={criterion}", "method.criterion.min_kept=200"]
-    gentle = {"mgd": ["method.lambda_region=10", "train.lr=0.003"], "cps": ["train.lr=0.003"]}  # else rounding grows
-    options = [*method_options[method], *hard, *gentle.get(method, []), "train.max_iterations=20", "data.crop_size=48"]
+    short = ["train.max_iterations=8"]
+    special = {  # at higher rates rounding grows
+        "mgd": ["method.lambda_region=10", "train.lr=0.003"],
+        "cps": ["train.lr=0.003"],
+        "mean_teacher": [*short, "method.confidence=0"],
+        "unimatch": [*short, "method.confidence=0", "train.lr=0.003"],
+        "kd": short,
+        "cwd": [*short, "train.lr=0.003"],
+    }
+    options = [*method_options[method], *hard, "train.max_iterations=20", "data.crop_size=48", *special.get(method, [])]
     whole = train(tmp_path / "whole", small_scenes, *options)
     accumulated = train(tmp_path / "accumulated", small_scenes, *options, "train.accumulate=2")
     shared = str(write_config(tmp_path / "processes", small_scenes))

@@ -182,7 +182,8 @@ def test_the_best_network_is_kept_when_later_ones_are_worse(
     small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.5, 0.4, 0.5])
-    monkeypatch.setattr(loop, "evaluate", lambda *arguments, **options: SimpleNamespace(miou=next(scores)))
+    rest = {"confusion": torch.eye(8, dtype=torch.int64), "classes": SimpleNamespace(names=tuple("abcdefgh"))}
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments, **options: SimpleNamespace(miou=next(scores), **rest))
     run = train(tmp_path, small_scenes, "train.max_iterations=8", "evaluate.every=1")  # an epoch is 2 iterations
     assert [line["miou"] for line in metrics(run) if "miou" in line] == [0.2, 0.5, 0.4, 0.5]
     assert (read(run / "best.pt")["iteration"], read(run / "best.pt")["miou"]) == (4, 0.5)

@@ -16,7 +16,7 @@ LAYERS = (
     {"errors", "version"},
     {"fields"},
     {"metrics", "config", "files", "parallel", "progress"},
-    {"losses", "models", "data"},
+    {"losses", "distillation_losses", "models", "data"},
     {"tensors", "draw", "rows", "scores"},
     {"checkpoint"},
     {"student"},
@@ -24,6 +24,7 @@ LAYERS = (
     {"evaluate", "teach"},
     {"compare", "convert", "check", "sheet", "deploy"},
     {"engine"},
+    {"study"},
     {"commands"},
     {"__init__", "__main__"},
 )
@@ -100,7 +101,9 @@ def test_every_import_is_a_requirement_or_comes_with_python(file):
     # tensorboard comes in through torch.utils
     required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm", "yaml", "safetensors"}
     roots = {name.split(".")[0] for name in imports(file)}
-    optional = {"optim.py": {"apex"}, "shapes.py": {"pycocotools"}}.get(file.name, set())  # used when it is there
+    # Used when it is there.
+    extras = {"optim.py": {"apex"}, "plot.py": {"matplotlib"}, "shapes.py": {"pycocotools"}}
+    optional = extras.get(file.name, set())
     assert roots <= required | optional | {"mgd"} | sys.stdlib_module_names
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mgd.check.findings import Finding
-from mgd.config import CPS, MGD, Experiment
+from mgd.config import CPS, Experiment, MeanTeacher, Taught, UniMatch
 from mgd.data.datasets import Item, Splits
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
@@ -32,9 +32,9 @@ def network(config: Experiment, num_classes: int) -> DeepLabV3Plus:
 
 
 def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding], list[DeepLabV3Plus]]:
-    """Load what an MGD student learns from; no classes takes any. The networks come back without their memory."""
+    """Load what a student learns from; no classes takes any. The networks come back without their memory."""
     found, networks = [], []
-    if isinstance(config.method, MGD):
+    if isinstance(config.method, Taught):
         for name, files in teacher_paths(config.method).items():
             try:
                 teacher = load_teacher(config, name, len(classes), classes=classes)
@@ -85,7 +85,7 @@ def start(config: Experiment) -> Iterator[Finding]:
 def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
     """A run holds last.pt (weights and momentum of all it trains), best.pt, snapshots, and one more while it writes."""
     trained = 2 if isinstance(config.method, CPS) else 1
-    last = 2 * trained + bool(config.train.ema)  # times the network's size
+    last = 2 * trained + bool(config.train.ema) + _averages(config)  # times the network's size
     needed = ((2 + config.run.keep) * last + 1) * _bytes(model)
     folder = Path(config.run.dir).absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
@@ -136,6 +136,14 @@ def memory(config: Experiment, model: DeepLabV3Plus, frozen: list[DeepLabV3Plus]
     if needed > there:
         return Finding("warning", "memory", f"{text}; use train.accumulate, or a smaller data.crop_size or batch")
     return Finding("ok", "memory", text)
+
+
+def _averages(config: Experiment) -> int:
+    """Networks that are averages of those which learn, and teach."""
+    method = config.method
+    if isinstance(method, MeanTeacher):
+        return 1
+    return {CPS: 2, UniMatch: 1}.get(type(method), 0) if isinstance(method, CPS | UniMatch) and method.ema else 0
 
 
 def largest(items: Iterable[Item], short_side: int) -> tuple[int, int]:

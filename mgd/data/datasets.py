@@ -73,6 +73,11 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     return Splits(classes, labeled, unlabeled, val, source, digest([item.name for item in labeled]))
 
 
+def hidden_truth(data: Data) -> list[Item]:
+    """The unlabelled part of the training list, with the labels that are on the disk: to look at, not to learn from."""
+    return [item for item in _partition(data, Path(data.root), None)[1] if item.label and item.label.is_file()]
+
+
 @contextmanager
 def into(problems: Problems) -> Iterator[None]:
     """Put the block's error into `problems`; raise it where there are none."""

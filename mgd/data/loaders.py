@@ -18,15 +18,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from mgd.config import MGD, Experiment
+from mgd.config import MGD, Experiment, UniMatch
+from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, load_pair
 from mgd.data.maps import Maps, photo_name
+from mgd.data.photometric import strengthen
 from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, few
 from mgd.parallel import cores
 
-LABELED, UNLABELED, PARTNER, MASK = range(4)  # streams of random numbers ...
+LABELED, UNLABELED, PARTNER, MASK, OTHER_MASK, NOISE = range(6)  # streams of random numbers ...
+RARE_TRIES = 10  # crops of an image that are drawn until one holds a rare class
 SAMPLE, ORDER = range(2)  # ... and what they are used for
 
 PREFETCH = 2  # batches that a worker is ahead: it evens out what a step takes; more of them would only take memory
@@ -60,6 +63,8 @@ class Batch(NamedTuple):
     second: Views | None  # u1: other images than `first`; None: image i's is image i+1 of `first`, and the other way
     mask: Tensor | None  # (N,1,H,W) bool, True takes `second`
     iteration: int
+    other_mask: Tensor | None = None  # of a second view, for methods that take one
+    noise: Tensor | None = None  # (N,) int64 on the CPU, one number for each position's own draws; with data.strong
 
     def pair(self) -> tuple[Views, Views, Tensor]:
         """(u0, u1, mask), for methods that use unlabelled images."""
@@ -68,8 +73,18 @@ class Batch(NamedTuple):
 
     def mixed(self) -> Views:
         """CutMix of the pair; a pixel is valid where it is in the image that it comes from."""
+        return mix_views(*self.pair())
+
+    def hardened(self, view: int = 0) -> Views:
+        """The CutMix images as a student sees them, with data.strong augmented once more; view 1 has its own mask."""
         first, second, mask = self.pair()
-        return Views(mix(first.image, second.image, mask), mix(first.valid, second.valid, mask))
+        mixed = mix_views(first, second, mask if view == 0 or self.other_mask is None else self.other_mask)
+        return mixed if self.noise is None else mixed._replace(image=strengthen(mixed.image, self.noise, view=view))
+
+
+def mix_views(first: Views, second: Views, mask: Tensor) -> Views:
+    """CutMix of images and of where they are valid."""
+    return Views(mix(first.image, second.image, mask), mix(first.valid, second.valid, mask))
 
 
 def neighbours(values: Tensor) -> Tensor:
@@ -95,6 +110,8 @@ class TrainingSamples(Dataset):
         self.maps, self.wanted = maps, wanted_maps(config) if maps is not None else {}
         self.shares_first = config.data.partner == "batch" and together % 2 == 0
         self.uses_unlabeled = config.method.uses_unlabeled
+        self.takes_two_views = isinstance(config.method, UniMatch)
+        self.rare = _indices(config.data.rare_classes, splits.classes) if config.data.rare_crops else []
         self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
         if self.uses_unlabeled and (count := len({item.image for item in splits.unlabeled})) < 2:
             raise UserError(
@@ -112,6 +129,10 @@ class TrainingSamples(Dataset):
         if self.uses_unlabeled:
             crop = self.data.crop_size
             sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
+            if self.takes_two_views:
+                sample["other_mask"] = box_masks(1, crop, crop, generator=self._rng(OTHER_MASK, position))[0]
+            if self.data.strong or self.takes_two_views:
+                sample["noise"] = int(self._rng(NOISE, position).integers(2**63))
         return sample | {"broken": "\n".join(broken)}
 
     def names(self, position: int) -> list[str]:
@@ -137,7 +158,7 @@ class TrainingSamples(Dataset):
     def _view(self, pick: Pick, rng: np.random.Generator, name: str) -> dict[str, Any]:
         """Augmented, as tensors."""
         item, image, label = pick
-        crop, target, geometry = augment(image, label, scales=self.data.scales, crop=self.data.crop_size, rng=rng)
+        crop, target, geometry = self._augmented(image, label, rng)
         view: dict[str, Any] = {"image": torch.from_numpy(crop).permute(2, 0, 1)}
         view["extent"] = torch.tensor(geometry.extent)
         if target is not None:
@@ -145,6 +166,20 @@ class TrainingSamples(Dataset):
         if self.maps is not None:
             view["taught"] = self._taught(self.maps, item, image.shape[:2], geometry, self.wanted[name])
         return view
+
+    def _augmented(
+        self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None, Geometry]:
+        """A crop; with data.rare_crops drawn again, up to `RARE_TRIES` times, until its label holds a rare class."""
+        options: dict[str, Any] = {"scales": self.data.scales, "crop": self.data.crop_size, "rng": rng}
+        found = augment(image, label, **options)
+        if label is None or not self.rare or rng.random() >= self.data.rare_crops:
+            return found
+        for _ in range(RARE_TRIES):
+            if np.isin(found[1], self.rare).any():  # type: ignore[arg-type]
+                break
+            found = augment(image, label, **options)
+        return found
 
     def _taught(
         self, maps: Maps, item: Item, size: tuple[int, int], geometry: Geometry, kinds: Sequence[str]
@@ -236,6 +271,15 @@ class PositionSampler(Sampler[list[int]]):
                 yield list(range(first, first + size))
 
 
+def _indices(names: Sequence[str], classes: Classes) -> list[int]:
+    """Raises UserError where `data.rare_classes` names no class of the data."""
+    for name in names:
+        if name not in classes.names:
+            told = f"data.rare_classes={name} is no class of the data; use some of {', '.join(classes.names)}"
+            raise UserError(told)
+    return [classes.names.index(name) for name in names]
+
+
 def wanted_maps(config: Experiment) -> dict[str, list[str]]:
     """View -> the kinds of maps that its terms ask for."""
     method = config.method
@@ -321,8 +365,13 @@ def to_device(sample: dict[str, Any], device: torch.device, iteration: int) -> B
 
     labeled = views("labeled")
     assert labeled is not None
-    mask = sample["mask"].to(device, non_blocking=True).bool() if "mask" in sample else None
-    return Batch(labeled, views("first"), views("second"), mask, iteration)
+
+    def mask(name: str) -> Tensor | None:
+        return sample[name].to(device, non_blocking=True).bool() if name in sample else None
+
+    noise = sample.get("noise")
+    pair = (views("first"), views("second"), mask("mask"))
+    return Batch(labeled, *pair, iteration, other_mask=mask("other_mask"), noise=noise)
 
 
 def _inside(extent: Tensor, height: int, width: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mgd.config import MGD, Experiment
+from mgd.config import MGD, Experiment, Taught, UniMatch
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, to_device, wanted_maps
 from mgd.engine.distributed import Processes
@@ -53,7 +53,7 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
     Raises:
         UserError: the data or a teacher is missing; train.batch_size does not divide among the processes.
     """
-    if isinstance(config.method, MGD):  # found missing now, not in a trial
+    if isinstance(config.method, Taught):  # found missing now, not in a trial
         for name, files in teacher_paths(config.method).items():
             find_teacher(files, name)
     own, left = divmod(config.train.batch_size, processes)
@@ -177,9 +177,12 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
     label = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)
     sample: dict[str, Any] = {"labeled": {**view(), "label": label}}
     if config.method.uses_unlabeled:
-        sample |= {"first": view(), "mask": torch.randint(2, (count, 1, crop, crop), dtype=torch.uint8)}
+        mask = torch.randint(2, (count, 1, crop, crop), dtype=torch.uint8)
+        sample |= {"first": view(), "mask": mask, "other_mask": 1 - mask}
         if count % 2 or config.data.partner != "batch":
             sample["second"] = view()
+        if config.data.strong or isinstance(config.method, UniMatch):
+            sample["noise"] = torch.arange(count)
     if isinstance(config.method, MGD) and config.method.teachers == "offline":
         for name, kinds in wanted_maps(config).items():
             if name in sample:

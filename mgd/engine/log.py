@@ -20,6 +20,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from PIL import Image
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
@@ -198,6 +199,14 @@ class Meter:
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+
+    def show(self, step: int, folder: Path) -> None:
+        """Put the pictures of a folder into TensorBoard, under their names."""
+        if not self.main or self.board is None:
+            return
+        for file in sorted(folder.rglob("*.png")):
+            name = file.relative_to(folder).with_suffix("")
+            self.board.add_image(f"validation/{name}", np.array(Image.open(file)), step, dataformats="HWC")
 
     @contextmanager
     def paused(self) -> Iterator[None]:

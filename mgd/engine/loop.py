@@ -22,6 +22,7 @@ from mgd.engine.resume import Previous, Wish, check_same_start, keep_snapshot, p
 from mgd.engine.step import Stepper
 from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
+from mgd.engine.watch import Watch
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective, open_maps
@@ -65,6 +66,7 @@ class Trainer:
         objective = build_objective(config, len(self.splits.classes), classes=self.splits.classes.names)
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team)
+        self.watch = Watch(config, self.splits.classes)
         self.stop = StopRequest(team, at_most=config.run.log_every)
         self.best, self.evaluation_due, self.written = -math.inf, False, 0
         if previous is not None:
@@ -152,8 +154,12 @@ class Trainer:
         if self.team.world > 1:
             share_buffers(network)
         what, device = (network, splits.val, splits.classes, self.config), self.team.device
-        report = evaluate(*what, device, progress=caption, heed=self.stop.stop_if_agreed)
-        meter.write(self.iteration, {"miou": report.miou})
+        panels, heed = self.folder / "panels", self.stop.stop_if_agreed
+        report = evaluate(*what, device, pictures=panels, progress=caption, heed=heed)
+        seen = {"student": network, **self.stepper.objective.teachers}
+        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, heed))
+        meter.show(self.iteration, panels)
+        self.watch.warn(report)
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
         if report.miou > self.best:
             self.best = report.miou

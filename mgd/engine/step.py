@@ -89,6 +89,7 @@ class Stepper:
                 computed += self._backward(part, passes[i], shares[i])
         norm = self._update()
         self._undo_statistics(before, norm.isfinite())
+        self.objective.after_update(parts[0].iteration)
         if self.averaged is not None:
             self.averaged.update(self.objective.student, step=parts[0].iteration + 1)
         labels = torch.stack([count["supervised"] for count in counts]).sum()

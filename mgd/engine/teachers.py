@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mgd.config import MGD, Experiment
+from mgd.config import Experiment, Taught
 from mgd.data.datasets import Splits
 from mgd.errors import UserError
 from mgd.evaluate import Report, evaluate
@@ -35,7 +35,7 @@ def score_teachers(
 
     `heed` is called before every image, as in `evaluate`.
     """
-    assert isinstance(config.method, MGD)
+    assert isinstance(config.method, Taught)
     if not config.method.score_teachers:
         return
     baseline = _baseline_miou(config.method.baseline)

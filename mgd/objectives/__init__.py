@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
-from mgd.config import CPS, MGD, Experiment, Model, Supervised
+from mgd.config import CPS, KD, MGD, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
 from mgd.data.maps import Contents, Maps, photo_name
 from mgd.errors import UserError
@@ -15,9 +15,12 @@ from mgd.models.deeplab import DeepLabV3Plus, build_model
 from mgd.models.pretrained import load_imagenet
 from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
+from mgd.objectives.distill import CWDObjective, KDObjective
+from mgd.objectives.mean_teacher import MeanTeacherObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
-from mgd.objectives.teaching import StoredTeaching, TeacherNetworks, Teaching
+from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
+from mgd.objectives.unimatch import UniMatchObjective
 from mgd.student import load_student, start_from
 
 __all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
@@ -35,17 +38,32 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
+    _check_confidence(method, num_classes)
     student = _student(config.model, num_classes, classes)  # first: one seed gives one student, whatever teaches it
-    if isinstance(method, MGD):
-        return MGDObjective(student, _teaching(config, method, num_classes, classes), method)
     if isinstance(method, CPS):
         # The peer starts at random: two networks that start alike have nothing to teach each other.
         return CPSObjective(student, _network(config.model, num_classes), method)
+    if isinstance(method, UniMatch):
+        return UniMatchObjective(student, method)
+    if isinstance(method, MeanTeacher):
+        return MeanTeacherObjective(student, method)
+    if isinstance(method, MGD) and method.teachers == "offline":
+        return MGDObjective(student, StoredTeaching(method, tuple(teacher_paths(method))), method)
+    if isinstance(method, Taught):
+        loaded = ((name, load_teacher(config, name, num_classes, classes=classes)) for name in teacher_paths(method))
+        if isinstance(method, MGD):
+            return MGDObjective(student, TeacherNetworks(loaded, method), method)
+        teachers = dict(loaded)
+        return (
+            KDObjective(student, teachers, method)
+            if isinstance(method, KD)
+            else CWDObjective(student, teachers, method)
+        )
     assert isinstance(method, Supervised)
     return SupervisedObjective(student, method)
 
 
-def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
+def teacher_paths(method: Taught) -> dict[str, tuple[str, ...]]:
     """The teachers that a config names: "deep" and "wide", each with its candidate files."""
     paths = {"deep": method.deep_teacher, "wide": method.wide_teacher}
     return {name: files for name, files in paths.items() if files}
@@ -96,19 +114,18 @@ def find_teacher(files: tuple[str, ...], name: str) -> Path:
 
 def load_teacher(config: Experiment, name: str, num_classes: int, *, classes: Sequence[str] = ()) -> DeepLabV3Plus:
     """The "deep" or "wide" teacher of a config, from our file or an official one."""
-    assert isinstance(config.method, MGD)
+    assert isinstance(config.method, Taught)
     path = find_teacher(teacher_paths(config.method)[name], name)
     network = load_student(path, num_classes=num_classes, classes=classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
 
 
-def _teaching(config: Experiment, method: MGD, num_classes: int, classes: Sequence[str]) -> Teaching:
-    names = teacher_paths(method)
-    if method.teachers == "offline":
-        return StoredTeaching(method, tuple(names))
-    loaded = ((name, load_teacher(config, name, num_classes, classes=classes)) for name in names)
-    return TeacherNetworks(loaded, method)
+def _check_confidence(method: Method, num_classes: int) -> None:
+    confidence = getattr(method, "confidence", ())
+    if len(confidence) not in (0, 1, num_classes):
+        count = f"method.confidence has {len(confidence)} values, the data {num_classes} classes"
+        raise UserError(f"{count}; give one for all, or one for each")
 
 
 def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV3Plus:

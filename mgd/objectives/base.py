@@ -1,7 +1,8 @@
 """What every objective is: a student, and one forward from a batch to weighted loss terms."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Criterion
-from mgd.data.loaders import Batch, Views
+from mgd.data.cutmix import mix
+from mgd.data.loaders import Batch, Views, neighbours
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.heads import upsample
@@ -52,6 +54,9 @@ class Objective(nn.Module):
         """The terms of all passes at once: what DDP wraps."""
         return total(one.terms() for one in self.passes(batch))
 
+    def after_update(self, iteration: int) -> None:
+        """What follows the update of an iteration, such as averaging the new weights; nothing, by default."""
+
 
 def total(passes: Iterable[Terms]) -> Terms:
     """Sum over the passes of the terms of each name."""
@@ -70,23 +75,34 @@ def see(network: SegmentationNetwork, views: Views) -> Tensor:
     return network.normalise(views.image, views.valid) if views.image.dtype == torch.uint8 else views.image
 
 
-def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
+def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion, *, counted: Tensor | None = None) -> Tensor:
     """The criterion's mean of the pixels' cross-entropies (N,H,W).
 
     OHEM chooses the hard pixels of every image by itself, so that they do not depend on the images beside it, and is
     the mean over the images that have a valid pixel.
+
+    Args:
+        counted: (N,H,W), the mean runs over what is not 255 there instead of in the target: pseudo-labels that are left
+            out then count as 0.
     """
     if criterion.kind == "ohem":
         of_images = mean_of_hard(losses, target, threshold=criterion.threshold, min_kept=criterion.min_kept)
-        return of_images.sum() / supervised_count(target, criterion).clamp(min=1)
-    return mean_of_valid(losses, target)
+        return of_images.sum() / supervised_count(target if counted is None else counted, criterion).clamp(min=1)
+    return mean_of_valid(losses, target if counted is None else counted)
 
 
-def criterion_loss(network: SegmentationNetwork, views: Views, target: Tensor, criterion: Criterion) -> Tensor:
-    """The criterion's loss of a network on images."""
+def criterion_loss(
+    network: SegmentationNetwork,
+    views: Views,
+    target: Tensor,
+    criterion: Criterion,
+    *,
+    counted: Tensor | None = None,
+) -> Tensor:
+    """The criterion's loss of a network on images; `counted` as in `supervised_loss`."""
     logits = network.classifier(network.feature(see(network, views)))
     (losses,) = pixel_losses(network, logits, [target])
-    return supervised_loss(losses, target, criterion)
+    return supervised_loss(losses, target, criterion, counted=counted)
 
 
 def pixel_losses(network: SegmentationNetwork, logits: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
@@ -129,12 +145,73 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor) -> Tensor:
+def hard_label(
+    network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: tuple[float, ...] = ()
+) -> Tensor:
     """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
 
     Image by image: full-resolution logits of a batch would only be thrown away.
+
+    Args:
+        confidence: one probability for all classes or one for each; 255 also where the label has less.
     """
     height, width = valid.shape[1:]
     size, logits = network.padded(height, width), network.classifier(feature)
-    labels = torch.cat([upsample(one, size).argmax(dim=1) for one in logits.split(1)])
-    return torch.where(valid, labels[:, :height, :width], IGNORE_INDEX).byte()
+    labels = []
+    for small, where in zip(logits.split(1), valid.split(1), strict=True):
+        one = upsample(small, size)[..., :height, :width]
+        where = where & is_sure(one.float().softmax(dim=1), confidence) if confidence else where
+        labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
+    return torch.cat(labels)
+
+
+def mixed_label(
+    network: SegmentationNetwork,
+    batch: Batch,
+    masks: Sequence[Tensor],
+    *,
+    confidence: tuple[float, ...] = (),
+    once: bool = False,
+) -> list[Tensor]:
+    """(N,H,W) uint8 pseudo-labels of the pair, mixed with each mask: as mixing logits before the argmax.
+
+    Args:
+        once: the network's running statistics take in each image once, as the first of its pair.
+    """
+    first, second, _ = batch.pair()
+    own = hard_label(network, network.feature(see(network, first)), first.valid, confidence=confidence)
+    if batch.second is None:
+        partner = neighbours(own)
+    else:
+        with unrecorded(network) if once else nullcontext():
+            feature = network.feature(see(network, second))
+        partner = hard_label(network, feature, second.valid, confidence=confidence)
+    return [mix(own, partner, mask) for mask in masks]
+
+
+@contextmanager
+def unrecorded(network: nn.Module) -> Iterator[None]:
+    """Leave running statistics as they are: they have each image once, as the first of its pair."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def is_sure(probabilities: Tensor, confidence: tuple[float, ...]) -> Tensor:
+    """(N,K,H,W) -> (N,H,W) bool: the greatest probability is not below its class's threshold.
+
+    Args:
+        confidence: one threshold for all classes or one for each; none: everywhere.
+    """
+    probability, label = probabilities.max(dim=1)
+    threshold: Tensor | float = confidence[0] if confidence else 0.0
+    if len(confidence) > 1:
+        # Class by class, since a tensor of thresholds would have to be sent to the device.
+        threshold = torch.zeros_like(probability)
+        for index, value in enumerate(confidence):
+            threshold = torch.where(label == index, value, threshold)
+    return probability >= threshold

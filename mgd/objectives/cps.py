@@ -1,25 +1,22 @@
 """Cross pseudo supervision with CutMix (Chen et al., CVPR 2021): how the teachers are trained."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 
 from mgd.config import CPS
-from mgd.data.cutmix import mix
-from mgd.data.loaders import Batch, neighbours
+from mgd.data.loaders import Batch
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.network import SegmentationNetwork
+from mgd.objectives.average import AverageTeacher
 from mgd.objectives.base import (
     Objective,
     Pass,
     Terms,
     criterion_loss,
-    hard_label,
+    mixed_label,
     rampup,
-    see,
     supervised_count,
     supervised_pass,
 )
@@ -29,12 +26,15 @@ class CPSObjective(Objective):
     """Two copies teach each other: L = sup(A) + sup(B) + w (CE(A(mix), ps_B) + CE(B(mix), ps_A)).
 
     `student` is copy A, the network that the run is for; `peer` is copy B, with another initialisation. Pseudo-labels
-    come from the copies in train mode, as in the original.
+    come from the copies in train mode, as in the original; with `ema` from the average of each copy's weights.
     """
 
     def __init__(self, student: SegmentationNetwork, peer: SegmentationNetwork, config: CPS) -> None:
         super().__init__()
         self.student, self.peer, self.config = student, peer, config
+        self.averages = nn.ModuleList(
+            [AverageTeacher(one, config.ema) for one in (student, peer)] if config.ema else []
+        )
 
     def passes(self, batch: Batch) -> list[Pass]:
         criterion = self.config.criterion
@@ -44,37 +44,29 @@ class CPSObjective(Objective):
 
     def _crossed(self, batch: Batch, since: int) -> list[Pass]:
         """Each copy on the mixed images, with the other's pseudo-labels; `since`: iterations since the burn-in."""
-        mixed, criterion = batch.mixed(), self.config.criterion
+        mixed, criterion = batch.hardened(), self.config.criterion
         weight = self.config.weight * rampup(since, self.config.rampup_iterations)
         # Both before either learns from the other's: a forward in train mode changes running statistics.
-        labels = cache(lambda: (self._pseudo_label(self.peer, batch), self._pseudo_label(self.student, batch)))
+        labels = cache(lambda: [self._pseudo_label(network, batch) for network in self._labellers()])
+        # A pseudo-label is valid where an image is; one that is not sure enough counts as 0.
+        counted = torch.where(mixed.valid, 0, IGNORE_INDEX)
 
         def terms(network: SegmentationNetwork, teacher: int) -> Terms:
-            return {"cps": weight * criterion_loss(network, mixed, labels()[teacher], criterion)}
+            loss = criterion_loss(network, mixed, labels()[teacher], criterion, counted=counted)
+            return {"cps": weight * loss}
 
-        # A pseudo-label is valid where an image is.
-        counts = {"cps": supervised_count(torch.where(mixed.valid, 0, IGNORE_INDEX), criterion)}
+        counts = {"cps": supervised_count(counted, criterion)}
         return [Pass(counts, partial(terms, network, i)) for i, network in enumerate((self.student, self.peer))]
 
-    @staticmethod
+    def after_update(self, iteration: int) -> None:
+        for average, network in zip(self.averages, (self.student, self.peer), strict=False):
+            average.follow(network, iteration)  # type: ignore[operator]
+
+    def _labellers(self) -> list[SegmentationNetwork]:
+        """Who labels for the student, and who for the peer."""
+        own, peer = [average.module for average in self.averages] or [self.student, self.peer]
+        return [peer, own]  # type: ignore[list-item]
+
     @torch.no_grad()
-    def _pseudo_label(network: SegmentationNetwork, batch: Batch) -> Tensor:
-        """(N,H,W): the mask is binary, so mixing labels is the same as mixing logits before the argmax."""
-        first, second, mask = batch.pair()
-        own = hard_label(network, network.feature(see(network, first)), first.valid)
-        if batch.second is None:
-            return mix(own, neighbours(own), mask)
-        with _unrecorded(network):
-            return mix(own, hard_label(network, network.feature(see(network, second)), second.valid), mask)
-
-
-@contextmanager
-def _unrecorded(network: nn.Module) -> Iterator[None]:
-    """Leave running statistics as they are: they have each image once, as the first of its pair."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    def _pseudo_label(self, network: SegmentationNetwork, batch: Batch) -> Tensor:
+        return mixed_label(network, batch, [batch.pair()[2]], confidence=self.config.confidence, once=True)[0]

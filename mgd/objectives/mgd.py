@@ -1,5 +1,6 @@
 """Multi-granularity distillation (Qin et al., ECCV 2022): how a student is trained from two frozen teachers."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from mgd.config import MGD
 from mgd.data.loaders import Batch, Views
-from mgd.losses import image_level_loss, mean_of_valid, region_level_loss
+from mgd.distillation_losses import pixel_kl_loss
+from mgd.losses import image_level_loss, region_level_loss
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import (
     Objective,
@@ -21,7 +23,7 @@ from mgd.objectives.base import (
     supervised_count,
     supervised_loss,
 )
-from mgd.objectives.teaching import Labels, Teachers, Teaching
+from mgd.objectives.teaching import Teachers, Teaching
 
 
 class MGDObjective(Objective):
@@ -52,6 +54,8 @@ class MGDObjective(Objective):
         labeled = {"supervised": supervised_count(label, config.criterion), "pixel_labeled": batch.labeled.valid.sum()}
         images = torch.full((), len(label), device=label.device)
         unlabeled = {"pixel_unlabeled": mixed.valid.sum(), "image": images, "region": images}
+        if config.soft:
+            unlabeled["soft"] = mixed.valid.sum()
         passes = [Pass(labeled, partial(self._labeled_terms, batch))]
         if self.teaching.sees_mixed:
             passes.append(Pass(unlabeled, partial(self._unlabeled_terms, batch, mixed)))
@@ -65,29 +69,37 @@ class MGDObjective(Objective):
         own, *others = pixel_losses(self.student, logits, [labeled.label, *labels.values()])
         terms = {"supervised": supervised_loss(own, labeled.label, config.criterion)}
         if labels:
-            terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labels)
+            terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labeled.valid)
         return terms
 
     def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
         config = self.config
-        labels, pooled, taught = self.teaching.lesson(batch, mixed)
-        feature = self.student.feature(see(self.student, mixed))
+        labels, pooled, taught, soft = self.teaching.lesson(batch, mixed)
+        feature = self.student.feature(see(self.student, batch.hardened()))
         logits = self.student.classifier(feature)
         terms = {}
         if labels:
             weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
             losses = pixel_losses(self.student, logits, [*labels.values()])
-            terms["pixel_unlabeled"] = weight * _pixel_term(losses, labels)
+            terms["pixel_unlabeled"] = weight * _pixel_term(losses, mixed.valid)
         if pooled is not None:
             valid = fill(self.student, mixed.valid, 0)
             terms["image"] = config.lambda_image * image_level_loss(logits, pooled, valid=valid)
         if taught is not None:
             region = region_level_loss(feature, taught, grid=config.region_grid, valid=mixed.valid)
             terms["region"] = config.lambda_region * region
+        if soft:
+            large = self.student.logits(feature, mixed.image.shape[-2:])
+            divergences = [pixel_kl_loss(large, target, valid=mixed.valid) for target in soft.values()]
+            terms["soft"] = config.soft * torch.stack(divergences).mean()
         return terms
 
 
-def _pixel_term(losses: list[Tensor], labels: Labels) -> Tensor:
-    """Sum over the teachers of the consistency with their pseudo-labels (paper section 3.4)."""
-    return torch.stack([mean_of_valid(*pair) for pair in zip(losses, labels.values(), strict=True)]).sum()
+def _pixel_term(losses: Sequence[Tensor], valid: Tensor) -> Tensor:
+    """Sum over the teachers of the consistency with their pseudo-labels (paper section 3.4).
+
+    The mean over the valid pixels; those whose pseudo-label is left out, not being sure enough, count as 0.
+    """
+    count = valid.sum().clamp(min=1)
+    return torch.stack([loss.sum() / count for loss in losses]).sum()

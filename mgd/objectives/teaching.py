@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from mgd.config import MGD
 from mgd.data.cutmix import mix
-from mgd.data.loaders import Batch, Views, neighbours
+from mgd.data.loaders import Batch, Views
 from mgd.losses import global_pool
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
-from mgd.objectives.base import fill, hard_label, see
+from mgd.objectives.base import fill, hard_label, mixed_label, see
 
 Teachers = Mapping[str, SegmentationNetwork]  # "deep" (T_D) and "wide" (T_W), either may be missing
 FEATURE_STRIDE = 4  # of a network's decoder feature
@@ -27,6 +27,7 @@ class Lesson(NamedTuple):
     labels: Labels
     pooled: Tensor | None  # (N,K): T_D's logits, the mean over an image's valid pixels
     feature: Tensor | None  # (N,C,h,w): T_W's decoder feature
+    soft: dict[str, Tensor]  # teacher -> (N,K,H,W): its logits
 
 
 class Teaching:
@@ -46,7 +47,8 @@ class Teaching:
     @property
     def sees_mixed(self) -> bool:
         """Whether any term on mixed images has a weight."""
-        return self.config.pixel_unlabeled > 0 or self.compares_image or self.compares_region
+        own = self.config.pixel_unlabeled > 0 or self.config.soft > 0
+        return own or self.compares_image or self.compares_region
 
     def labels(self, views: Views) -> Labels:
         """Each teacher's hard pseudo-labels."""
@@ -87,19 +89,23 @@ class TeacherNetworks(Teaching):
     @torch.no_grad()
     def lesson(self, batch: Batch, mixed: Views) -> Lesson:
         """The mask is binary: mixing labels is mixing logits before the argmax."""
-        first, second, mask = batch.pair()
-        labels, pooled, feature = {}, None, None
+        mask = batch.pair()[2]
+        lesson = Lesson({}, None, None, {})
         for name, network in self.networks.items():
             if self.config.pixel_unlabeled:
-                own = self._label(network, first)
-                partner = neighbours(own) if batch.second is None else self._label(network, second)
-                labels[name] = mix(own, partner, mask)
-            if name == "deep" and self.compares_image:
-                logits = network.classifier(network.feature(see(network, mixed)))
-                pooled = global_pool(logits, fill(network, mixed.valid, 0))
-            if name == "wide" and self.compares_region:
-                feature = network.feature(see(network, mixed))
-        return Lesson(labels, pooled, feature)
+                confidence = self.config.confidence
+                (lesson.labels[name],) = mixed_label(network, batch, [mask], confidence=confidence)
+            compares = self.compares_image if name == "deep" else self.compares_region
+            if not compares and not self.config.soft:
+                continue
+            feature = network.feature(see(network, mixed))
+            if self.config.soft:
+                lesson.soft[name] = network.logits(feature, mixed.valid.shape[-2:])
+            if compares and name == "deep":
+                lesson = lesson._replace(pooled=global_pool(network.classifier(feature), fill(network, mixed.valid, 0)))
+            elif compares:
+                lesson = lesson._replace(feature=feature)
+        return lesson
 
     @staticmethod
     def _label(network: SegmentationNetwork, views: Views) -> Tensor:
@@ -132,7 +138,7 @@ class StoredTeaching(Teaching):
             fine = stride // FEATURE_STRIDE
             feature = feature.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
             feature = feature[:, :, : -(-mask.shape[2] // FEATURE_STRIDE), : -(-mask.shape[3] // FEATURE_STRIDE)]
-        return Lesson(labels, pooled, feature)
+        return Lesson(labels, pooled, feature, {})
 
     @staticmethod
     def _mixed(batch: Batch, name: str, stride: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,11 @@
+"""The methods compared on facades photos: a student of 0.6 M parameters from scratch, teachers with ImageNet weights.
+
+Cost:    93 runs of 1,000 iterations of 8 images at crop 80 on a CPU
+Score:   not yet measured
+Command: python -m mgd sweep benchmarks/comparison/facades_scratch/sweep.py --jobs 2, with the photos in DATA/facades
+         and EfficientNet-Lite's weights in DATA/model-weight (or data.root=... model.weights_dir=... after it)
+"""
+
+from mgd.config import family
+
+sweep = family(__file__).FACADES_SCRATCH  # ../family.py

@@ -1,0 +1,136 @@
+"""What a run tells at an evaluation besides its mIoU: each class, lost ones, pseudo-labels where the truth is known."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mgd.config import Experiment
+from mgd.data.classes import Classes
+from mgd.data.datasets import hidden_truth
+from mgd.data.loaders import ValidationSamples
+from mgd.evaluate import Report
+from mgd.infer import predict_scores
+from mgd.metrics import confusion_matrix, iou_per_class
+from mgd.models.normalise import NormalisingNetwork
+from mgd.objectives.base import is_sure
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Keeps an eye on a run; tells each warning once."""
+
+    def __init__(self, config: Experiment, classes: Classes) -> None:
+        """Raises UserError where `evaluate.watch` asks for photos whose label is broken."""
+        self.config, self.classes, self.told = config, classes, set[str]()
+        items = hidden_truth(config.data) if config.evaluate.watch else []
+        places = np.linspace(0, len(items) - 1, min(config.evaluate.watch, len(items))).round().astype(int)
+        self.samples = ValidationSamples([items[i] for i in places], config, len(classes))
+        if config.evaluate.watch and not items:
+            log.warning("WARNING: evaluate.watch: no unlabelled photo has a label on the disk, so none is watched")
+
+    def scores(self, report: Report) -> dict[str, float]:
+        """mIoU, and IoU of each class that occurs."""
+        iou = zip(self.classes.names, iou_per_class(report.confusion).tolist(), strict=True)
+        return {"miou": report.miou, **{f"iou/{name}": value for name, value in iou if value == value}}
+
+    def warn(self, report: Report) -> None:
+        """Of what must not pass in silence: lost classes, a teacher that its student has overtaken."""
+        for text in (*lost_classes(report), *overtaken(report.miou, Path(self.config.run.dir))):
+            if text not in self.told:
+                self.told.add(text)
+                log.warning("WARNING: %s", text)
+
+    @torch.inference_mode()
+    def pseudo_labels(
+        self, networks: Mapping[str, NormalisingNetwork], device: torch.device, heed: Callable[[], None]
+    ) -> dict[str, float]:
+        """How good the networks' pseudo-labels are on the photos whose truth is kept from training.
+
+        Args:
+            heed: called before every photo.
+
+        Returns:
+            For each network: pseudo/<network>/accuracy and coverage, the share of right ones among those that reach
+            method.confidence, and the share that reaches it; the same by class of the pseudo-label; and
+            pseudo/agreement/<a>-<b>, the share of pixels of which two say the same.
+        """
+        counts = Counts(len(self.classes), getattr(self.config.method, "confidence", ()))
+        modes = {name: network.training for name, network in networks.items()}
+        how = replace(self.config.evaluate, mode="whole")
+        for network in networks.values():
+            network.eval()
+        for i in range(len(self.samples)):
+            heed()
+            sample = self.samples[i]
+            size = tuple(sample["label"].shape)
+            image = sample["image"].to(device)
+            scores = {name: predict_scores(net, image, how, size=size).cpu() for name, net in networks.items()}
+            counts.add(sample["label"], scores)
+        for name, network in networks.items():
+            network.train(modes[name])
+        return counts.read(self.classes.names) if len(self.samples) else {}
+
+
+class Counts:
+    """Pixels of pseudo-labels, right and wrong."""
+
+    def __init__(self, num_classes: int, confidence: tuple[float, ...]) -> None:
+        self.num_classes, self.confidence = num_classes, confidence
+        self.everywhere: dict[str, Tensor] = {}  # network -> (K,K) int64; rows: truth
+        self.sure: dict[str, Tensor] = {}
+        self.same: dict[str, list[Tensor]] = {}
+
+    def add(self, label: Tensor, scores: Mapping[str, Tensor]) -> None:
+        """Count a photo: (H,W) truth, (K,H,W) logits of each network."""
+        labels = {name: one.argmax(dim=0) for name, one in scores.items()}
+        for name, one in scores.items():
+            sure = is_sure(one.softmax(dim=0)[None], self.confidence)[0]
+            for counts, truth in ((self.everywhere, label), (self.sure, torch.where(sure, label, 255))):
+                found = confusion_matrix(truth, labels[name], self.num_classes)
+                counts[name] = counts[name] + found if name in counts else found
+        for a, b in combinations(labels, 2):
+            self.same.setdefault(f"{a}-{b}", []).append((labels[a] == labels[b]).float().mean())
+
+    def read(self, names: tuple[str, ...]) -> dict[str, float]:
+        """As `Watch.pseudo_labels` tells."""
+        values: dict[str, float] = {}
+        for network, sure in self.sure.items():
+            right, given, every = sure.diagonal(), sure.sum(dim=0), self.everywhere[network].sum(dim=0)
+            values[f"pseudo/{network}/accuracy"] = float(right.sum() / given.sum())
+            values[f"pseudo/{network}/coverage"] = float(given.sum() / every.sum())
+            for i, name in enumerate(names):
+                if every[i]:
+                    values[f"pseudo/{network}/coverage/{name}"] = float(given[i] / every[i])
+                if given[i]:
+                    values[f"pseudo/{network}/accuracy/{name}"] = float(right[i] / given[i])
+        return values | {f"pseudo/agreement/{pair}": float(torch.stack(s).mean()) for pair, s in self.same.items()}
+
+
+def lost_classes(report: Report) -> list[str]:
+    """A sentence where classes that the labels hold are never predicted."""
+    in_labels, predicted = report.confusion.sum(dim=1).tolist(), report.confusion.sum(dim=0).tolist()
+    pairs = zip(report.classes.names, in_labels, predicted, strict=True)
+    lost = [name for name, label, guess in pairs if label and not guess]
+    return [f"the student never predicts {', '.join(lost)}, which the validation labels hold"] if lost else []
+
+
+def overtaken(miou: float, folder: Path) -> list[str]:
+    """A sentence for each teacher whose score, told in the run's folder, is below the student's `miou`."""
+    found = []
+    for file in sorted(folder.glob("teacher-*.json")):
+        teacher = json.loads(file.read_text()).get("miou")
+        if isinstance(teacher, float) and teacher < miou:
+            name = file.stem.removeprefix("teacher-")
+            text = (
+                f"the student has overtaken the {name} teacher ({100 * teacher:.2f} mIoU), which holds it back from now"
+            )
+            found.append(text)
+    return found

@@ -1,0 +1,145 @@
+"""Plain distillation from frozen teachers: pixel by pixel (KD) and channel by channel (CWD)."""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgd.config import CWD, KD
+from mgd.data.loaders import Batch, Views
+from mgd.distillation_losses import channel_wise_loss, pixel_kl_loss
+from mgd.models.folding import for_inference
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.base import Objective, Pass, Terms, pixel_losses, see, supervised_count, supervised_loss
+from mgd.objectives.teaching import Teachers
+
+
+class DistillObjective(Objective):
+    """L = supervised + w_labeled * D(x) + w_unlabeled * D(mix): what D is, a subclass says.
+
+    Student and teachers see the same images (but data.strong changes the student's alone); D is the mean over the
+    teachers. These are frozen copies with batch norm
+    folded, outside `train()`, `parameters()`, `state_dict()` and DDP.
+    """
+
+    config: KD | CWD
+
+    def __init__(self, student: SegmentationNetwork, teachers: Teachers) -> None:
+        super().__init__()
+        self.student = student
+        self.teachers = {name: for_inference(net).eval().requires_grad_(False) for name, net in teachers.items()}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "DistillObjective":
+        """`to()`, `cuda()` and the like, teachers included."""
+        super()._apply(*args, **kwargs)
+        for teacher in self.teachers.values():
+            teacher._apply(*args, **kwargs)
+        return self
+
+    def passes(self, batch: Batch) -> list[Pass]:
+        """On labelled images, and on mixed ones where their weight is not 0."""
+        config, label, mixed = self.config, batch.labeled.label, batch.mixed()
+        assert label is not None
+        counts = {"supervised": supervised_count(label, config.criterion)}
+        counts |= {f"{name}_labeled": count for name, count in self.counts(batch.labeled).items()}
+        passes = [Pass(counts, partial(self._labeled_terms, batch.labeled))]
+        if config.unlabeled:
+            counts = {f"{name}_unlabeled": count for name, count in self.counts(mixed).items()}
+            passes.append(Pass(counts, partial(self._unlabeled_terms, batch, mixed)))
+        return passes
+
+    def counts(self, views: Views) -> dict[str, Tensor]:
+        """What the mean of each term of D runs over."""
+        raise NotImplementedError
+
+    def compare(self, feature: Tensor, views: Views) -> Terms:
+        """The terms of D for the student's decoder feature of augmented images."""
+        raise NotImplementedError
+
+    def _labeled_terms(self, labeled: Views) -> Terms:
+        assert labeled.label is not None
+        feature = self.student.feature(see(self.student, labeled))
+        (losses,) = pixel_losses(self.student, self.student.classifier(feature), [labeled.label])
+        terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion)}
+        if self.config.labeled:
+            found = self.compare(feature, labeled).items()
+            terms |= {f"{name}_labeled": self.config.labeled * term for name, term in found}
+        return terms
+
+    def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
+        feature = self.student.feature(see(self.student, batch.hardened()))
+        return {f"{name}_unlabeled": self.config.unlabeled * t for name, t in self.compare(feature, mixed).items()}
+
+    @torch.no_grad()
+    def _teach(self, views: Views) -> dict[str, Tensor]:
+        """Each teacher's decoder feature."""
+        return {name: teacher.feature(see(teacher, views)) for name, teacher in self.teachers.items()}
+
+
+class KDObjective(DistillObjective):
+    """Knowledge distillation (Hinton et al., 2015), pixel by pixel: D = T^2 KL(teacher || student) of the logits."""
+
+    def __init__(self, student: SegmentationNetwork, teachers: Teachers, config: KD) -> None:
+        super().__init__(student, teachers)
+        self.config: KD = config
+
+    def counts(self, views: Views) -> dict[str, Tensor]:
+        return {"kd": views.valid.sum()}
+
+    def compare(self, feature: Tensor, views: Views) -> Terms:
+        size, temperature = views.image.shape[-2:], self.config.temperature
+        logits = self.student.logits(feature, size)
+        with torch.no_grad():
+            targets = [self.teachers[name].logits(seen, size) for name, seen in self._teach(views).items()]
+        losses = [pixel_kl_loss(logits, target, temperature=temperature, valid=views.valid) for target in targets]
+        return {"kd": torch.stack(losses).mean()}
+
+
+class CWDObjective(DistillObjective):
+    """Channel-wise distillation (Shu et al., ICCV 2021): D = w_logits * CW(logits) + w_feature * CW(feature).
+
+    Both at the decoder's size. Where a teacher's feature has other channels than the student's, a 1x1 convolution
+    brings the student's to them, as in the paper: it is trained with the student and is no part of its checkpoint.
+    """
+
+    def __init__(self, student: SegmentationNetwork, teachers: Teachers, config: CWD) -> None:
+        super().__init__(student, teachers)
+        self.config: CWD = config
+        self.projections = nn.ModuleDict()
+        own = student.classifier.in_channels
+        for name, teacher in teachers.items():
+            if config.weight_feature and (config.labeled or config.unlabeled) and teacher.classifier.in_channels != own:
+                self.projections[name] = nn.Conv2d(own, teacher.classifier.in_channels, 1)
+
+    def counts(self, views: Views) -> dict[str, Tensor]:
+        images = torch.full((), len(views.image), device=views.image.device)
+        return {name: images for name, weight in self._weights().items() if weight}
+
+    def compare(self, feature: Tensor, views: Views) -> Terms:
+        size, seen = feature.shape[-2:], self._teach(views)
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"logits": [], "feature": []}
+        for name, target in seen.items():
+            with torch.no_grad():
+                target_logits = _resized(self.teachers[name].classifier(target), size)
+                target = _resized(target, size)
+            pairs["logits"].append((self.student.classifier(feature), target_logits))
+            projected = self.projections[name](feature) if name in self.projections else feature
+            pairs["feature"].append((projected, target))
+        return {
+            name: weight * torch.stack([self._channel_wise(*pair, views) for pair in pairs[name]]).mean()
+            for name, weight in self._weights().items()
+            if weight
+        }
+
+    def _weights(self) -> dict[str, float]:
+        return {"logits": self.config.weight_logits, "feature": self.config.weight_feature}
+
+    def _channel_wise(self, student: Tensor, teacher: Tensor, views: Views) -> Tensor:
+        return channel_wise_loss(student, teacher, temperature=self.config.temperature, valid=views.valid)
+
+
+def _resized(x: Tensor, size: torch.Size) -> Tensor:
+    """A teacher's map in the student's size."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

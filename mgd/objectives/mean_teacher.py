@@ -1,0 +1,50 @@
+"""Mean teacher (Tarvainen and Valpola, NeurIPS 2017) with CutMix (French et al., BMVC 2020)."""
+
+import torch
+from torch import Tensor
+
+from mgd.config import MeanTeacher
+from mgd.data.cutmix import mix
+from mgd.data.loaders import Batch, Views
+from mgd.distillation_losses import squared_probability_loss
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.average import AverageTeacher
+from mgd.objectives.base import Objective, Pass, Terms, is_sure, rampup, see, supervised_pass
+
+
+class MeanTeacherObjective(Objective):
+    """L = sup(S) + w * ||softmax(S(mix)) - mix(softmax(T(u0)), softmax(T(u1)))||^2, T the average of S's weights.
+
+    Pixels at which the teacher's greatest probability is below `confidence` add 0 to the mean. French et al. weigh
+    the whole batch with the share of such pixels instead; by pixel the mean is the same however a batch is divided.
+    """
+
+    def __init__(self, student: SegmentationNetwork, config: MeanTeacher) -> None:
+        super().__init__()
+        self.student, self.config = student, config
+        self.average = AverageTeacher(student, config.decay)
+
+    def passes(self, batch: Batch) -> list[Pass]:
+        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion)
+        since = batch.iteration - self.config.burn_in_iterations
+        if since < 0:
+            return [labeled]
+        mixed, weight = batch.hardened(), self.config.weight * rampup(since, self.config.rampup_iterations)
+        unlabeled = Pass({"consistency": mixed.valid.sum()}, lambda: self._consistency(batch, mixed, weight))
+        return [labeled, unlabeled]
+
+    def after_update(self, iteration: int) -> None:
+        self.average.follow(self.student, iteration)
+
+    def _consistency(self, batch: Batch, mixed: Views, weight: float) -> Terms:
+        logits, target = self.student(see(self.student, mixed)), self._target(batch)
+        counted = mixed.valid & is_sure(target, self.config.confidence)
+        loss = squared_probability_loss(logits, target, valid=mixed.valid, counted=counted)
+        return {"consistency": weight * loss}
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Tensor:
+        """(N,K,H,W) float32: the teacher's probabilities of the unmixed images, mixed."""
+        first, second, mask = batch.pair()
+        own, partner = (self.average.logits(views).float().softmax(dim=1) for views in (first, second))
+        return mix(own, partner, mask)

@@ -1,0 +1,81 @@
+"""UniMatch (Yang et al., CVPR 2023; V2: TPAMI 2025): a weak view teaches two strong views and dropped features."""
+
+import torch
+from torch import Tensor
+
+from mgd.config import UniMatch
+from mgd.data.loaders import Batch, Views
+from mgd.data.photometric import channel_dropout
+from mgd.models.network import SegmentationNetwork
+from mgd.objectives.average import AverageTeacher
+from mgd.objectives.base import Objective, Pass, Terms, mixed_label, pixel_losses, rampup, see, supervised_pass
+
+RATE = 0.5  # of the dropped channels
+
+
+class UniMatchObjective(Objective):
+    """L = sup(S) + w (1/4 CE(S(strong_0)) + 1/4 CE(S(strong_1)) + 1/2 CE(S'(weak))), S' with dropped features.
+
+    The strong views are CutMix images with masks of their own, with colour jitter, grey and blur. Pseudo-labels come
+    from the weak views: of the student in eval mode, or of the average of its weights (`ema`, V2). `drop="weak"` drops
+    channels of the weak view's feature; "complementary" (V2) drops each of them from one of the two strong views, which
+    then are the whole consistency. Channels are dropped from the classifier's input, of whatever head that is.
+    """
+
+    def __init__(self, student: SegmentationNetwork, config: UniMatch) -> None:
+        super().__init__()
+        self.student, self.config = student, config
+        self.average = AverageTeacher(student, config.ema) if config.ema else None
+
+    def passes(self, batch: Batch) -> list[Pass]:
+        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion)
+        since = batch.iteration - self.config.burn_in_iterations
+        if since < 0:
+            return [labeled]
+        views = [batch.hardened(0), batch.hardened(1)]
+        first, _, _ = batch.pair()
+        counts = {f"strong_{i}": view.valid.sum() for i, view in enumerate(views)}
+        weight = self.config.weight * rampup(since, self.config.rampup_iterations)
+        if self.config.drop == "weak":
+            counts["dropped"] = first.valid.sum()
+        return [labeled, Pass(counts, lambda: self._consistency(batch, views, weight))]
+
+    def after_update(self, iteration: int) -> None:
+        if self.average is not None:
+            self.average.follow(self.student, iteration)
+
+    def _consistency(self, batch: Batch, views: list[Views], weight: float) -> Terms:
+        assert batch.noise is not None
+        labels, (first, _, _) = self._labels(batch), batch.pair()
+        kept = channel_dropout(batch.noise, self.student.classifier.in_channels, rate=RATE, stream=2)
+        kept = kept.to(first.image.device, non_blocking=True)
+        features = [self.student.feature(see(self.student, view)) for view in views]
+        if self.config.drop == "complementary":
+            features = [features[0] * kept, features[1] * (1 / (1 - RATE) - kept)]
+        share = 0.25 if self.config.drop == "weak" else 0.5
+        terms = {
+            f"strong_{i}": share * weight * self._term(feature, label, view)
+            for i, (feature, label, view) in enumerate(zip(features, labels, views, strict=False))
+        }
+        if self.config.drop == "weak":
+            feature = self.student.feature(see(self.student, first)) * kept
+            terms["dropped"] = 0.5 * weight * self._term(feature, labels[2], first)
+        return terms
+
+    def _term(self, feature: Tensor, label: Tensor, views: Views) -> Tensor:
+        """Cross-entropy with the pseudo-label; the mean over the valid pixels, unsure ones counting as 0."""
+        (losses,) = pixel_losses(self.student, self.student.classifier(feature), [label])
+        return losses.sum() / views.valid.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def _labels(self, batch: Batch) -> list[Tensor]:
+        """(N,H,W) uint8 pseudo-labels of both strong views and of the weak one."""
+        network = self.student if self.average is None else self.average.module
+        was_training = network.training
+        network.eval()
+        mask, other_mask = batch.pair()[2], batch.other_mask
+        assert other_mask is not None
+        masks = [mask, other_mask, torch.zeros_like(mask)]
+        labels = mixed_label(network, batch, masks, confidence=self.config.confidence)
+        network.train(was_training)
+        return labels

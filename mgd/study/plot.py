@@ -1,0 +1,40 @@
+"""The picture of a sweep: mIoU of every row over the partitions."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from mgd.errors import UserError
+from mgd.files import write_bytes
+from mgd.study.table import Result, spreads
+
+
+def write_plot(path: Path, results: Sequence[Result]) -> None:
+    """Write a PNG: a line a row, its mean and standard deviation over the seeds at every partition.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("a plot needs matplotlib: pip install 'mgd[report]'") from error
+    found = spreads(results)
+    partitions = sorted({partition for _, partition in found}, reverse=True)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for row in dict.fromkeys(row for row, _ in found):
+        own = [p for p in partitions if (row, p) in found]
+        means = [found[row, p].mean for p in own]
+        sds = [0.0 if math.isnan(found[row, p].sd) else found[row, p].sd for p in own]
+        axes.errorbar([partitions.index(p) for p in own], means, yerr=sds, marker="o", capsize=3, label=row)
+    axes.set_xticks(range(len(partitions)), [f"1/{p}" if p > 1 else "all" for p in partitions])
+    axes.set_xlabel("share of the training photos with labels")
+    axes.set_ylabel("mIoU in percent, ± standard deviation")
+    axes.grid(alpha=0.3)
+    if found:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_bytes(path, content.getvalue())

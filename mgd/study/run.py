@@ -1,0 +1,188 @@
+"""Trains the runs of a sweep, several at a time: each in a process of its own, after those that it waits for."""
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from mgd.errors import Stopped, UserError
+from mgd.study.plan import Cell, read_report, write_config
+
+log = logging.getLogger(__name__)
+
+
+def run_all(cells: Sequence[Cell], sweep_file: str, *, jobs: int) -> dict[str, str]:
+    """Train and score what is not done, `jobs` runs at a time; one that fails stops none but those that wait for it.
+
+    Returns:
+        Cell name -> why it has no score.
+
+    Raises:
+        Stopped: a signal asked for it; the runs have saved where they stand.
+    """
+    failed: dict[str, str] = {}
+    left = [cell for cell in cells if not cell.is_done]
+    log.info("%d runs: %d done, %d to train, %d at a time", len(cells), len(cells) - len(left), len(left), jobs)
+    workers = Workers(sweep_file, jobs)
+    going: dict[Future[str], Cell] = {}
+    with ThreadPoolExecutor(jobs) as pool, workers.stopped_by_signals():
+        while left or going:
+            for cell in list(left):
+                lost = [name for name in cell.waits_for if name in failed]
+                if lost:
+                    failed[cell.name] = f"waits for {lost[0]}, which has no result"
+                    log.error("%s is left out: it %s", cell.name, failed[cell.name])
+                elif len(going) == jobs or any(_is_open(name, left, going) for name in cell.waits_for):
+                    continue
+                else:
+                    going[pool.submit(workers.run, cell)] = cell
+                left.remove(cell)
+            for future in wait(going, return_when=FIRST_COMPLETED).done:
+                cell = going.pop(future)
+                if problem := future.result():
+                    failed[cell.name] = problem
+                    log.error("%s failed: %s", cell.name, problem)
+    return failed
+
+
+def run_one(cell: Cell, sweep_file: str) -> None:
+    """Train and score one cell in processes of its own, as a task of a job array does. Raises UserError of its end."""
+    if cell.is_done:
+        log.info("%s is done", cell.name)
+        return
+    workers = Workers(sweep_file, 1)
+    with workers.stopped_by_signals():
+        if problem := workers.run(cell):
+            raise UserError(f"{cell.name} failed: {problem}")
+
+
+class Workers:
+    """The processes that train; no more than `jobs` at a time, which share the cores and the GPUs."""
+
+    def __init__(self, sweep_file: str, jobs: int) -> None:
+        self.sweep_file = sweep_file
+        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.gpus, self.slots = torch.cuda.device_count(), SimpleQueue[int]()
+        for slot in range(jobs):
+            self.slots.put(slot)
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        self.stopping = False
+
+    def run(self, cell: Cell) -> str:
+        """Train and score a cell; returns why there is no score, or ""."""
+        slot, started = self.slots.get(), time.perf_counter()
+        try:
+            with locked(cell.folder, what="run") as lock:
+                config = str(write_config(cell, self.sweep_file))
+                log.info("%s: started; its messages are in %s", cell.name, cell.folder / "output.txt")
+                for command in (["train", config, "--resume"], ["evaluate", config]):
+                    if status := self._call(command, cell.folder / "output.txt", slot, lock):
+                        return f"mgd {command[0]} ended with status {status}: {_last_line(cell.folder / 'output.txt')}"
+            took = timedelta(seconds=round(time.perf_counter() - started))
+            miou = read_report(cell)["miou"]
+            score = f"{100 * miou:.2f} mIoU" if isinstance(miou, float) else "no mIoU"
+            log.info("%s: %s in %s", cell.name, score, took)
+        except UserError as error:
+            return str(error)
+        finally:
+            self.slots.put(slot)
+        return ""
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """SIGTERM, SIGUSR1 and Ctrl-C let every run save and end; then Stopped is raised, and nothing new is begun."""
+
+        def stop(*_: Any) -> None:
+            if not self.stopping:
+                self.stopping = True
+                raise Stopped("stopped: every run has saved where it stands, and the same command goes on")
+
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            yield
+        except BaseException:
+            self.stopping = True
+            for process in list(self.processes):
+                process.terminate()
+            for process in list(self.processes):
+                process.wait()
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _call(self, command: list[str], output: Path, slot: int, lock: int) -> int:
+        """Run an mgd command; returns its status.
+
+        It has a session of its own, so that a terminal's Ctrl-C reaches it through us alone, and holds the folder's
+        lock as well: where we are killed, it goes on, and no second one may begin beside it.
+        """
+        if self.stopping:
+            return -signal.SIGTERM
+        with open(output, "ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mgd", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self._environment(slot),
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+        self.processes.add(process)
+        if self.stopping:  # since before the process could be told
+            process.terminate()
+        status = process.wait()
+        self.processes.discard(process)
+        return status
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        """Cores and GPUs of a job. Threads that spin while they wait take the cores from the other jobs."""
+        own = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        if self.gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+            own["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
+        return own
+
+
+@contextmanager
+def locked(folder: Path, *, what: str) -> Iterator[int]:
+    """Keep another process out of a folder; yields the lock's file descriptor, to be passed on to a process in it.
+
+    Raises:
+        UserError: another process is in it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error}); choose another Sweep(folder=...)") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another {what} is at work in {folder}; wait for it, or stop it") from error
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _is_open(name: str, left: Sequence[Cell], going: Mapping[Any, Cell]) -> bool:
+    return any(cell.name == name for cell in (*left, *going.values()))
+
+
+def _last_line(output: Path) -> str:
+    lines = output.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

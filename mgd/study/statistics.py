@@ -1,0 +1,65 @@
+"""Means, spreads, and differences of paired scores with the interval that holds them."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+class Spread(NamedTuple):
+    """Scores of several seeds."""
+
+    mean: float
+    sd: float  # of the sample; NaN for one score
+    runs: int
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences; its interval is NaN where there are fewer than two pairs."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval leaves 0 out on one side, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def spread(scores: Sequence[float]) -> Spread:
+    """Mean and standard deviation of one score or more."""
+    sd = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
+    return Spread(float(np.mean(scores)), sd, len(scores))
+
+
+def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Difference:
+    """Mean of `scores` - `reference`, pair by pair, and Student's 95 % interval of it; pairs with NaN are left out."""
+    d = np.asarray(scores, dtype=float) - np.asarray(reference, dtype=float)
+    d = d[~np.isnan(d)]
+    if not len(d):
+        return Difference(math.nan, math.nan, math.nan, 0)
+    mean = float(d.mean())
+    if len(d) < 2:
+        return Difference(mean, math.nan, math.nan, len(d))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
+    return Difference(mean, mean - reach, mean + reach, len(d))
+
+
+def verdict(over_seeds: Difference, over_images: Difference) -> str:
+    """What the two intervals allow to say: better or worse only where each leaves 0 out on the same side.
+
+    With one seed the spread of seeds is not known, and with no scores of images theirs is not: nothing can be said.
+    """
+    if over_seeds.pairs < 2:
+        return "one seed: cannot be told"
+    if over_images.pairs < 2:
+        return "no scores of images: cannot be told"
+    if over_seeds.sign == over_images.sign != 0:
+        return "better" if over_seeds.sign > 0 else "worse"
+    return "not distinguishable"

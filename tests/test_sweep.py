@@ -1,0 +1,332 @@
+"""Sweeps: what a file may say, the order of runs, failures, kills, tables and what they allow to say."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import BACKBONE, CROP
+
+from mgd.__main__ import main
+from mgd.study.plan import plan
+from mgd.study.run import Workers, locked
+from mgd.study.slurm import generations
+from mgd.study.statistics import Difference, paired_difference, spread, verdict
+from mgd.study.sweep import load_sweep
+
+SWEEP = f'''
+from mgd.config import *
+from mgd.study import Row, Sweep
+
+base = Experiment(
+    data=Data(root="ROOT", train_list="train_aug.txt", partition=4, crop_size={CROP}, workers=0),
+    model=Model(backbone="{BACKBONE}", pretrained=False, channels=16),
+    method=Supervised(),
+    train=Train(batch_size=4, max_iterations=1, lr=0.01),
+    evaluate=Evaluate(every=0, mode="whole", pictures=0),
+)
+'''
+GRID = """
+sweep = Sweep(
+    base=base,
+    partitions=(4, 2),
+    seeds=(0, 1),
+    reference="labels",
+    rows={
+        "kd": Row(changes=("method=kd", "method.deep_teacher={run:deep}/last.pt")),
+        "labels": Row(),
+        "deep": Row(changes=("method=cps",), seeds=(0,)),
+        "all": Row(partitions=(1,)),
+    },
+)
+"""
+
+
+@pytest.fixture
+def write(small_scenes: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write a sweep file of the small base."""
+
+    def made(text: str = GRID) -> Path:
+        path = tmp_path / "sweep.py"
+        path.write_text(SWEEP.replace("ROOT", str(small_scenes)) + text)
+        return path
+
+    return made
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs that take no time; the fixture is the list of those that were trained. Row "all" fails."""
+    trained: list[str] = []
+
+    def call(self: Workers, command: list[str], output: Path, slot: int, lock: int) -> int:
+        folder = Path(command[1]).parent
+        name, _, seed = folder.name.replace(".s", ".").split(".")
+        if command[0] == "train":
+            trained.append(folder.name)
+            output.write_text("mgd train: there is no paper in the printer\n")
+            return 2 if name == "all" else 0
+        points = {"kd": 30, "labels": 20, "deep": 25}[name] + int(seed) / 10
+        report = folder / "run/evaluation/last.json"
+        report.parent.mkdir(parents=True)
+        report.write_text(json.dumps({"miou": points / 100, "iou": {"sky": points / 100, "sea": None}}))
+        rows = "".join(f"{i},{points + i * (1 if name == 'kd' else 2)}\n" for i in range(5))
+        report.with_name("last-images.csv").write_text(f"image,mIoU\n{rows}")
+        return 0
+
+    monkeypatch.setattr(Workers, "_call", call)
+    return trained
+
+
+def test_a_sweep_is_every_row_at_every_partition_and_seed_after_what_it_waits_for(write: Callable[..., Path]) -> None:
+    cells = {cell.name: cell for cell in plan(load_sweep(write()))}
+    pairs = [f"p{p}.s{s}" for p in (4, 2) for s in (0, 1)]
+    assert set(cells) == (
+        {f"{row}.{pair}" for row in ("kd", "labels") for pair in pairs}
+        | {"deep.p4.s0", "deep.p2.s0", "all.p1.s0", "all.p1.s1"}
+    )
+    names = list(cells)
+    assert all(names.index(other) < names.index(name) for name in cells for other in cells[name].waits_for)
+    student = cells["kd.p2.s1"]
+    assert student.waits_for == ("deep.p2.s0",)  # a row with one seed serves all
+    assert student.config.method.deep_teacher == (str(write().parent / "runs/deep.p2.s0/run/last.pt"),)
+    assert (student.config.data.partition, student.config.train.seed) == (2, 1)
+
+
+def test_a_finished_run_is_not_repeated_and_a_failing_one_stops_none_of_the_others(
+    write: Callable[..., Path], fake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", str(write()), "--jobs", "2"]
+    assert main(command) == 1
+    assert len(fake) == len(set(fake)) == 12
+    assert "all.p1.s0 failed: mgd train ended with status 2" in capsys.readouterr().err
+    fake.clear()
+    assert main(command) == 1
+    assert sorted(fake) == ["all.p1.s0", "all.p1.s1"]
+    told = (write().parent / "runs/results.md").read_text()
+    assert "all.p1.s0: mgd train ended with status 2: mgd train: there is no paper in the printer" in told
+
+
+def test_a_run_whose_teacher_failed_is_left_out_and_told(
+    write: Callable[..., Path], fake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(GRID.replace("{run:deep}", "{run:all}").replace("partitions=(4, 2)", "partitions=(1,)"))
+    assert main(["sweep", str(path)]) == 1
+    assert not [name for name in fake if name.startswith("kd")]
+    assert "kd.p1.s0 is left out: it waits for all.p1.s0, which has no result" in capsys.readouterr().err
+
+
+def test_the_tables_tell_means_spreads_and_paired_differences(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path
+) -> None:
+    main(["sweep", str(write()), "--json", str(tmp_path / "all.json")])
+    told = (tmp_path / "runs/results.md").read_text()
+    assert "| kd | 30.05 ± 0.07 | 30.05 ± 0.07 |  |" in told
+    assert "| deep | 25.00 | 25.00 |  |" in told
+    # Seeds differ by exactly 10 each; the images by 10, 9, 8, 7, 6: mean 8, sd 1.58, 2.776 * 1.58 / sqrt(5) = 1.96.
+    assert "| kd | 1/4 | +10.00 [+10.00, +10.00] | +8.00 [+6.04, +9.96] | better |" in told
+    assert "| deep | 1/4 | +5.00 | +5.00 [+5.00, +5.00] | one seed: cannot be told |" in told
+    rows = (tmp_path / "runs/results.csv").read_text().splitlines()
+    assert rows[0] == "row,partition,seed,mIoU,sky,sea"
+    assert "kd,4,1,30.1000,30.1000," in rows
+    content = json.loads((tmp_path / "all.json").read_text())
+    assert content == json.loads((tmp_path / "runs/results.json").read_text())
+    assert {"row": "deep", "partition": 4, "mean": 25.0, "sd": None, "runs": 1} in content["cells"]
+    assert set(content["missing"]) == {"all.p1.s0", "all.p1.s1"}
+
+
+def test_tables_are_made_of_what_is_there(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(write()), "--table"]) == 0
+    assert "kd.p4.s0: not trained yet" in (tmp_path / "runs/results.md").read_text()
+    assert main(["sweep", str(write()), "--list"]) == 0
+    assert "open  kd.p4.s1 after deep.p4.s0" in capsys.readouterr().out
+
+
+def test_a_plot_is_drawn_where_matplotlib_is(write: Callable[..., Path], fake: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    main(["sweep", str(write())])
+    assert (tmp_path / "runs/results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_one_sentence_says_how_to_get_it(
+    write: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["sweep", str(write()), "--table"]) == 0
+    assert "no plot: a plot needs matplotlib: pip install 'mgd[report]'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "sweep.py must define `sweep = Sweep(...)`, found NoneType"),
+        ("sweep = Sweep(base=base, rows={'a': Row()}, seedz=(1,))", "unexpected keyword argument 'seedz'"),
+        ("sweep = Sweep(base=base, rows={})", "rows is empty"),
+        ("sweep = Sweep(base=base, rows={'a/b': Row()})", "row 'a/b' cannot be the name of a folder"),
+        ("sweep = Sweep(base=base, rows={'a': ()})", "row a is tuple; write Row(changes=(...))"),
+        ("sweep = Sweep(base=base, rows={'a': Row(changes='method=cps')})", "write changes=('method=cps',)"),
+        ("sweep = Sweep(base=base, rows={'a': Row()}, seeds=())", "seeds is empty"),
+        ("sweep = Sweep(base=base, rows={'a': Row()}, seeds=(0, 0))", "seeds=(0, 0) must be different whole numbers"),
+        ("sweep = Sweep(base=base, rows={'a': Row()}, partitions=(0,))", "partitions=(0,) must be"),
+        ("sweep = Sweep(base=base, rows={'a': Row()}, reference='b')", "reference='b' is not a row; use one of a"),
+        ("sweep = Sweep(base=base, rows={'a': Row(changes=('train.lrr=1',))})", "row a: train.lrr is not a key"),
+        ("sweep = Sweep(base=base, rows={'a': Row(changes=('train.seed=1',))})", "row a: train.seed is not a change"),
+        ("sweep = Sweep(base=base, rows={'a': Row(changes=('method=mgd',))})", "row a: method.deep_teacher and"),
+        (
+            "sweep = Sweep(base=base, rows={'a': Row(changes=('method=kd', 'method.deep_teacher={run:b}/last.pt'))})",
+            "row a: {run:b} is no row of the sweep; use one of a",
+        ),
+        (
+            "t = ('method=kd', 'method.deep_teacher={run:b}/last.pt')\n"
+            "sweep = Sweep(base=base, rows={'a': Row(changes=t), 'b': Row(partitions=(2,))})",
+            "a.p4.s0 needs the run b.p4.s0, which the grid does not make",
+        ),
+        (
+            "t = 'method.deep_teacher={run:%s}/last.pt'\n"
+            "sweep = Sweep(base=base, rows={'a': Row(changes=('method=kd', t % 'b')), "
+            "'b': Row(changes=('method=kd', t % 'a'))})",
+            "these runs wait for each other: ",
+        ),
+        ("sweep = Sweep(base=1, rows={'a': Row()})", "base must be an Experiment, found int"),
+        ("from dataclasses import replace\nb = replace(base, data=replace(base.data, root='nowhere'))\n"
+         "sweep = Sweep(base=b, rows={'a': Row()})", "nowhere"),
+    ],
+)  # fmt: skip
+def test_bad_sweeps_are_refused_in_a_sentence_before_anything_is_trained(
+    write: Callable[..., Path], fake: list[str], text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(write(text))]) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert fake == []
+
+
+def test_a_folder_with_runs_of_other_settings_is_refused(
+    write: Callable[..., Path], fake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sweep", str(write())])
+    for before, now, words in (
+        ("lr=0.01", "lr=0.02", "another train.lr (0.01, now 0.02)"),
+        ('mode="whole"', 'mode="slide"', "another evaluation.mode ('whole', now 'slide')"),
+    ):
+        path = write()
+        path.write_text(path.read_text().replace(before, now))
+        assert main(["sweep", str(path)]) == 2
+        assert f"holds a run with {words}" in capsys.readouterr().err
+
+
+def test_two_sweeps_on_one_folder_are_refused(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "runs", what="sweep"):
+        assert main(["sweep", str(write())]) == 2
+    assert f"another sweep is at work in {tmp_path / 'runs'}" in capsys.readouterr().err
+    with locked(tmp_path / "runs/kd.p4.s0", what="run"):  # such as a task of a job array
+        assert main(["sweep", str(write())]) == 1
+    assert "kd.p4.s0 failed: another run is at work" in capsys.readouterr().err
+    assert "kd.p4.s0" not in fake
+
+
+def test_job_arrays_come_in_generations_and_hold_what_is_not_done(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ({cell.name for cell in group} for group in generations(plan(load_sweep(write()))))
+    assert second == {f"kd.p{p}.s{s}" for p in (4, 2) for s in (0, 1)}
+    assert main(["sweep", str(write()), "--slurm=--gres=gpu:1"]) == 0
+    sbatch = tmp_path / "bin/sbatch"  # stands for Slurm's: says what it was given
+    sbatch.parent.mkdir()
+    sbatch.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/asked\necho 17\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=":")
+    subprocess.run(["bash", str(tmp_path / "runs/slurm/submit.sh")], check=True, capture_output=True)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line for line in asked if line.startswith("--array")] == [f"--array=0-{len(first) - 1}", "--array=0-3"]
+    assert asked.count("--gres=gpu:1") == 2
+    assert asked.count("--dependency=afterany:17") == 1
+    wrapped = [line.removeprefix("--wrap=") for line in asked if line.startswith("--wrap=")]
+    chosen = subprocess.run(  # as a task of the array does
+        ["bash", "-c", f"set -- {wrapped[1].split(' --only ')[1]}; echo $1"],
+        env={"SLURM_ARRAY_TASK_ID": "2", "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert chosen.stdout.strip() in second
+
+
+def test_one_run_of_a_sweep_is_trained_by_its_name(
+    write: Callable[..., Path], fake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(write()), "--only", "labels.p4.s1"]) == 0
+    assert fake == ["labels.p4.s1"]
+    assert main(["sweep", str(write()), "--only", "all.p1.s0"]) == 2
+    assert main(["sweep", str(write()), "--only", "labels.p3.s1"]) == 2
+    assert "--only labels.p3.s1 is no run of" in capsys.readouterr().err
+
+
+def test_a_stopped_sweep_begins_nothing_new() -> None:
+    workers = Workers("sweep.py", 1)
+    with pytest.raises(KeyboardInterrupt), workers.stopped_by_signals():
+        raise KeyboardInterrupt
+    assert workers._call(["train", "x"], Path("output.txt"), 0, 0) != 0
+    assert not Path("output.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_and_scored_for_real(write: Callable[..., Path], tmp_path: Path) -> None:
+    assert main(["sweep", str(write("sweep = Sweep(base=base, rows={'labels': Row()})"))]) == 0
+    run = tmp_path / "runs/labels.p4.s0/run"
+    score = json.loads((run / "evaluation/last.json").read_text())["miou"]
+    assert f"| labels | {100 * score:.2f} |" in (tmp_path / "runs/results.md").read_text()
+    assert "iteration 1/1" in (run / "log.txt").read_text()
+
+
+# Statistics
+
+
+def test_spread_is_the_samples() -> None:
+    assert spread([1.0, 2.0, 3.0]) == (2.0, 1.0, 3)
+    assert math.isnan(spread([1.0]).sd)
+
+
+def test_the_interval_of_a_paired_difference_is_students() -> None:
+    # Differences 1, 2, 3: mean 2, sd 1; t of 2 degrees of freedom at 97.5 % is 4.3027; 4.3027 / sqrt(3) = 2.4841.
+    found = paired_difference([11.0, 22.0, 33.0, math.nan], [10.0, 20.0, 30.0, 40.0])
+    assert found == pytest.approx(Difference(2.0, 2 - 2.4841, 2 + 2.4841, 3), abs=1e-3)
+    assert found.sign == 0
+    one = paired_difference([3.0], [1.0])
+    assert (one.mean, one.pairs, one.sign) == (2.0, 1, 0)
+    assert math.isnan(one.low)
+    assert paired_difference([], []).pairs == 0
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "expected"),
+    [
+        ((1.0, 2.0), (0.5, 1.0), "better"),
+        ((-2.0, -1.0), (-1.0, -0.5), "worse"),
+        ((1.0, 2.0), (-0.5, 1.0), "not distinguishable"),
+        ((-1.0, 2.0), (0.5, 1.0), "not distinguishable"),
+        ((1.0, 2.0), (-1.0, -0.5), "not distinguishable"),
+    ],
+)
+def test_a_row_is_better_only_where_both_intervals_leave_0_out(
+    seeds: tuple[float, float], images: tuple[float, float], expected: str
+) -> None:
+    found = verdict(*(Difference(sum(ends) / 2, *ends, 3) for ends in (seeds, images)))
+    assert found == expected
+
+
+def test_one_seed_says_nothing() -> None:
+    nothing: Any = (1.0, math.nan, math.nan)
+    assert verdict(Difference(*nothing, 1), Difference(1, 0.5, 1.5, 9)) == "one seed: cannot be told"
+    assert verdict(Difference(1, 0.5, 1.5, 3), Difference(*nothing, 0)) == "no scores of images: cannot be told"

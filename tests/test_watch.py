@@ -1,0 +1,78 @@
+"""What a run tells at its evaluations: classes, warnings, pseudo-labels where the truth is known."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import differences, read, train
+
+from mgd.config import Data
+from mgd.data.classes import BUILT_IN
+from mgd.data.datasets import hidden_truth, open_splits
+from mgd.engine.watch import Counts, lost_classes, overtaken
+from mgd.evaluate import Report
+
+CLASSES = replace(BUILT_IN["camvid"], names=tuple("abc"), colors=BUILT_IN["camvid"].colors[:3])
+
+
+def test_accuracy_and_coverage_of_pseudo_labels_by_hand() -> None:
+    counts = Counts(2, (0.8,))
+    truth = torch.tensor([[0, 0, 1, 255]])
+    p = torch.tensor([0.9, 0.7, 0.9, 0.9])  # of class 0: sure and right, unsure, sure and wrong, not known
+    other = torch.tensor([0.9, 0.9, 0.1, 0.9])
+    counts.add(
+        truth, {"deep": torch.stack([p, 1 - p]).log()[:, None], "wide": torch.stack([other, 1 - other]).log()[:, None]}
+    )
+    found = counts.read(("sky", "road"))
+    assert found["pseudo/deep/accuracy"] == pytest.approx(1 / 2)
+    assert found["pseudo/deep/coverage"] == pytest.approx(2 / 3)
+    assert found["pseudo/deep/accuracy/sky"] == pytest.approx(1 / 2)
+    assert "pseudo/deep/accuracy/road" not in found  # it is never given
+    assert found["pseudo/wide/accuracy"] == 1.0
+    assert found["pseudo/wide/coverage/road"] == 1.0
+    assert found["pseudo/agreement/deep-wide"] == pytest.approx(3 / 4)
+
+
+def test_a_class_that_labels_hold_and_no_one_predicts_is_warned_of() -> None:
+    confusion = torch.tensor([[5, 0, 0], [3, 0, 0], [0, 0, 0]])
+    assert lost_classes(Report(CLASSES, confusion, 1)) == [
+        "the student never predicts b, which the validation labels hold"
+    ]
+    assert lost_classes(Report(CLASSES, torch.eye(3, dtype=torch.int64), 1)) == []
+
+
+def test_a_teacher_below_its_student_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "teacher-deep.json").write_text(json.dumps({"miou": 0.3}))
+    (tmp_path / "teacher-wide.json").write_text(json.dumps({"miou": 0.5}))
+    (text,) = overtaken(0.4, tmp_path)
+    assert "overtaken the deep teacher (30.00 mIoU)" in text
+    assert overtaken(0.2, tmp_path) == []
+
+
+def test_the_hidden_truth_is_of_the_unlabelled_part_alone(small_scenes: Path) -> None:
+    data = Data(root=str(small_scenes), train_list="train_aug.txt", partition=4)
+    splits, hidden = open_splits(data), hidden_truth(data)
+    assert [item.image for item in hidden] == [item.image for item in splits.unlabeled]
+    assert all(item.label is not None and item.label.is_file() for item in hidden)
+    assert all(item.label is None for item in splits.unlabeled)
+
+
+def test_a_run_tells_every_class_its_pseudo_labels_and_panels_and_trains_the_same(
+    small_scenes: Path, tmp_path: Path, teachers: list[str]
+) -> None:
+    options = [*teachers, "train.max_iterations=2", "evaluate.mode=whole"]
+    run = train(tmp_path / "watched", small_scenes, *options, "evaluate.watch=2", "evaluate.every=1")
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (evaluation,) = [line for line in told if "miou" in line]
+    assert [name for name in evaluation if name.startswith("iou/")]
+    for name in ("student", "deep", "wide"):
+        assert 0 <= evaluation[f"pseudo/{name}/accuracy"] <= 1
+        assert evaluation[f"pseudo/{name}/coverage"] == 1.0  # without a threshold
+    assert 0 <= evaluation["pseudo/agreement/student-deep"] <= 1
+    assert len(list((run / "panels").iterdir())) == 3
+    assert "WARNING: the student never predicts" in (run / "log.txt").read_text()
+    plain = train(tmp_path / "plain", small_scenes, *options, "evaluate.every=0")
+    states = [read(folder / "last.pt")["training"]["objective"] for folder in (run, plain)]
+    assert differences(*states) == []
