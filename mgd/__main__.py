@@ -4,12 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-
-from mgd.commands import check, compare, evaluate, fit, import_, partition, prepare, train
+from mgd.commands import check, compare, evaluate, export, fit, import_, partition, prepare, train, verify
 from mgd.errors import Stopped, UserError, sentence
 
-COMMANDS = (check, fit, train, evaluate, compare, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, fit, train, evaluate, compare, export, verify, import_, prepare, partition)  # in the order of `mgd --help`
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
@@ -36,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mgd {options.command}: {sentence(error)}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError as error:
-        if options.debug:
+    except RuntimeError as error:
+        # Known by its name, since not every command has PyTorch.
+        if options.debug or type(error).__name__ != "OutOfMemoryError":
             raise
         reason = str(error).split(". ")[0]
         remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"

@@ -1,0 +1,2 @@
+"""INT8."""
+def quantise(*a, **k): raise NotImplementedError
