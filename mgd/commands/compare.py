@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from mgd.errors import UserError
 
 
@@ -16,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    import torch
+
     from mgd.compare import compare
     from mgd.engine.distributed import pick_device
     from mgd.evaluate import open_target

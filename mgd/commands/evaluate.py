@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from mgd.config import to_dict
 from mgd.errors import UserError
 
@@ -17,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    import torch
+
     from mgd.data.classes import read_classes
     from mgd.data.datasets import open_val
     from mgd.engine.distributed import processes

@@ -2,8 +2,6 @@
 
 import argparse
 
-import torch
-
 from mgd.config import load
 from mgd.errors import UserError
 
@@ -16,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    import torch
+
     from mgd.engine.distributed import pick_device
     from mgd.engine.fit import advice, fit, memory_limit
 

@@ -68,7 +68,7 @@ def export(source: Source, order: Order) -> dict[str, Any]:
     """
     check_destination(order.out)
     items = choose_photos(source, order.images, count=order.count)
-    short_side = source.short_side if order.short_side is None else order.short_side
+    short_side = source.network.short_side if order.short_side is None else order.short_side
     if order.shape.size and min(order.shape.size) <= short_side:
         short_side = 0  # nothing to shrink
     reference = PhotoGraph(source.network, short_side=short_side, output="logits").eval()

@@ -1,4 +1,4 @@
-"""What deployment needs of a checkpoint: network, classes with their colours, the size it was trained at, its config."""
+"""What deployment needs of a checkpoint: network, classes with their colours, config."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,12 @@ class Source:
     """A checkpoint that is to be used.
 
     Attributes:
-        short_side: what photos are shrunk to before the network sees them; 0: nothing.
         config: what it was trained with; the published evaluation for an official file; None when neither is known.
     """
 
     path: Path
     network: DeepLabV3Plus
     classes: Classes
-    short_side: int
     config: Experiment | None
 
 
@@ -42,8 +40,7 @@ def open_source(path: str | Path, *, data_root: str = "") -> Source:
     config = _config_of(found, path)
     if config is not None and data_root:
         config = replace(config, data=replace(config.data, root=data_root))
-    short_side = config.data.short_side if config is not None else 0
-    return Source(path, network, _classes_of(found, config), short_side, config)
+    return Source(path, network, _classes_of(found, config), config)
 
 
 def _config_of(found: Recognised, path: Path) -> Experiment | None:
