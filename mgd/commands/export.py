@@ -30,14 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from mgd.deploy.export import Order, export
     from mgd.deploy.formats import SUFFIXES, Shape
+    from mgd.deploy.page import MODEL, find_runtime, write_page
     from mgd.deploy.source import open_source
 
     shape = Shape(size=_size(options.size), batch=_batch(options.batch))
     if options.count < 1 or (options.short_side is not None and options.short_side < 0):
         raise UserError("--count must be 1 or more, --short-side 0 or more")
-    out = options.out or options.checkpoint.with_suffix(SUFFIXES[options.kind])
+    web = options.kind == "web"
+    runtime = find_runtime(options.runtime) if web else None
+    if web and options.output != "labels":
+        raise UserError(f"--format web shows labels; leave out --output {options.output}")
+    suffix = "-web" if web else SUFFIXES[options.kind]
+    folder = out = options.out or options.checkpoint.with_name(f"{options.checkpoint.stem}{suffix}")
+    if web:
+        out = folder / MODEL
     order = Order(
-        kind=options.kind,
+        kind="onnx" if web else options.kind,
         out=out,
         shape=shape,
         output=options.output,
@@ -49,6 +57,9 @@ def run(options: argparse.Namespace) -> None:
     )
     card = export(open_source(options.checkpoint, data_root=options.data_root), order)
     print(_summary(card))
+    if runtime is not None:
+        write_page(folder, runtime)
+        print(f"to open the page: python -m http.server --directory {folder}, then http://localhost:8000")
     print(f"{out} ({card['bytes'] / 1e6:.1f} MB), {out.name}.json (card), {out.name}.npz (a photo to test with)")
 
 
