@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mgd.commands import check, compare, evaluate, export, fit, import_, partition, predict, prepare, train, verify
+from mgd.commands import benchmark, check, compare, evaluate, export, fit, import_, partition, predict, prepare, train, verify
 from mgd.errors import Stopped, UserError, sentence
 
-COMMANDS = (check, fit, train, evaluate, compare, predict, export, verify, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (check, fit, train, evaluate, compare, predict, export, verify, benchmark, import_, prepare, partition)  # in the order of `mgd --help`
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 

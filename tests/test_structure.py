@@ -24,6 +24,7 @@ LAYERS = (
     {"evaluate"},
     {"compare", "convert", "check", "sheet"},
     {"engine", "deploy"},
+    {"report"},
     {"commands"},
     {"__init__", "__main__"},
 )

@@ -22,7 +22,6 @@ from mgd.errors import UserError, few
 
 log = logging.getLogger(__name__)
 MOST_LOST = 0.005  # mIoU, 0..1
-MOST_CHANGED = 0.03  # of pixels, where there are no labels to tell what is lost
 CALIBRATION = 64  # photos
 OPERATORS = [  # that have INT8 kernels; what does not lie between two convolutions stays in float32
     *("Conv", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "LeakyRelu"),
@@ -80,28 +79,42 @@ def quantise(
     kept = dict.fromkeys(graph.slower_layers(photo), "INT8 is not faster")
     result = graph.quantised(kept)
     compared = measure(onnx_runner(result, file))
-    ranked: list[str] = []
-    step = 1
-    while _lost(compared, float32) > _limit(float32) and len(kept) < len(graph.convs):
-        ranked = ranked or graph.by_loss(photo)
-        worst = [name for name in ranked if name not in kept][:step]
-        if not worst:
-            break
-        kept |= dict.fromkeys(worst, "loses accuracy")
-        step *= 2
-        result = graph.quantised(kept)
-        compared = measure(onnx_runner(result, file))
-    lost = _lost(compared, float32)
-    if lost > _limit(float32) and float32.miou is not None:
-        raise UserError(
-            f"INT8 loses {100 * lost:.2f} points of mIoU, at most {100 * MOST_LOST} may be lost; calibrate with more "
-            f"photos like those it will see than the {graph.count} in {folder}, or export without --int8"
-        )
-    if lost > _limit(float32):
-        log.warning("INT8 changes the class of %.1f %% of the pixels; name labelled --images to see its loss", 100 * lost)
+    if float32.miou is None:
+        changed = 100 * (1 - compared.agreement)
+        log.warning("INT8 changes the class of %.1f %% of the pixels; labelled --images would tell what it loses", changed)
+    else:
+        compared, result = _keep_worst(graph, kept, photo, measure, compared, result, float32.miou)
     times = _best_times({"float32": file.read_bytes(), "int8": result}, photo)
     layers = len(graph.convs) - len(kept)
     return Quantised(result, compared, graph.count, layers, kept, times["float32"] / times["int8"])
+
+
+def _keep_worst(
+    graph: "_Graph",
+    kept: dict[str, str],
+    photo: np.ndarray,
+    measure: Callable[[Runner], Comparison],
+    compared: Comparison,
+    result: bytes,
+    miou: float,
+) -> tuple[Comparison, bytes]:
+    """Put layers back into float32, those that change most first, until no more than `MOST_LOST` is lost."""
+    ranked: list[str] = []
+    step = 1
+    while (lost := miou - (compared.miou or 0.0)) > MOST_LOST:
+        ranked = ranked or graph.by_loss(photo)
+        worst = [name for name in ranked if name not in kept][:step]
+        if not worst or len(kept) + len(worst) > len(graph.convs) // 2:
+            raise UserError(
+                f"INT8 loses {100 * lost:.2f} points of mIoU with {len(kept)} of {len(graph.convs)} convolutions in "
+                f"float32, at most {100 * MOST_LOST} may be lost; calibrate with more photos like those it will see "
+                f"than these {graph.count}, or export without --int8"
+            )
+        kept |= dict.fromkeys(worst, "loses accuracy")
+        step *= 2
+        result = graph.quantised(kept)
+        compared = measure(onnx_runner(result, graph.file))
+    return compared, result
 
 
 class _Graph:
@@ -262,13 +275,3 @@ def _best_times(models: dict[str, bytes], photo: np.ndarray, *, rounds: int = 5)
 
 def _first(runner: Runner, photo: np.ndarray) -> np.ndarray:
     return next(iter(runner.run(photo).values()))
-
-
-def _limit(float32: Comparison) -> float:
-    return MOST_CHANGED if float32.miou is None else MOST_LOST
-
-
-def _lost(int8: Comparison, float32: Comparison) -> float:
-    if float32.miou is None or int8.miou is None:
-        return 1 - int8.agreement
-    return float32.miou - int8.miou
