@@ -4,10 +4,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mgd.commands import benchmark, check, compare, evaluate, export, fit, import_, partition, predict, prepare, train, verify
+from mgd.commands import (
+    benchmark,
+    check,
+    compare,
+    evaluate,
+    export,
+    fit,
+    import_,
+    partition,
+    predict,
+    prepare,
+    report,
+    train,
+    verify,
+)
 from mgd.errors import Stopped, UserError, sentence
 
-COMMANDS = (check, fit, train, evaluate, compare, predict, export, verify, benchmark, import_, prepare, partition)  # in the order of `mgd --help`
+COMMANDS = (  # in the order of `mgd --help`
+    *(check, fit, train, evaluate, compare, report, predict, export, verify, benchmark),
+    *(import_, prepare, partition),
+)
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
