@@ -431,7 +431,7 @@ def test_a_report_fetches_nothing(report: str) -> None:
     assert "default-src 'none'" in report
     outside = [part for part in report.split('src="')[1:] if not part.startswith("data:image/")]
     assert outside == []
-    assert "<link rel=\"stylesheet\"" not in report
+    assert '<link rel="stylesheet"' not in report
 
 
 def test_a_report_has_settings_that_differ_commands_classes_and_every_image(report: str) -> None:

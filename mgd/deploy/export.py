@@ -168,7 +168,12 @@ def _file_facts(made: Path, order: Order, outputs: dict[str, np.ndarray]) -> dic
         "bytes": made.stat().st_size,
         "kind": order.kind,
         "precision": "float32" if order.int8 is None else "int8",
-        "input": {"name": "image", "dtype": "uint8", "colors": "RGB", "shape": [order.shape.batch or "batch", *size, 3]},
+        "input": {
+            "name": "image",
+            "dtype": "uint8",
+            "colors": "RGB",
+            "shape": [order.shape.batch or "batch", *size, 3],
+        },
         "outputs": {name: {"dtype": str(array.dtype), "axes": array.ndim} for name, array in outputs.items()},
         "versions": {"mgd": __version__, "torch": torch.__version__},
         "licence": LICENCE,

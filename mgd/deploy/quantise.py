@@ -81,7 +81,9 @@ def quantise(
     compared = measure(onnx_runner(result, file))
     if float32.miou is None:
         changed = 100 * (1 - compared.agreement)
-        log.warning("INT8 changes the class of %.1f %% of the pixels; labelled --images would tell what it loses", changed)
+        log.warning(
+            "INT8 changes the class of %.1f %% of the pixels; labelled --images would tell what it loses", changed
+        )
     else:
         compared, result = _keep_worst(graph, kept, photo, measure, compared, result, float32.miou)
     times = _best_times({"float32": file.read_bytes(), "int8": result}, photo)
@@ -266,7 +268,7 @@ def _profile(model: bytes, photo: np.ndarray, *, runs: int = 5) -> dict[str, int
 def _best_times(models: dict[str, bytes], photo: np.ndarray, *, rounds: int = 5) -> dict[str, float]:
     """Shortest milliseconds of each, one thread, in turns so that a busy machine is busy for all."""
     runners = {name: onnx_runner(model, Path(name), threads=1) for name, model in models.items()}
-    found = {name: np.inf for name in models}
+    found = dict.fromkeys(models, np.inf)
     for _ in range(rounds):
         for name, runner in runners.items():
             found[name] = min(found[name], float(latencies(runner, photo, runs=3, seconds=1).min()))

@@ -1,7 +1,6 @@
 """Normalisation of uint8 photos with a network's own mean and standard deviation, on the device."""
 
 from functools import lru_cache
-
 from pathlib import Path
 
 import numpy as np
