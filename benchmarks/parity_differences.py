@@ -1,4 +1,6 @@
-"""What our intended differences from the official code do to the numbers: python benchmarks/parity_differences.py
+"""What our intended differences from the official code do to the numbers.
+
+    PYTHONPATH=exp.demo python benchmarks/parity_differences.py
 
 Trains two small networks on generated scenes (two minutes on one core), uses them as teacher and student, and prints
 the figures of docs/parity.md. The size of an effect depends on data and networks; these are an order of magnitude.
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scenes import generate_scenes
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -18,10 +21,10 @@ from mgd.config import CPS, Data, Evaluate, Experiment, Model, Run, Supervised, 
 from mgd.data.cutmix import mix
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, TrainingSamples, to_device
-from mgd.data.prepare.scenes import generate_scenes
 from mgd.data.transforms import augment
 from mgd.engine.distributed import processes
 from mgd.engine.loop import Trainer
+from mgd.engine.resume import Wish
 from mgd.evaluate import evaluate
 from mgd.losses import image_level_loss, region_level_loss
 from mgd.metrics import confusion_matrix, mean_iou
@@ -42,7 +45,7 @@ def experiment(root: Path, name: str, iterations: int) -> Experiment:
 
 def train(config: Experiment) -> DeepLabV3Plus:
     with processes("cpu") as team:
-        Trainer(config, team, resume=False).run()
+        Trainer(config, team, Wish()).run()
     return load_student(Path(config.run.dir) / "last.pt")
 
 

@@ -24,7 +24,7 @@ trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT # when one of two fails, the oth
 
 started=$SECONDS
 for name in wide deep supervised mgd; do rm -rf "$(run $name)"; done # a demo starts anew
-"$python" -m mgd prepare scenes --out DATA/scenes --val 96
+PYTHONPATH=. "$python" exp.demo/scenes.py DATA/scenes --val 96
 train wide & wide=$!
 train deep & deep=$!
 side_by_side $wide $deep

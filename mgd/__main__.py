@@ -1,6 +1,8 @@
 """The command line: `mgd COMMAND ...`; `mgd/commands/` has a file for each."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,18 +14,20 @@ from mgd.commands import (
     export,
     fit,
     import_,
+    new,
     partition,
     predict,
     prepare,
+    profile,
     report,
     train,
     verify,
 )
-from mgd.errors import Stopped, UserError, sentence
+from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
 COMMANDS = (  # in the order of `mgd --help`
-    *(check, fit, train, evaluate, compare, report, predict, export, verify, benchmark),
-    *(import_, prepare, partition),
+    *(check, fit, train, evaluate, compare, report, predict, export, verify, benchmark, profile),
+    *(import_, prepare, new, partition),
 )
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
@@ -51,20 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mgd {options.command}: {sentence(error)}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        # Known by its name, since not every command has PyTorch.
-        if options.debug or type(error).__name__ != "OutOfMemoryError":
-            raise
-        reason = str(error).split(". ")[0]
-        remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
-        print(f"mgd {options.command}: {reason}; {remedy}", file=sys.stderr)
-        return 2
     except Stopped as error:
         print(f"mgd {options.command}: {error}; --resume goes on", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)
         return 130
+    except Exception as error:  # torch on a CPU, NumPy and OpenCV each raise another type where memory ends
+        if options.debug or not is_out_of_memory(error):
+            raise
+        remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
+        print(f"mgd {options.command}: {no_memory(error, remedy)}", file=sys.stderr)
+        return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,8 +85,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def entry() -> None:
-    """The installed `mgd` command."""
-    sys.exit(main())
+    """The installed `mgd` command; it ends without a word where its output is read no further, as by `| head -1`."""
+    status = 0
+    try:
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        status = 128 + signal.SIGPIPE  # as the shell tells of programs that end of it
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Checkpoint files: ours (config inside, atomic, strict) and the official ones, told apart by what they hold."""
 
 import re
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,17 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file as load_safetensors
 
 from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import canonical_name, recognise_backbone
 from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
+from mgd.tensors import USUAL, Candidate, State, describe, find_networks
+from mgd.tensors import flat_state as flat_state  # what to ask of `read`'s result besides `recognise`
 
 FORMAT = "mgd-1"
 MAIN_BRANCH = "branch1"  # of the networks in an official file the one that counts
 IMAGENET_HEADS = ("backbone.fc.", "backbone.classifier.")  # in some official files, used by no one
-State = dict[str, Tensor]
+LOCAL = re.compile(r"(timm:)?[\w.-]+")  # a backbone that is code on this machine: nothing to fetch, no address, no path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,7 @@ def save(
 
 
 def read(path: str | Path) -> Any:
-    """Load a file of tensors and plain values; code in it is never run.
+    """Load a file of tensors and plain values, of torch.save or safetensors; code in it is never run.
 
     Raises:
         UserError: missing, a folder, truncated, no checkpoint, or a pickle that wants to run code.
@@ -85,6 +90,8 @@ def read(path: str | Path) -> Any:
             head = file.read(16)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals(NUMPY), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -92,6 +99,13 @@ def read(path: str | Path) -> Any:
     except Exception as error:  # on bytes that are no checkpoint the unpickler raises whatever they lead it to
         complaint = _complaint(head, str(error))
         raise UserError(f"{path} {complaint}; expected a file of tensors written by torch.save") from error
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        return load_safetensors(path)
+    except (SafetensorError, OSError, struct.error) as error:
+        raise UserError(f"{path} is a truncated or damaged safetensors file ({error}); copy it again") from error
 
 
 # Old files may hold numpy numbers beside the tensors; these make numbers and arrays of numbers and do nothing else.
@@ -140,8 +154,15 @@ def is_ours(content: Any) -> bool:
 
 def network_of(found: Recognised, path: str | Path) -> DeepLabV3Plus:
     """Build the network and load it, strictly. Raises UserError naming the first tensors that do not fit."""
-    network = build_model(**found.arch)
-    check_fit(found.state, network.state_dict(), path, f"{found.arch['backbone']} with {network.num_classes} classes")
+    try:
+        network = build_model(**found.arch)
+    except TypeError as error:  # an argument that is unknown here, or of another type
+        raise UserError(
+            f"{path} names an architecture that this mgd cannot build ({error}); use a newer one"
+        ) from error
+    arch = network.arch
+    what = f"{arch['backbone']} with the head {arch['head']} for {network.num_classes} classes"
+    check_fit(found.state, network.state_dict(), path, what)
     network.load_state_dict(found.state)
     network.classes = found.classes
     network.short_side = (found.config or {}).get("data", {}).get("short_side", 0)
@@ -163,16 +184,6 @@ def check_fit(state: State, expected: State, path: str | Path, what: str) -> Non
             )
 
 
-def flat_state(content: Any) -> State | None:
-    """The tensors of a bare state dict, or of one under `model` or `state_dict`; None when there are none."""
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        return None
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)} or None
-
-
 def strip_prefix(state: State, prefix: str) -> State:
     """Drop `prefix` where it stands; names without it stay."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -181,10 +192,18 @@ def strip_prefix(state: State, prefix: str) -> State:
 def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
     if not content.keys() >= {"arch", "model"}:
         raise UserError(f"{path} says it is {FORMAT} but lacks arch or model; expected a file that mgd wrote")
-    classes = content.get("classes")
+    arch, classes = content["arch"], content.get("classes")
+    if not isinstance(arch, Mapping) or not isinstance(arch.get("backbone"), str) or "num_classes" not in arch:
+        raise UserError(f"{path} has no architecture that mgd wrote in it: backbone and num_classes, found {arch!r}")
+    if not LOCAL.fullmatch(arch["backbone"]):
+        raise UserError(
+            f"{path} names the backbone {arch['backbone']!r}, which leads elsewhere; a file may name one of mgd's "
+            "backbones or timm:<name> alone"
+        )
     known = {"format", "arch", "classes", "config", "model", "iteration", "total"}
     return Recognised(
-        arch=dict(content["arch"]),
+        # Older files do not tell the statistics: every network had ImageNet's.
+        arch={"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **arch},
         state=dict(content["model"]),
         origin="mgd",
         classes=None if classes is None else tuple(classes),
@@ -195,37 +214,55 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
 
 
 def _recognise_official(content: Any, path: str | Path, network: str) -> Recognised:
-    raw = flat_state(content)
-    if raw is None:
-        raise UserError(f"{path} holds no tensors; expected a checkpoint of a segmentation network")
-    state = strip_prefix(raw, "module.")
-    own = {name: tensor for name, tensor in state.items() if name.startswith(f"{network}.")}
-    if not own and network != MAIN_BRANCH:
-        raise UserError(f"{path} has no tensor under {network}.; expected an official file with several networks")
-    others = [name for name in state if own and name not in own]
-    state = strip_prefix(own or state, f"{network}.")
-    heads = {name: tensor for name, tensor in state.items() if name.startswith(IMAGENET_HEADS)}
-    state = {name: tensor for name, tensor in state.items() if name not in heads}
+    chosen = _choose(find_networks(content), content, path, network)
+    heads = {name: tensor for name, tensor in chosen.state.items() if name.startswith(IMAGENET_HEADS)}
+    state = {name: tensor for name, tensor in chosen.state.items() if name not in heads}
+    raw = content
+    for key in filter(None, chosen.key.split(".")):
+        raw = raw[key]
     return Recognised(
         arch=_recognise_arch(state, path),
         state=state,
         origin="official",
         renamed=sum(name not in raw for name in state),
-        unused=(*others, *heads),
+        unused=(*chosen.others, *heads),
         extra={"unused": heads} if heads else {},
     )
+
+
+def _choose(found: list[Candidate], content: Any, path: str | Path, network: str) -> Candidate:
+    """The network that is meant: by its name in an official file, under a usual key, or the only one."""
+    named = [one for one in found if one.prefix == f"{network}."]
+    if not named and network != MAIN_BRANCH:
+        raise UserError(f"{path} has no tensor under {network}.; expected an official file with several networks")
+    for group in (named, _usual(named), found, [one for one in _usual(found) if not one.prefix]):
+        if len(group) == 1:
+            return group[0]
+    if found:
+        listed = "; ".join(f"{one} ({_told(one)})" for one in found)
+        raise UserError(
+            f"{path} holds {len(found)} networks: {listed}; save the tensors of the one that is meant by themselves"
+        )
+    raise UserError(
+        f"{path} is not a DeepLabV3+ of this family: expected classifier.weight and head.last_conv.0.weight, found "
+        f"{describe(content)}"
+    )
+
+
+def _usual(found: list[Candidate]) -> list[Candidate]:
+    return [one for one in found if one.key in ("", *USUAL)]
+
+
+def _told(one: Candidate) -> str:
+    """A candidate in two words."""
+    shapes = {n.removeprefix("backbone."): tuple(t.shape) for n, t in one.state.items() if n.startswith("backbone.")}
+    return f"{recognise_backbone(shapes) or 'unknown backbone'}, {len(one.state['classifier.weight'])} classes"
 
 
 def _recognise_arch(state: State, path: str | Path) -> dict[str, Any]:
     """Architecture from names and shapes."""
     shape = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    classifier, head = shape.get("classifier.weight"), shape.get("head.last_conv.0.weight")
-    if classifier is None or head is None or len(classifier) != 4:
-        first = ", ".join(list(state)[:3])
-        raise UserError(
-            f"{path} is not a DeepLabV3+ of this family: expected classifier.weight and head.last_conv.0.weight, found "
-            f"{len(state)} tensors, first {first}"
-        )
+    classifier, head = shape["classifier.weight"], shape["head.last_conv.0.weight"]
     backbone = recognise_backbone(
         {n.removeprefix("backbone."): s for n, s in shape.items() if n.startswith("backbone.")}
     )

@@ -13,10 +13,11 @@ from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
 from mgd.data.loaders import ValidationSamples
 from mgd.draw import draw_sheet, panel, panels
-from mgd.evaluate import Report, evaluate
+from mgd.evaluate import evaluate
 from mgd.files import write_png
-from mgd.infer import predict_scores
+from mgd.infer import predict_labels
 from mgd.metrics import iou_per_class
+from mgd.scores import Report
 from mgd.student import load_student
 
 WIDTH = 320  # of a picture in the comparison, in pixels
@@ -24,17 +25,17 @@ WIDTH = 320  # of a picture in the comparison, in pixels
 
 def compare(
     checkpoints: Mapping[str, Path], config: Experiment, device: torch.device, *, out: Path, images: int = 6
-) -> str:
+) -> dict[str, Report]:
     """Evaluate the networks of `checkpoints` (name -> file) on `config`'s validation list.
 
     Writes `out`: for `images` images spread over the list a row of image, truth and every network's prediction.
 
     Returns:
-        The table: one row a class, one column a network, IoU in percent.
+        Each network's report, by its name.
     """
     root = Path(config.data.root)
     classes, items = read_classes(config.data.classes, root), open_val(config.data)
-    networks = {name: load_student(path, device, num_classes=len(classes)) for name, path in checkpoints.items()}
+    networks = {n: load_student(path, device, classes=classes.names) for n, path in checkpoints.items()}
     how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
     samples = ValidationSamples(items, config, len(classes))
     rows = []
@@ -42,12 +43,11 @@ def compare(
         sample = samples[int(index)]
         image, label = sample["image"], sample["label"]
         size = tuple(label.shape)
-        scores = (predict_scores(n, image.to(device), how, size=size) for n in networks.values())
-        row = panels(image, [label, *(score.argmax(dim=0).cpu() for score in scores)], classes)
+        found = (predict_labels(n, image.to(device), how, size=size).cpu() for n in networks.values())
+        row = panels(image, [label, *found], classes)
         rows.append([panel(one, width=WIDTH) for one in row])
     write_png(out, draw_sheet(rows, ["image", "truth", *networks], classes))
-    reports = {n: evaluate(net, items, classes, config, device, progress=n) for n, net in networks.items()}
-    return comparison_table(reports)
+    return {n: evaluate(net, items, classes, config, device, progress=n) for n, net in networks.items()}
 
 
 def comparison_table(reports: Mapping[str, Report]) -> str:

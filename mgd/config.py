@@ -2,6 +2,7 @@
 
 import dataclasses
 import runpy
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,9 @@ class Data:
     partition_lists: str = ""  # pattern with {part} and {ratio}; such lists are used when they are there
     unlabeled: str = ""  # a list or a folder of photos without labels, added to the unlabelled part
     classes: str = "classes.csv"  # voc, city, camvid, or a CSV file below root: index,name,red,green,blue
-    ignore_values: tuple[int, ...] = ()  # label values that mean "unlabelled", besides 255
+    label_pattern: str = ""  # of the labels in a folder of photos, such as {stem}_mask.png; "": labels/ beside images/
+    label_map: tuple[str, ...] = ()  # what label values mean: 255=1, 1..8=0..7, 0=ignore; others keep their number
+    ignore_values: tuple[int, ...] = ()  # label values (0..255) that mean "unlabelled", besides 255
     short_side: Count = 0  # shrink photos to this short side when they are read; 0 keeps their size
     crop_size: PositiveInt = 512
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
@@ -44,8 +47,11 @@ class Model:
 
     backbone: str
     pretrained: bool = True  # start from ImageNet weights
-    channels: PositiveInt = 256  # width of ASPP and decoder
-    output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32)
+    init_from: str = ""  # or the student from this checkpoint: what fits of it by name and shape, the rest is told
+    head: Literal["deeplabv3plus", "separable", "lraspp", "linear"] = "deeplabv3plus"
+    channels: PositiveInt = 256  # width of the published ASPP and decoder; light heads take a half, a quarter of it
+    output_stride: int | None = None  # None: the published one (16; MobileNetV2: 32), or what a model of timm has
+    decoder_stride: int | None = None  # of the feature that the decoder joins; None: 4 (lraspp: 8) or the next
     weights_dir: str = "DATA/model-weight"  # where ImageNet weights are looked for before they are downloaded
 
 
@@ -116,8 +122,13 @@ class Train:
     power: NonNegative = 0.9  # of the poly schedule
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 4e-4  # on convolution weights only
-    optimizer: Literal["sgd", "apex_fused_sgd"] = "sgd"  # torch's, fused; or that of NVIDIA apex, when installed
-    ema: NonNegative = 0.0  # decay of averaged weights, such as 0.999, which are then what is scored; 0: none
+    optimizer: Literal["sgd", "adamw", "apex_fused_sgd"] = "sgd"  # torch's, fused; or NVIDIA apex's, when installed
+    head_lr: PositiveFloat = 1.0  # head's and classifier's lr, as a factor of `lr`; such as 40 on a transformer
+    layer_decay: PositiveFloat = 1.0  # factor of lr from each layer of a backbone to the one before, such as 0.8
+    warmup_iterations: Count = 0  # iterations over which lr rises to its value on the poly schedule; published: none
+    # Decay of averaged weights, such as 0.999, which are then what is scored; 0: none. The first 1 / (1 - ema)
+    # iterations count alike: nothing of the weights that a run starts from stays.
+    ema: NonNegative = 0.0
     max_skipped: Count = 10  # steps in a row left out for a loss or gradient that is not finite, before the run ends
     seed: Count = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: fp32 on a CPU, bf16 on a GPU that has it
@@ -132,7 +143,10 @@ class Evaluate:
     stride: PositiveFloat = 2 / 3  # window stride as a share of the window
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: faster where the machine has it, near-ties may change
     window_batch: PositiveInt = 4  # windows in a forward pass
+    metrics: tuple[Literal["iou", "dice", "boundary_iou"], ...] = ("iou",)  # what the report tells of each class
+    exclude: tuple[str, ...] = ()  # classes that the mean leaves out, such as background; both means are told
     every: Count = 1  # epochs between evaluations while training; 0: none
     pictures: Count = 8  # validation images to draw
 
@@ -145,6 +159,7 @@ class Run:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: PositiveInt = 20  # iterations
     save_every: PositiveInt = 500  # iterations between writes of last.pt; every evaluation and the end write it too
+    timeout: PositiveInt = 60  # seconds that a process waits for the others, beyond a step, before it gives them up
     keep: Count = 0  # snapshots: last.pt at the ends of the last so many epochs stays as iteration-<n>.pt
 
 
@@ -188,6 +203,12 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     if not isinstance(config, Experiment):
         raise UserError(f"{path} must define `config = Experiment(...)`, found {type(config).__name__}")
     return _fill_in(override(config, overrides), path.resolve().parent)
+
+
+def family(config_file: str) -> types.SimpleNamespace:
+    """The settings that experiments share: the names of family.py in the folder above; a config.py says `__file__`."""
+    names = runpy.run_path(str(Path(config_file).resolve().parent.parent / "family.py"))
+    return types.SimpleNamespace(**{name: value for name, value in names.items() if name.isupper()})
 
 
 def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
@@ -277,8 +298,12 @@ def _check_values(c: Experiment) -> None:
     for key, scales in {"data.scales": c.data.scales, "evaluate.scales": c.evaluate.scales}.items():
         if not scales or min(scales) <= 0:
             raise UserError(f"{key}={scales} must hold numbers greater than 0, such as 0.75,1.0,1.25")
+    if wrong := [value for value in c.data.ignore_values if not 0 <= value <= 255]:
+        raise UserError(f"data.ignore_values={wrong[0]} is no value of a label map; they are 0..255")
     if c.evaluate.stride > 1:
         raise UserError(f"evaluate.stride={c.evaluate.stride} must be at most 1: the windows would leave gaps")
+    if c.train.layer_decay > 1:
+        raise UserError(f"train.layer_decay={c.train.layer_decay} must be at most 1, such as 0.8")
     if c.train.ema >= 1:
         raise UserError(f"train.ema={c.train.ema} must be below 1, such as 0.999: the weights would never change")
     if c.train.batch_size % c.train.accumulate:
@@ -304,7 +329,9 @@ def _fill_in(config: Experiment, folder: Path) -> Experiment:
             wide_teacher=tuple(map(fill, method.wide_teacher)),
             baseline=fill(method.baseline),
         )
-    return dataclasses.replace(config, method=method, run=dataclasses.replace(config.run, dir=fill(config.run.dir)))
+    model = dataclasses.replace(config.model, init_from=fill(config.model.init_from))
+    run = dataclasses.replace(config.run, dir=fill(config.run.dir))
+    return dataclasses.replace(config, model=model, method=method, run=run)
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -10,9 +10,7 @@ import torch
 from mgd.checkpoint import (
     MAIN_BRANCH,
     Recognised,
-    State,
     check_fit,
-    flat_state,
     is_ours,
     network_of,
     read,
@@ -24,7 +22,9 @@ from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import BACKBONES, build_backbone, canonical_name, recognise_backbone
 from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.models.pretrained import HEADS, SOURCES, our_name
+from mgd.tensors import State, find_networks, flat_state
 
 TEACHER_BRANCHES = ("branch2", "branch3")  # of a student's file: T_W and T_D
 PUBLISHED_STRIDE = dict.fromkeys(BACKBONES, 16) | {"mobilenet_v2": 32}  # not in an official file, hence implied
@@ -52,7 +52,7 @@ def convert(file: Path, *, out: Path | None, role: str, backbone: str, official:
     if is_ours(content):
         raise UserError(f"{file} is in our format already; --to-official turns it into an official file")
     state = flat_state(content) or {}
-    if any("head.aspp." in name or "head.last_conv." in name for name in state):
+    if find_networks(content) or any("head.aspp." in name or "head.last_conv." in name for name in state):
         return _import_network(content, file, out, role, backbone)
     return _import_backbone(state, _beside(content), file, out, backbone)
 
@@ -134,6 +134,12 @@ def _to_official(content: Any, file: Path, out: Path | None, backbone: str) -> s
         raise UserError(
             f"{file} holds {arch['backbone']} at output stride {arch['output_stride'] or 16}, which an official file "
             f"cannot say; expected one of {known}"
+        )
+    told = {key: network.arch[key] for key in ("head", "decoder_stride", "mean", "std")}
+    if told != {"head": "deeplabv3plus", "decoder_stride": None, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}:
+        raise UserError(
+            f"{file} holds {arch['backbone']} with {told}, which an official file cannot say; expected the published "
+            "head deeplabv3plus and ImageNet's mean and std"
         )
     target = _target(file, out, f"{file.stem}.official.pth")
     with atomic(target) as opened:

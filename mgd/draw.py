@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from mgd.data.classes import Classes
+from mgd.data.transforms import resize
 
 MARGIN, CAPTION = 4, 22  # pixels
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -31,13 +32,15 @@ def panel(picture: np.ndarray, ignored: np.ndarray | None = None, *, width: int 
     Args:
         ignored: (H,W) bool, pixels that no loss looks at. They are hatched, last, so that stripes are equally wide.
     """
-    size = width, round(picture.shape[0] * width / picture.shape[1])
-    method = cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_NEAREST
-    resized = cv2.resize(picture, size, interpolation=method)
+    height = round(picture.shape[0] * width / picture.shape[1])
+    if picture.shape[1] > width:
+        resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    else:
+        resized = resize(picture, height, width, nearest=True)
     if ignored is None:
         return resized
-    where = cv2.resize(ignored.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    y, x = np.ogrid[: size[1], : size[0]]
+    where = resize(ignored, height, width, nearest=True)
+    y, x = np.ogrid[:height, :width]
     stripes = np.where(((y + x) // 4 % 2)[..., None] > 0, np.uint8(255), np.uint8(110))
     return np.where(where[..., None], stripes, resized)
 

@@ -1,8 +1,11 @@
 """The exceptions that a command ends in without a traceback, and what their sentences are made of."""
 
+import re
 from collections.abc import Iterable
 
 SHOWN = 5
+# What torch's CPU allocator, OpenCV, C++ libraries and CUDA say where memory ends; none has a type of its own for it.
+NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|[Ii]nsufficient memory|bad_alloc|out of memory")
 
 
 class UserError(ValueError):
@@ -19,6 +22,22 @@ class UserError(ValueError):
 
 class Stopped(Exception):
     """A run was asked to stop by a signal; what it had trained is saved. Exit status 75: not done, try again."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ended: Python's and NumPy's, torch's on a CPU and a GPU, OpenCV's."""
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
+
+
+def no_memory(error: BaseException, remedy: str, *, what: str = "") -> str:
+    """The sentence for an error of `is_out_of_memory`; `what` names what did not fit, such as an image."""
+    asked = re.search(r"allocate ([\d.]+) ?(bytes|[KMGT]iB)", str(error))
+    amount = f" (asked for {_readable(asked[1], asked[2])} more)" if asked else ""
+    return f"out of memory{amount}{f' on {what}' if what else ''}; {remedy}"
+
+
+def _readable(number: str, unit: str) -> str:
+    return f"{float(number) / 2**30:.2f} GiB" if unit == "bytes" else f"{number} {unit}"
 
 
 def sentence(error: UserError) -> str:

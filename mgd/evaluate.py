@@ -1,8 +1,9 @@
-"""Network x validation list -> report: per-class IoU, mIoU, pixel accuracy, pictures."""
+"""Network x validation list -> report, counted image by image; pictures on the way."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +11,26 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from mgd.checkpoint import network_of, read, recognise
-from mgd.config import Experiment, from_dict, load, override
+from mgd.config import Evaluate, Experiment, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
 from mgd.data.loaders import ValidationSamples, make_loader
 from mgd.draw import panels
-from mgd.errors import UserError
-from mgd.files import write_json, write_png, write_text
-from mgd.infer import predict_scores
-from mgd.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
+from mgd.errors import UserError, is_out_of_memory, no_memory
+from mgd.files import below, write_png
+from mgd.infer import predict_labels
+from mgd.metrics import boundary_counts, confusion_matrix, iou_per_class
 from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.folding import for_inference
 from mgd.models.normalise import NormalisingNetwork
+from mgd.progress import Progress
 from mgd.published import experiment_for
+from mgd.scores import ImageScores, Report, check_excluded
 from mgd.student import load_student
 
-
-@dataclass(frozen=True)
-class Report:
-    """The scores of one network on one list. Shares are 0..1; NaN for a class that never occurs."""
-
-    classes: Classes
-    confusion: Tensor  # (K,K) int64; rows: label
-    images: int
-
-    @property
-    def miou(self) -> float:
-        return mean_iou(self.confusion)
-
-    def table(self) -> str:
-        """Per-class IoU, mIoU and pixel accuracy in percent, for a terminal."""
-        width = max(len("pixel accuracy"), *map(len, self.classes.names))
-        rows = [*zip(self.classes.names, iou_per_class(self.confusion).tolist(), strict=True)]
-        rows += [("mIoU", self.miou), ("pixel accuracy", pixel_accuracy(self.confusion))]
-        lines = [f"{name:<{width}}  {'  absent' if math.isnan(v) else f'{100 * v:8.2f}'}" for name, v in rows]
-        lines.insert(-2, "-" * (width + 10))
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; null for a class that never occurs."""
-        iou = [None if math.isnan(v) else v for v in iou_per_class(self.confusion).tolist()]
-        return {
-            "miou": self.miou,
-            "pixel_accuracy": pixel_accuracy(self.confusion),
-            "iou": dict(zip(self.classes.names, iou, strict=True)),
-            "images": self.images,
-            "confusion": self.confusion.tolist(),
-        }
-
-    def write(self, folder: Path, name: str, **facts: Any) -> None:
-        """Write <name>.json (with `facts` in it) and <name>.txt."""
-        write_json(folder / f"{name}.json", facts | self.to_dict())
-        write_text(folder / f"{name}.txt", self.table() + "\n")
+log = logging.getLogger(__name__)
 
 
 class EveryNth(torch.utils.data.Sampler[int]):
@@ -87,45 +54,114 @@ def evaluate(
     device: torch.device,
     *,
     pictures: Path | None = None,
+    per_image: bool = False,
     progress: str = "",
     heed: Callable[[], None] = lambda: None,
 ) -> Report:
     """Score a network; under torch.distributed the ranks share the images and all get the whole report.
 
-    The network is put into eval mode and back. Labels keep their own size: scores are resized to it.
+    A copy made for inference is scored; the network stays as it is. Labels keep their own size: scores are resized to
+    it. Where no label holds a pixel that counts, a warning says so, and the scores are NaN.
 
     Args:
-        network: normalised images -> logits.
+        network: normalised images -> logits, on `device`.
         pictures: folder for image | truth | prediction panels of the first `evaluate.pictures` images.
+        per_image: keep every image's scores too.
         progress: caption of a progress bar; "" shows none.
         heed: called before every image, as often on every rank; what it raises ends the evaluation.
+
+    Raises:
+        UserError: an image or label cannot be read or does not fit into memory, scores that are not finite, or
+            `evaluate.exclude` names no class.
     """
     how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
+    check_excluded(how.exclude, classes)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     samples, share = ValidationSamples(list(items), config, len(classes)), EveryNth(len(items), rank, world)
     loaded = iter(make_loader(samples, share, workers=config.data.workers, device=device, batched=False))
-    confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64, device=device)
-    was_training = network.training
-    network.eval()
+    counts = Counts(len(classes), device, boundary="boundary_iou" in how.metrics, per_image=per_image)
+    fast = for_inference(network)
     turns = range(math.ceil(len(items) / world))
-    for _ in tqdm(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
+    for _ in Progress(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
         heed()
         if (sample := next(loaded, None)) is None:  # other ranks have one image more
             break
-        item = items[sample["index"]]
-        label = sample["label"].to(device, non_blocking=True)
-        scores = predict_scores(network, sample["image"].to(device, non_blocking=True), how, size=tuple(label.shape))
-        if not torch.isfinite(scores).all():
-            raise UserError(f"the network gives scores that are not finite on {item.image}; its weights are broken")
-        prediction = scores.argmax(dim=0)
-        confusion += confusion_matrix(label, prediction, len(classes))
+        item, label = items[sample["index"]], sample["label"].to(device, non_blocking=True)
+        prediction = _predict(fast, sample["image"].to(device, non_blocking=True), how, item, label.shape)
+        counts.add(sample["index"], label, prediction)
         if pictures is not None and sample["index"] < how.pictures:
             row = panels(sample["image"], [label.cpu(), prediction.cpu()], classes)
-            write_png(pictures / f"{item.name}.png", np.concatenate(row, axis=1))
-    network.train(was_training)
-    if world > 1:
-        dist.all_reduce(confusion)
-    return Report(classes, confusion.cpu(), len(items))
+            write_png(below(pictures, item.name, ".png"), np.concatenate(row, axis=1))
+    counts.share()
+    report = Report(
+        classes,
+        counts.confusion.cpu(),
+        len(items),
+        metrics=how.metrics,
+        excluded=how.exclude,
+        boundary=None if counts.boundary is None else counts.boundary.cpu(),
+        per_image=tuple(ImageScores(items[i].name, *scores) for i, scores in counts.of_images()),
+    )
+    if report.is_empty and rank == 0:
+        log.warning(
+            "WARNING: the labels of the %d validation images are ignored everywhere (255, data.ignore_values), so "
+            "there is no score; see what values they hold with mgd check",
+            len(items),
+        )
+    return report
+
+
+def _predict(network: NormalisingNetwork, image: Tensor, how: Evaluate, item: Item, size: Sequence[int]) -> Tensor:
+    """(*size) uint8; what goes wrong names the image."""
+    try:
+        return predict_labels(network, image, how, size=(size[0], size[1]))
+    except FloatingPointError as error:
+        told = f"the network gives scores that are not finite on {item.image}; its weights are broken"
+        raise UserError(told) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "use evaluate.mode=slide, evaluate.window_batch=1 or a smaller evaluate.crop_size, or cut it up"
+        what = f"{item.image} ({size[1]}x{size[0]})"
+        raise UserError(no_memory(error, remedy, what=what)) from error
+
+
+class Counts:
+    """What is counted on the way, on the device: nothing waits for it."""
+
+    def __init__(self, num_classes: int, device: torch.device, *, boundary: bool, per_image: bool) -> None:
+        self.num_classes = num_classes
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self.boundary = torch.zeros(3, num_classes, dtype=torch.int64, device=device) if boundary else None
+        self.images: dict[int, Tensor] | None = {} if per_image else None
+
+    def add(self, index: int, label: Tensor, prediction: Tensor) -> None:
+        """Count an image's (H,W) uint8 maps."""
+        confusion = confusion_matrix(label, prediction, self.num_classes)
+        self.confusion += confusion
+        if self.boundary is not None:
+            self.boundary += boundary_counts(label, prediction, self.num_classes)
+        if self.images is not None:
+            right = confusion.diagonal().sum() / confusion.sum()
+            self.images[index] = torch.cat([iou_per_class(confusion), right.double().view(1)])
+
+    def share(self) -> None:
+        """Under torch.distributed: those of all ranks together, on every rank."""
+        if not dist.is_initialized():
+            return
+        for counts in (self.confusion, self.boundary):
+            if counts is not None:
+                dist.all_reduce(counts)
+        if self.images is not None:
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, {index: scores.cpu() for index, scores in self.images.items()})
+            self.images = {index: scores for part in parts for index, scores in part.items()}
+
+    def of_images(self) -> Iterator[tuple[int, tuple[tuple[float, ...], float]]]:
+        """(index, (IoU of each class, pixel accuracy)) of every image, in the list's order."""
+        for index, scores in sorted((self.images or {}).items()):
+            *iou, accuracy = scores.tolist()
+            yield index, (tuple(iou), accuracy)
 
 
 def open_target(

@@ -1,5 +1,6 @@
 """Typed fields of dataclasses: parse a text as a field's type, check values against types, say what a type wants."""
 
+import ast
 import dataclasses
 import math
 import types
@@ -13,6 +14,7 @@ PositiveInt = Annotated[int, ABOVE_0]
 PositiveFloat = Annotated[float, ABOVE_0]
 Count = Annotated[int, FROM_0]
 NonNegative = Annotated[float, FROM_0]
+CHECKPOINTS = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors")  # what their files' names end in
 
 
 def hints(kind: Any) -> dict[str, Any]:
@@ -25,8 +27,7 @@ def parse(text: str, kind: Any, key: str) -> Any:
     """Text -> value of a field's type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        parts = [part.strip() for part in text.strip("()[]").split(",")]
-        return tuple(parse(part, arguments[0], key) for part in parts if part)
+        return tuple(parse(part, arguments[0], key) for part in split(text))
     if origin in (typing.Union, types.UnionType):
         inner = next(a for a in arguments if a is not type(None))
         return None if text.lower() == "none" else parse(text, inner, key)
@@ -42,6 +43,38 @@ def parse(text: str, kind: Any, key: str) -> Any:
         except ValueError:
             pass
     raise UserError(f"{key}={text} must be {describe(kind)}")
+
+
+def split(text: str) -> list[str]:
+    """The values of a list: `a,b`, `(a, b)`, `[a, b]`, or in quotes as Python writes them, which keep any comma.
+
+    Brackets and commas that belong to a path stay in it: brackets count as a list's own only around all of it, and
+    where a value ends like a checkpoint's file, so do all that a comma follows.
+    """
+    text = text.strip()
+    try:
+        values = ast.literal_eval(text)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        values = None
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, str) for value in values):
+        return list(values)
+    if _is_bracketed(text):
+        text = text[1:-1]
+    parts, files = [""], any(part.strip().endswith(CHECKPOINTS) for part in text.split(","))
+    for part in text.split(","):
+        if files and parts[-1] and not parts[-1].strip().endswith(CHECKPOINTS):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _is_bracketed(text: str) -> bool:
+    """Whether the first bracket is closed by the last character."""
+    if not text or f"{text[0]}{text[-1]}" not in ("()", "[]"):
+        return False
+    depths = [text[: i + 1].count(text[0]) - text[: i + 1].count(text[-1]) for i in range(len(text) - 1)]
+    return all(depth > 0 for depth in depths)
 
 
 def check_types(section: Any, path: str) -> None:

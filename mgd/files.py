@@ -1,6 +1,8 @@
 """Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
+import codecs
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +14,14 @@ import cv2
 import numpy as np
 
 from mgd.errors import UserError
+
+BYTE_ORDER_MARKS = {  # the longest first: UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @contextmanager
@@ -59,11 +69,27 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 text file. Raises UserError when it cannot be read or is no text."""
+    """The content of a UTF-8 text file, or of one that begins with a byte order mark, as Windows programs write.
+
+    Line ends become newlines.
+
+    Raises:
+        UserError: it cannot be read or is no text.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error}); expected a UTF-8 text file") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank. Raises UserError as `read_text`.
+
+    Newlines alone end a line: `str.splitlines` would cut names at form feeds and at other signs too.
+    """
+    return [line for line in read_text(path).split("\n") if line.strip()]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -72,8 +98,29 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, atomically."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    """Write JSON, atomically; null for a number that is not finite, for which JSON has no word."""
+    write_text(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    """A copy with None for every float that is not finite."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def below(folder: Path, name: str, suffix: str) -> Path:
+    """The file of that name, which may have folders in it, below `folder`.
+
+    Raises:
+        UserError: the name leads elsewhere.
+    """
+    path = folder / f"{name}{suffix}"
+    if not name or not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        raise UserError(f"{name!r} would be written outside {folder}; names are paths below the data's root")
+    return path
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:

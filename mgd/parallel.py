@@ -4,22 +4,39 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
+
+from mgd.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 64  # items that are under way or wait to be taken
 
 
+def cores() -> int:
+    """Cores that this process may use: fewer than the machine's in a container, a batch job or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield `function(item)` of every item; after an error of one of them the rest is not begun."""
+    """Yield `function(item)` of every item; after an error of one of them the rest is not begun.
+
+    Raises:
+        UserError: a process of the pool was killed.
+    """
     rest = iter(items)
-    pool = ProcessPoolExecutor(os.cpu_count())
+    pool = ProcessPoolExecutor(cores())
     try:
         waiting = deque(pool.submit(function, item) for item in islice(rest, AHEAD))
         while waiting:
             yield waiting.popleft().result()
             waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {cores()} processes that share the work was killed, most likely since memory ran out; free some "
+            "or allow fewer cores (taskset -c 0), then start again"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -27,6 +27,8 @@ def contact_sheet(config: Experiment, splits: Splits, *, rows: int = 6) -> np.nd
     batch = to_device(default_collate([samples[position] for position in range(rows)]), torch.device("cpu"), 0)
     columns = _labeled(batch.labeled, splits.classes)
     captions = [*LABELED]
+    if config.data.label_map:
+        captions[1] = f"labels, {','.join(config.data.label_map)}"
     if batch.mask is not None:
         columns += _unlabeled(*batch.pair(), batch.mixed())
         captions += UNLABELED

@@ -1,14 +1,15 @@
 """Fixtures that several test files share."""
 
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import write_network
-
-from mgd.data.prepare.scenes import CLASSES, generate_scenes
+from scenes import CLASSES, generate_scenes
 
 torch.set_num_threads(1)  # the networks here are too small for more
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also under nohup, or in the background of a script
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,10 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,11 @@ from torch import Tensor
 from mgd.__main__ import main
 from mgd.checkpoint import save
 from mgd.models import build_model
+
+# Processes come from a server that has imported mgd and runs nothing. Forked from the tests' own process they would
+# share its locks; one that is killed while it holds one would leave the tests waiting.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["mgd.commands.train", "mgd.engine.loop"])
 
 BACKBONE, CHANNELS, CROP = "timm:test_resnet", 16, 32
 CONFIG = f'''"""A run small enough for a test: 12 training images, 3 of them labelled."""
@@ -46,25 +54,89 @@ def train(folder: Path, root: Path, *arguments: str) -> Path:
     return folder / "run"
 
 
-def run_processes(count: int, *arguments: str, statuses: Sequence[int] = ()) -> None:
-    """Run a command in `count` processes that find each other as torchrun's do; forked, so that nothing is imported."""
+@dataclass
+class Started:
+    """A command in a process of its own. What it says is in `output` while it runs, and on stderr once it is joined."""
+
+    process: Any
+    output: Path
+
+    def wait(self, seconds: float = 100) -> int | None:
+        """Its status; None, and it is killed, where it has not ended by then."""
+        self.process.join(seconds)
+        status: int | None = self.process.exitcode
+        self.process.kill()
+        self.process.join()
+        sys.stderr.write(self.output.read_text())
+        self.output.write_text("")
+        return status
+
+    def wait_for(self, done: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert self.process.is_alive(), f"ended with {self.wait()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+
+def start(
+    *arguments: str,
+    first: Callable[[], object] | None = None,
+    own_group: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Started:
+    """Run a command in a fresh process.
+
+    Args:
+        first: is called there before; a function at the top of a file.
+        own_group: the process leads a process group of its own.
+        environment: added to this one.
+    """
+    output = Path(tempfile.mkdtemp(prefix="mgd-test-"), "output")
+    output.touch()
+    work = (arguments, first, own_group, {**os.environ, **(environment or {})}, output)
+    process = FRESH.Process(target=_run, args=work)
+    process.start()
+    return Started(process, output)
+
+
+def _run(
+    arguments: tuple[str, ...],
+    first: Callable[[], object] | None,
+    own_group: bool,
+    environment: dict[str, str],
+    output: Path,
+) -> None:
+    with open(output, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # its loaders start their workers as those of a user do
+    os.environ.update(environment)
+    if own_group:
+        os.setsid()
+    if first is not None:
+        first()
+    sys.exit(main(arguments))
+
+
+def run_processes(
+    count: int, *arguments: str, statuses: Sequence[int] = (), first: Callable[[], object] | None = None
+) -> None:
+    """Run a command in `count` processes that find each other as torchrun's do; `first` as in `start`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    team = [fork.Process(target=_process, args=(rank, count, port, arguments)) for rank in range(count)]
-    for process in team:
-        process.start()
-    for process in team:
-        process.join(timeout=100)
-        process.kill()
-    assert [process.exitcode for process in team] == [*(statuses or [0] * count)]
-
-
-def _process(rank: int, world: int, port: int, arguments: tuple[str, ...]) -> None:
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    sys.exit(main(arguments))
+    names = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    team = [
+        start(
+            *arguments,
+            first=first,
+            environment={name: str(value) for name, value in {**names, "RANK": rank, "LOCAL_RANK": rank}.items()},
+        )
+        for rank in range(count)
+    ]
+    assert [process.wait() for process in team] == [*(statuses or [0] * count)]
 
 
 def write_network(path: Path, *, num_classes: int, channels: int = CHANNELS, seed: int = 0) -> Path:

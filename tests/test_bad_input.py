@@ -328,7 +328,7 @@ def test_the_help_lists_every_command(capsys: Capture) -> None:
         ([], "COMMAND"),
         (["train"], "config"),
         (["train", "config.py", "--fast"], "--fast"),
-        (["prepare", "scenes", "--out", "x", "train.lr=1"], "train.lr=1"),
+        (["prepare", "camvid", "--source", "x", "train.lr=1"], "train.lr=1"),
     ],
 )
 def test_an_unknown_command_or_option_is_refused(arguments: list[str], word: str, capsys: Capture) -> None:
@@ -336,11 +336,6 @@ def test_an_unknown_command_or_option_is_refused(arguments: list[str], word: str
         main(arguments)
     assert end.value.code == 2
     assert word in capsys.readouterr().err
-
-
-def test_a_size_that_is_none_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    sentence = refused(capsys, "prepare", "scenes", "--out", str(tmp_path / "new"), "--size", "big")
-    assert "--size big must be WIDTHxHEIGHT, such as 128x96" in sentence
 
 
 @pytest.mark.parametrize("named", ["student", "student:", ":last.pt", "evaluate.mode=whole"])

@@ -1,6 +1,5 @@
 """Test `mgd check`: every defect of data, teachers and machine is found, with its file and a remedy; all at once."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,12 @@ from helpers import train, write_config, write_image, write_network
 from PIL import Image
 
 import mgd.check.needs
+import mgd.parallel
 from mgd.__main__ import main
-from mgd.check import Finding, check, lists, table
+from mgd.check import Finding, check, labels, lists, quick_check, table
 from mgd.config import load
 from mgd.data.classes import read_classes
+from mgd.data.datasets import open_splits
 
 FIRST, SECOND, THIRD = "scene_00000", "scene_00004", "scene_00008"  # the labelled part at 1/4
 Damage = Callable[[Path, str], Path]  # of a named pair; returns the file that the finding must name
@@ -238,6 +239,122 @@ def test_classes_that_no_label_shows_are_named(data: Path) -> None:
     assert "never seen in the labelled part: sky, building, tree, car, person and 2 more; label some" in text
 
 
+def write_labels(data: Path, of: Callable[[np.ndarray], np.ndarray], classes: int) -> None:
+    """Two classes or more, and labels that are a function of 0 and 1: the upper half and the lower."""
+    half = np.repeat(np.array([0, 1], np.uint8), 24)[:, None].repeat(64, axis=1)
+    for path in data.glob("*/label/*.png"):
+        write_image(path, of(half).astype(np.uint8))
+    rows = "".join(f"{i},class{i},{i},0,0\n" for i in range(classes))
+    (data / "classes.csv").write_text(f"index,name,red,green,blue\n{rows}")
+
+
+MEANT = "255 is ignored, and no pixel is of class 1 (class1): where 255 means class1, write 1 in its place"
+VALUES: list[tuple[Callable[[np.ndarray], np.ndarray], int, str, str]] = [
+    (lambda half: 255 * half, 2, "0 (50.0 %), 255 (50.0 %, ignored)", MEANT),
+    (lambda half: np.where(half == 1, 255, np.arange(64) // 32), 3, "0 (25.0 %), 1 (25.0 %), 255", "class 2 (class2)"),
+    (lambda half: half + 1, 3, "1 (50.0 %), 2 (50.0 %)", "counted from 1, subtract 1"),
+    (lambda half: 0 * half, 2, "0 (100.0 %)", "nothing else but class0; correct them"),
+    (lambda half: 0 * half + 255, 2, "255 (100.0 %, ignored)", "no pixel of them has a class"),
+    (lambda half: np.where(np.arange(64) < 40, 255, half), 2, "255 (62.5 %, ignored)", "see that so much shall"),
+]
+
+
+@pytest.mark.parametrize(("of", "classes", "held", "remedy"), VALUES)
+def test_training_tells_labels_that_are_not_what_they_seem_meant_to_be(
+    data: Path, of: Callable[[np.ndarray], np.ndarray], classes: int, held: str, remedy: str
+) -> None:
+    write_labels(data, of, classes)
+    config = load(write_config(data.parent / "experiment", data))
+    found = [f for f in quick_check(config, open_splits(config.data)) if f.subject == "labels"]
+    assert [finding.level for finding in found] == ["warning", "warning"]
+    for finding, part in zip(found, ("labelled", "validation"), strict=True):
+        assert finding.text.startswith(f"the first 3 labels of the {part} part hold the values ")
+        assert held in finding.text
+        assert remedy in finding.text
+
+
+def test_check_tells_what_labels_hold_and_does_not_advise_to_label_more_of_what_is_ignored(data: Path) -> None:
+    write_labels(data, lambda half: 255 * half, 2)
+    rows = [finding.text for finding in findings(data) if finding.subject in ("labels", "classes")]
+    for part, (row, unseen) in zip(("labelled", "validation"), (rows[:2], rows[2:]), strict=True):
+        assert row.startswith(
+            f"the labels of the {part} part hold the values 0 (50.0 %), 255 (50.0 %, ignored); 255 is"
+        )
+        assert unseen == f"never seen in the {part} part: class1; see the row above"
+
+
+def test_ignored_values_are_told_as_they_are_in_the_file(data: Path) -> None:
+    write_labels(data, lambda half: np.where(np.arange(64) < 16, 7, half), 2)
+    text = next(f.text for f in findings(data, "data.ignore_values=7") if f.subject == "labels")
+    assert text.endswith("0 (37.5 %), 1 (37.5 %), 7 (25.0 %, ignored)")
+
+
+def test_what_is_ignored_is_told_however_many_classes_there_are(data: Path) -> None:
+    write_labels(data, lambda half: 0 * half + np.where(np.arange(64) < 32, np.arange(64) // 2, 255), 16)
+    text = next(f.text for f in findings(data) if f.subject == "labels")
+    assert "0 (3.1 %), 1 (3.1 %), 2 (3.1 %), 3 (3.1 %), 4 (3.1 %) and 11 more, 255 (50.0 %, ignored)" in text
+
+
+def test_good_labels_are_no_warning_at_the_start_of_a_training(data: Path) -> None:
+    config = load(write_config(data.parent / "experiment", data))
+    assert not [f for f in quick_check(config, open_splits(config.data)) if f.subject == "labels"]
+
+
+def test_a_training_looks_at_a_bounded_number_of_labels(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, limit = [], 2
+    monkeypatch.setattr(labels, "FIRST", limit)
+    monkeypatch.setattr(labels, "read_indices", lambda path: read.append(path) or np.zeros((2, 2), np.uint8))
+    config = load(write_config(data.parent / "experiment", data), ["data.partition=1"])
+    quick_check(config, open_splits(config.data))
+    assert len(read) == 2 * limit
+
+
+def test_labels_that_cannot_be_read_are_left_to_training(data: Path) -> None:
+    cut_label(data, FIRST)
+    config = load(write_config(data.parent / "experiment", data))
+    assert not errors(quick_check(config, open_splits(config.data)))
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ([1, 2, 8], "They seem to be counted from 1: subtract 1, so that they are 0..7 (data.label_map=1..8=0..7)"),
+        ([0, 100, 200], "They seem to be shades: write 0, 1, ... in place of 0, 100, 200"),
+    ],
+)
+def test_what_numbers_of_no_class_seem_to_be_is_hinted_at(data: Path, values: list[int], hint: str) -> None:
+    write_image(label(data, FIRST), np.resize(np.array(values, np.uint8), (48, 64)))
+    assert one(findings(data), "error", "values").endswith(hint)
+
+
+def test_what_is_left_out_of_folders_is_told_by_reason_with_its_number(data: Path) -> None:
+    pool = data / "pool"
+    for name in ("a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "@eaDir/a.jpg", "b.jpg"):
+        (pool / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image(data, FIRST), pool / name)
+    for i in range(7):
+        (pool / f"gone{i}.jpg").symlink_to(data / "nowhere.jpg")
+    (pool / "notes.txt").touch()
+    found = [finding for finding in findings(data, "data.unlabeled=pool") if finding.subject == "folder"]
+    assert {finding.level for finding in found} == {"warning"}
+    strange, hidden, dead = sorted(finding.text for finding in found)
+    assert dead.startswith(f"7 left out, since they are links to nothing: {pool}/gone0.jpg, ")
+    assert dead.endswith(" and 2 more; mend or remove the links")
+    assert hidden.startswith(
+        f"2 left out, since they are hidden, or lie in what a system or a program made: {pool}/.ip"
+    )
+    assert strange.startswith(f"1 left out, since their names are not those of images: {pool}/notes.txt; convert")
+
+
+def test_what_systems_leave_in_folders_is_no_warning(data: Path) -> None:
+    (data / "pool").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(image(data, FIRST), data / "pool" / name)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (data / "pool" / name).touch()
+    assert "3 left out, since they are hidden" in one(findings(data, "data.unlabeled=pool"), "ok", "folder")
+
+
 def test_a_file_in_two_parts_is_an_error_with_validation_and_a_warning_else(data: Path) -> None:
     (data / "more.txt").write_text("val/image/scene_val_00001.jpg\ntrain_aug/image/scene_00000.jpg\n")
     found = findings(data, "data.unlabeled=more.txt")
@@ -375,6 +492,6 @@ def test_findings_come_in_the_order_of_the_lists_whatever_the_cores(
 ) -> None:
     for name in (THIRD, SECOND, FIRST):
         image(data, name).write_bytes(b"")
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(mgd.parallel, "cores", lambda: 3)
     found = [finding.text.split()[0] for finding in findings(data) if finding.level == "error"]
     assert found == [str(image(data, name)) for name in (FIRST, SECOND, THIRD)]

@@ -68,6 +68,25 @@ def test_teachers_are_lists_of_files_separated_by_commas() -> None:
     assert (method.deep_teacher, method.wide_teacher) == (("a.pt", "b.pt"), ())
 
 
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("a.pt,b.pt", ("a.pt", "b.pt")),
+        ("[a.pt, b.pt]", ("a.pt", "b.pt")),
+        ("/runs/lr=0.1,wd=0 [v2]/last.pt", ("/runs/lr=0.1,wd=0 [v2]/last.pt",)),
+        ("/a,b/last.pt,/x/(1)/best.pth", ("/a,b/last.pt", "/x/(1)/best.pth")),
+        ("[v2]/a.pt,b/(c).pt", ("[v2]/a.pt", "b/(c).pt")),
+        ("(old)/last (copy).pt", ("(old)/last (copy).pt",)),
+        ("['a,b', \"c]\"]", ("a,b", "c]")),
+        ("[old],b/last.pt", ("[old],b/last.pt",)),
+    ],
+)
+def test_a_path_keeps_its_commas_and_brackets(text: str, files: tuple[str, ...]) -> None:
+    method = override(STUDENT, [f"method.deep_teacher={text}"]).method
+    assert isinstance(method, MGD)
+    assert method.deep_teacher == files
+
+
 def test_the_last_of_two_overrides_counts() -> None:
     assert override(BASE, ["train.seed=1", "train.seed=2"]).train.seed == 2
 
@@ -135,6 +154,9 @@ def test_a_wrong_type_is_refused_with_key_value_and_what_is_expected(text: str, 
         ("evaluate.scales=1,0", ["evaluate.scales=(1.0, 0.0)", "greater than 0"]),
         ("evaluate.stride=1.5", ["evaluate.stride=1.5", "at most 1"]),
         ("train.epochs=0", ["train.epochs=0", "train.max_iterations"]),
+        ("data.ignore_values=11,256", ["data.ignore_values=256", "0..255"]),
+        ("data.ignore_values=-1", ["data.ignore_values=-1", "0..255"]),
+        ("data.ignore_values=-254", ["data.ignore_values=-254", "0..255"]),
         ("train.accumulate=3", ["train.batch_size=8", "train.accumulate=3", "choose a divisor"]),
     ],
 )

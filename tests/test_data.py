@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from helpers import write_image
 from mgd.config import CPS, Data, Experiment, Model, Supervised, Train
 from mgd.data.classes import BUILT_IN, Classes, read_classes
 from mgd.data.cutmix import box_masks, mix
-from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list
+from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list, split
 from mgd.data.images import load_image, load_label
 from mgd.data.loaders import (
     LABELED,
@@ -26,8 +27,8 @@ from mgd.data.loaders import (
     make_loader,
     to_device,
 )
-from mgd.data.partitions import split
-from mgd.data.transforms import augment, shrink
+from mgd.data.names import name_of
+from mgd.data.transforms import augment, resize, shrink
 from mgd.errors import UserError
 from mgd.models.normalise import NormalisingNetwork
 from mgd.published import CITY, VOC
@@ -69,14 +70,16 @@ def test_a_line_may_name_image_and_label_with_or_without_the_slash_of_cityscapes
     write_pair(tmp_path / "images/train/a.png", tmp_path / "segmentation/train/a_gt.png")
     (tmp_path / "list.txt").write_text(f"{slash}images/train/a.png\t{slash}segmentation/train/a_gt.png\r\n\n")
     items = read_list(tmp_path / "list.txt", tmp_path, "unused", labels=True)
-    assert items == [Item("a", tmp_path / "images/train/a.png", tmp_path / "segmentation/train/a_gt.png")]
+    assert items == [
+        Item("images/train/a.png", tmp_path / "images/train/a.png", tmp_path / "segmentation/train/a_gt.png")
+    ]
 
 
 def test_a_line_may_name_an_image_alone_where_no_label_is_asked_for(tmp_path: Path) -> None:
     write_image(tmp_path / "photos/a.JPEG", np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "list.txt").write_text("photos/a.JPEG\n")
     assert read_list(tmp_path / "list.txt", tmp_path, "", labels=False)[0].label is None
-    with pytest.raises(UserError, match=r"list.txt: a has no label; write image<TAB>label"):
+    with pytest.raises(UserError, match=r"list.txt: photos/a.JPEG has no label; write image<TAB>label"):
         read_list(tmp_path / "list.txt", tmp_path, "", labels=True)
 
 
@@ -94,8 +97,122 @@ def test_the_published_layouts_are_read_as_they_are(tmp_path: Path) -> None:
         for image, label in pairs:
             write_pair(city / image, city / label)
     found = open_splits(replace(CITY, root=str(city), partition=4))
-    assert [names(part) for part in (found.labeled, found.unlabeled, found.val)] == [["p"], ["q", "r", "s"], ["t"]]
+    assert [names(part) for part in (found.labeled, found.unlabeled, found.val)] == [
+        [f"images/{part}/{name}.png" for name in some]
+        for part, some in (("train", "p"), ("train", "qrs"), ("val", "t"))
+    ]
     assert len(found.classes) == 19
+
+
+WINDOWS = {"utf-8-sig": "\r\n", "utf-16": "\r\n", "utf-16-le": "\n", "utf-16-be": "\r\n", "utf-32": "\n", "utf-8": "\r"}
+
+
+@pytest.mark.parametrize("encoding", WINDOWS)
+def test_lists_and_class_tables_of_windows_programs_are_read(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""  # the others write it by themselves
+
+    def write(name: str, *lines: str) -> None:
+        text = mark + "".join(f"{line}{WINDOWS[encoding]}" for line in lines)
+        (tmp_path / name).write_bytes(text.encode(encoding))
+
+    for name in "ab":
+        write_pair(tmp_path / f"{name}.png", tmp_path / f"l{name}.png")
+    write("list.txt", "a.png\tla.png", "", "b.png\tlb.png")
+    write("classes.csv", "Index, Name,red,green,blue,", "0,sky,1,2,3,,", '1,"tree, dead",4,5,6', ",,,,")
+    items = read_list(tmp_path / "list.txt", tmp_path, "", labels=True)
+    assert items == [Item(f"{n}.png", tmp_path / f"{n}.png", tmp_path / f"l{n}.png") for n in "ab"]
+    assert read_classes("classes.csv", tmp_path) == Classes(("sky", "tree, dead"), ((1, 2, 3), (4, 5, 6)))
+
+
+@pytest.mark.parametrize("sign", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_newlines_alone_end_a_line(tmp_path: Path, sign: str) -> None:
+    write_pair(tmp_path / f"a{sign}b.png", tmp_path / f"l{sign}b.png")
+    (tmp_path / "list.txt").write_text(f"a{sign}b.png\tl{sign}b.png\n")
+    items = read_list(tmp_path / "list.txt", tmp_path, "", labels=True)
+    assert items == [Item(f"a{sign}b.png", tmp_path / f"a{sign}b.png", tmp_path / f"l{sign}b.png")]
+    (tmp_path / "classes.csv").write_text(f"index,name,red,green,blue\n0,a{sign}b,1,2,3\n1,c,4,5,6\n")
+    assert read_classes("classes.csv", tmp_path).names == (f"a{sign}b", "c")
+
+
+def test_absolute_paths_are_taken_where_nothing_below_the_root_is_meant(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "elsewhere"
+    write_pair(other / "a.png", other / "la.png")
+    write_pair(root / "b.png", root / "lb.png")
+    (root / "list.txt").write_text(f"{other}/a.png\t{other}/la.png\n/b.png\t{root}/lb.png\n")
+    items = read_list(root / "list.txt", root, "", labels=True)
+    assert [(item.image, item.label) for item in items] == [
+        (other / "a.png", other / "la.png"),
+        (root / "b.png", root / "lb.png"),
+    ]
+    assert names(items) == [f"{other}/a.png"[1:], "b.png"]
+
+
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_two_forms_of_one_unicode_name_are_one(tmp_path: Path, listed: str, stored: str) -> None:
+    def form(kind: str) -> str:
+        return normalize(kind, "é/größe")
+
+    write_pair(tmp_path / f"{form(stored)}.png", tmp_path / f"{form(stored)} l.png")
+    write_pair(tmp_path / f"part/image/{form(stored)}.jpg", tmp_path / f"part/label/{form(stored)}.png")
+    (tmp_path / "list.txt").write_text(f"{form(listed)}.png\t{form(listed)} l.png\n{form(listed)}\n")
+    items = read_list(tmp_path / "list.txt", tmp_path, "part", labels=True)
+    assert names(items) == ["é/größe.png", "é/größe"]
+    assert items[0].image == tmp_path / f"{form(stored)}.png"
+    assert items[1].label == tmp_path / f"part/label/{form(stored)}.png"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("a.png;la.png", "a semicolon between image and label; expected a tab"),
+        ("a.png, la.png", "a comma between image and label; expected a tab"),
+        ("images\\a.png\tla.png", "backslashes; write /"),
+    ],
+)
+def test_a_list_of_another_kind_is_hinted_at(tmp_path: Path, line: str, words: str) -> None:
+    write_pair(tmp_path / "a.png", tmp_path / "la.png")
+    (tmp_path / "list.txt").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=f"list.txt.* The first line has {words}"):
+        read_list(tmp_path / "list.txt", tmp_path, "", labels=True)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("2007_000032", "2007_000032"),
+        ("images/seqA/0001.png\tlabels/seqA/0001.png", "images/seqA/0001.png"),
+        ("/images/train/a.b.png\t/segmentation/train/a.png", "images/train/a.b.png"),
+        ("images/./x/../a.jpg", "images/a.jpg"),
+        ("../../../x", "__/__/__/x"),
+        ("images/../../a.jpg", "__/a.jpg"),
+        ("//a.jpg", "a.jpg"),
+        ("e\u0301.jpg", "\xe9.jpg"),
+    ],
+)
+def test_a_name_is_the_path_below_the_root_and_leads_out_of_no_folder(line: str, name: str) -> None:
+    assert name_of(line) == name
+
+
+def test_a_folder_and_a_list_of_its_files_give_the_same_names_and_hash(tmp_path: Path) -> None:
+    for name in ("seqA/0001", "seqB/0001"):
+        write_pair(tmp_path / f"train/images/{name}.png", tmp_path / f"train/labels/{name}.png")
+    lines = [f"train/images/{n}.png\ttrain/labels/{n}.png\n" for n in ("seqA/0001", "seqB/0001")]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    (tmp_path / "first.txt").write_text(lines[0])
+    (tmp_path / "second.txt").write_text(lines[1])
+    (tmp_path / "classes.csv").write_text("index,name,red,green,blue\n0,a,1,2,3\n1,b,4,5,6\n")
+
+    def opened(part: str) -> Splits:
+        return open_splits(Data(root=str(tmp_path), train_list=part, val_list=part, partition=1))
+
+    assert names(opened("train").labeled) == ["train/images/seqA/0001.png", "train/images/seqB/0001.png"]
+    assert opened("train").labeled == opened("list.txt").labeled
+    assert opened("train").sha256 == opened("list.txt").sha256
+    assert opened("first.txt").sha256 != opened("second.txt").sha256
 
 
 # Partitions
@@ -141,8 +258,9 @@ def test_unlabelled_photos_come_from_a_list_or_a_folder_and_are_added(tmp_path: 
     (tmp_path / "photos/notes.txt").write_text("no photo")
     (tmp_path / "unlabeled.txt").write_text("photos/z.jpg\n")
     data = replace(VOC, root=str(tmp_path), partition=2)
-    assert names(open_splits(replace(data, unlabeled="unlabeled.txt")).unlabeled) == ["b", "z"]
-    assert names(open_splits(replace(data, unlabeled="photos")).unlabeled) == ["b", "deep/y", "z"]
+    assert names(open_splits(replace(data, unlabeled="unlabeled.txt")).unlabeled) == ["b", "photos/z.jpg"]
+    photos = names(open_splits(replace(data, unlabeled="photos")).unlabeled)
+    assert photos == ["b", "photos/deep/y.png", "photos/z.jpg"]
 
 
 def test_the_unlabelled_part_has_no_labels_whatever_is_on_the_disk(small_scenes: Path) -> None:
@@ -198,6 +316,11 @@ def test_a_class_table_is_read_from_csv(tmp_path: Path) -> None:
         ("index,name,red,green,blue\n0,sky,1,2,3\n2,tree,4,5,6\n", "line 3: expected index 1"),
         ("index,name,red,green,blue\n0,sky,1,2,300\n", "line 2: expected index 0.*0..255"),
         ("index,name,red,green,blue\n0,sky,1,2,3\n", "lists 1 classes"),
+        ("index;name;red;green;blue\n0;sky;1;2;3\n", "found index;name;red;green;blue; separate them by commas"),
+        ("index,name,red,green,blue\n0,a,1,2,3\n1,a,4,5,6\n", "a is the name of more than one class; give each"),
+        ("index,name,red,green,blue\n0,\xe9,1,2,3\n1,e\u0301,4,5,6\n", "\xe9 is the name of more than one class"),
+        ("index,name,red,green,blue\n0,,1,2,3\n1,b,4,5,6\n", "line 2: expected index 0, a name"),
+        ("index,name,red,green,blue\n0,a,1,2,3,7\n1,b,4,5,6\n", "line 2: .*found 0,a,1,2,3,7"),
     ],
 )
 def test_a_wrong_class_table_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -217,6 +340,56 @@ def test_built_in_palettes_are_the_published_ones() -> None:
 def test_photos_shrink_to_a_short_side_and_never_grow(short: int, size: tuple[int, int]) -> None:
     assert shrink(np.zeros((40, 60, 3), np.uint8), short).shape[:2] == size
     assert shrink(np.zeros((60, 40, 3), np.uint8), short).shape[:2] == size[::-1]
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.3, 0.41, 0.5, 0.62, 0.75, 1.25, *SCALES])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_label_map_keeps_its_place_at_every_scale(scale: float, axis: int) -> None:
+    """A ramp tells where a pixel came from: its mean is the ramp's middle, and no pixel is off by more than a half."""
+    ramp = np.arange(60, dtype=np.uint8)
+    size = round(60 * scale)
+    label = np.tile(ramp, (4, 1)) if axis else np.tile(ramp[:, None], (1, 4))
+    found = resize(label, *((4, size) if axis else (size, 4)), nearest=True)
+    line = found[0] if axis else found[:, 0]
+    off = line - ((np.arange(size) + 0.5) * 60 / size - 0.5)
+    assert np.abs(off).max() <= 0.5
+    assert abs(off.mean()) < 0.6 / min(size, 60)  # of ties at most one is left alone
+    photo = resize(4 * label, *found.shape) / 4  # four times, since fractions are rounded
+    assert abs((photo - found).mean()) < 0.1  # and its photo lies where it lies
+
+
+@pytest.mark.parametrize("short_side", [25, 30, 37, 45, 60, 75, 99])
+def test_shrunk_labels_lie_on_their_shrunk_photos(short_side: int) -> None:
+    rows, columns = np.mgrid[:100, :120].astype(np.uint8)
+    for ramp in (rows, columns):
+        photo = shrink(np.repeat(2 * ramp[..., None], 3, axis=2), short_side)[..., 0] / 2
+        label = shrink(ramp, short_side, nearest=True)
+        assert photo.shape == label.shape
+        assert abs((photo - label).mean()) < 0.1  # OpenCV's nearest: 0.25 to 2 pixels
+        assert np.abs(photo - label).max() <= 1
+
+
+def test_halving_a_label_map_takes_turns_between_the_pixels_that_are_as_near() -> None:
+    assert resize(np.arange(8, dtype=np.uint8)[None], 1, 4, nearest=True).tolist() == [[0, 3, 4, 7]]
+    assert resize(np.arange(4, dtype=np.uint8)[None], 1, 8, nearest=True).tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
+    assert resize(np.arange(4, dtype=np.uint8)[None], 1, 6, nearest=True).tolist() == [[0, 0, 1, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_training_samples_have_labels_that_lie_on_their_images(scale: float) -> None:
+    """Photo and label are one ramp, down or across; over many crops, none is ahead of the other."""
+    rows, columns = np.mgrid[:60, :60].astype(np.uint8)
+    for ramp in (rows, columns):
+        off = []
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            picture = np.repeat(4 * ramp[..., None], 3, axis=2)
+            image, label, (top, bottom, left, right) = augment(picture, ramp, scales=(scale,), crop=40, rng=rng)
+            assert label is not None
+            inside = slice(top, bottom), slice(left, right)
+            off.append((image[..., 0] / 4 - label)[inside].mean())
+        assert abs(np.mean(off)) < 0.06
+        assert np.abs(off).max() < 0.15
 
 
 # Augmentation

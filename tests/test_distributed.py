@@ -13,8 +13,8 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mgd.config import Train
-from mgd.engine import distributed, step
-from mgd.engine.distributed import processes
+from mgd.engine import distributed, step, stop
+from mgd.engine.distributed import Processes, processes
 from mgd.engine.optim import make_optimizer
 from mgd.errors import UserError
 from mgd.models import build_model
@@ -41,7 +41,8 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(str(device)))
-        monkeypatch.setattr(dist, "init_process_group", asked.append)
+        monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: asked.append(backend))
+        monkeypatch.setattr(distributed, "meet", lambda: ["a", "b", "c", "d"])
         monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("left"))
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
         with processes(device) as team:
@@ -71,9 +72,10 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(joined: Callable[..., lis
 )
 def test_a_lost_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: None)
+    monkeypatch.setattr(distributed, "meet", lambda: ["node0 (10.0.0.1)", "node1 (10.0.0.2)"])
     monkeypatch.setattr(distributed, "get_error_handler", lambda: types.SimpleNamespace(record_exception=id))
-    told = f"process 0 cannot talk to the others ({message}): where one of them ended, its own message says why"
+    told = f"process 0 cannot talk to process 1 on node1 (10.0.0.2) ({message}): where one of them ended, its own"
     with pytest.raises(UserError, match=re.escape(told)), processes("cpu"):
         raise RuntimeError(f"{message}\nand where it was")
     with pytest.raises(RuntimeError, match="a mistake of ours"), processes("cpu"):
@@ -104,3 +106,28 @@ def test_without_apex_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch
         make_optimizer(nn.Conv2d(3, 4, 1), train, torch.device("cuda", 0))
     with pytest.raises(UserError, match=r"apex_fused_sgd needs a GPU; use train\.optimizer=sgd"):
         make_optimizer(nn.Conv2d(3, 4, 1), train, torch.device("cpu"))
+
+
+def test_processes_ask_each_other_for_signals_every_two_seconds_and_stop_soon_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, asked = iter(0.1 * i for i in range(1000)), []
+    monkeypatch.setattr(stop.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(dist, "new_group", lambda **options: "gloo")
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, *rest, **options: asked.append(tensor) or Done())
+    now = [next(clock)]
+    request = stop.StopRequest(Processes(0, 2, torch.device("cpu")), at_most=100)
+
+    def step() -> bool:
+        now[0] = next(clock)  # 0.1 s later
+        return request.agreed()
+
+    assert not any(step() for _ in range(100))
+    assert 5 <= len(asked) <= 7  # 100 steps of 0.1 s / 2 s
+    request.name = "SIGTERM"
+    assert [step() for _ in range(22)].index(True) <= 21  # 2 s / 0.1 s, and a step for the answer
+
+
+class Done:
+    def wait(self) -> None:
+        pass

@@ -1,7 +1,6 @@
 """Test the engine: schedule, optimiser, devices; whole small runs, repeated, interrupted, resumed, in two processes."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from helpers import differences, read, run_processes, train, write_config
+from helpers import differences, read, run_processes, start, train, write_config
 from torch import nn
 
 import mgd.engine.loop as loop
@@ -239,18 +239,12 @@ def test_a_killed_run_that_is_resumed_ends_in_the_same_weights(
     command = ["train", config, "method=cps", "train.max_iterations=5", "run.save_every=1", "--resume"]
     last = tmp_path / "run/last.pt"
     for pause in (0.0, 0.05):  # killed early and late in a step or a save
-        process = multiprocessing.get_context("fork").Process(target=main, args=(command,))
         seen = last.stat().st_mtime_ns if last.exists() else 0
-        process.start()
-        deadline = time.monotonic() + 60
-        while process.is_alive() and time.monotonic() < deadline:
-            if last.exists() and last.stat().st_mtime_ns != seen:
-                break
-            time.sleep(0.001)
+        process = start(*command)
+        process.wait_for(lambda seen=seen: last.exists() and last.stat().st_mtime_ns != seen)
         time.sleep(pause)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        os.kill(process.process.pid, signal.SIGKILL)
+        process.wait()
         assert 0 < read(last)["iteration"] <= 5
     assert main(command) == 0
     assert differences(trained_state(tmp_path / "run"), trained_state(undisturbed("cps"))) == []
@@ -363,18 +357,23 @@ def test_what_changes_no_weight_may_differ_when_a_run_goes_on(small_scenes: Path
 # Two processes
 
 
-def test_two_processes_train_and_evaluate_one_network_and_save_it_once(
-    small_scenes: Path, tmp_path: Path, method_options: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def dump_what_is_evaluated(folder: Path) -> None:
+    """Make each process write the network that it evaluates while training."""
     evaluate = loop.evaluate
 
     def dump_and_evaluate(network: nn.Module, *arguments: Any, **options: Any) -> Report:
-        torch.save(network.state_dict(), tmp_path / f"rank{dist.get_rank()}.pt")
+        torch.save(network.state_dict(), folder / f"rank{dist.get_rank()}.pt")
         return evaluate(network, *arguments, **options)
 
-    monkeypatch.setattr(loop, "evaluate", dump_and_evaluate)
+    loop.evaluate = dump_and_evaluate
+
+
+def test_two_processes_train_and_evaluate_one_network_and_save_it_once(
+    small_scenes: Path, tmp_path: Path, method_options: dict[str, list[str]]
+) -> None:
     config, options = write_config(tmp_path, small_scenes), ["train.max_iterations=4", "evaluate.every=1"]
-    run_processes(2, "train", str(config), *method_options["mgd"], *options)
+    dump = partial(dump_what_is_evaluated, tmp_path)
+    run_processes(2, "train", str(config), *method_options["mgd"], *options, first=dump)
     run = tmp_path / "run"
     last = read(run / "last.pt")
     assert last["iteration"] == 4
@@ -385,6 +384,10 @@ def test_two_processes_train_and_evaluate_one_network_and_save_it_once(
     assert main(["evaluate", str(run / "last.pt")]) == 0
     alone = json.loads((run / "evaluation/last.json").read_text())["miou"]
     assert [line["miou"] for line in metrics(run) if "miou" in line][-1] == pytest.approx(alone)
+
+
+def freeze_batch_norm() -> None:
+    nn.BatchNorm2d.forward = frozen_forward  # type: ignore[method-assign]
 
 
 def frozen_forward(self: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -410,9 +413,10 @@ def test_a_batch_trains_the_same_however_it_is_divided(
     options = [*method_options[method], *hard, *gentle.get(method, []), "train.max_iterations=20", "data.crop_size=48"]
     whole = train(tmp_path / "whole", small_scenes, *options)
     accumulated = train(tmp_path / "accumulated", small_scenes, *options, "train.accumulate=2")
-    run_processes(2, "train", str(write_config(tmp_path / "processes", small_scenes)), *options)
-    start = train(tmp_path / "start", small_scenes, *options, "train.max_iterations=1", "train.lr=1e-12")
-    expected, untrained = weights(whole), weights(start)
+    shared = str(write_config(tmp_path / "processes", small_scenes))
+    run_processes(2, "train", shared, *options, first=freeze_batch_norm)
+    begin = train(tmp_path / "begin", small_scenes, *options, "train.max_iterations=1", "train.lr=1e-12")
+    expected, untrained = weights(whole), weights(begin)
     assert max(float((expected[name] - untrained[name]).abs().max()) for name in expected) > 0.003
     for run in (accumulated, tmp_path / "processes/run"):
         torch.testing.assert_close(weights(run), expected, rtol=0, atol=1e-5)

@@ -88,8 +88,9 @@ def test_the_report_is_a_table_and_json_with_the_same_figures(tmp_path: Path) ->
 def test_pictures_show_photo_truth_and_prediction_in_the_classes_colours(config: Experiment, tmp_path: Path) -> None:
     items = open_val(config.data)
     evaluate(NearestColour(), items, CLASSES, config, CPU, pictures=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image0.png", "image1.png"]
-    picture = np.asarray(Image.open(tmp_path / "image1.png"))
+    written = sorted(tmp_path.rglob("*.png"))
+    assert [path.parent.name for path in written] == [items[0].image.parent.name] * 2  # in folders as the photos are
+    picture = np.asarray(Image.open(written[1]))
     assert picture.shape == (7, 27, 3)
     photo, truth, prediction = np.split(picture, 3, axis=1)
     assert np.array_equal(photo, np.asarray(Image.open(items[1].image)))

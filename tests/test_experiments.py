@@ -12,17 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from scenes import CLASSES as SCENES
 
-from mgd.config import CPS, MGD, Experiment, Supervised, load
+from mgd.config import CPS, MGD, Experiment, Model, Supervised, load
 from mgd.data.classes import BUILT_IN
-from mgd.data.prepare.scenes import CLASSES as SCENES
 from mgd.errors import UserError
-from mgd.models import build_model
-from mgd.objectives import find_teacher, teacher_paths
+from mgd.objectives import build_network, find_teacher, teacher_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 # A folder with nothing but run/ in it is what a run with another partition left behind.
-FOLDERS = sorted(f for f in ROOT.glob("exp.*/*/") if any(file.name != "run" for file in f.iterdir()))
+FOLDERS = sorted(
+    folder
+    for folder in ROOT.glob("exp.*/*/")
+    if folder.name != "__pycache__" and any(file.name != "run" for file in folder.iterdir())
+)
 NAMES = [f"{folder.parent.name}/{folder.name}" for folder in FOLDERS]
 
 BACKBONES = {
@@ -60,9 +63,9 @@ def experiment(name: str) -> Experiment:
 
 
 @cache
-def meta_network(backbone: str, num_classes: int, channels: int, output_stride: int | None):
+def meta_network(model: Model, num_classes: int):
     with torch.device("meta"):
-        return build_model(backbone, num_classes, channels=channels, output_stride=output_stride)
+        return build_network(model, num_classes)
 
 
 def docstring(name: str) -> str:
@@ -143,7 +146,7 @@ def test_a_run_lives_in_its_experiments_folder(name):
 def test_the_network_builds_with_the_data_sets_class_count(name):
     config, count = experiment(name), CLASS_COUNTS[family(name)]
     model = config.model
-    network = meta_network(model.backbone, count, model.channels, model.output_stride)
+    network = meta_network(model, count)
     assert all(parameter.is_meta for parameter in network.parameters())
     assert network.classifier.out_channels == count
     assert network.arch["backbone"] == model.backbone  # the canonical name, not an alias
@@ -189,6 +192,31 @@ def test_what_the_table_leaves_out_is_as_published_too(name):
     assert how.crop_size in (0, data.crop_size)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_light")])
+def test_a_light_student_has_the_published_settings_and_another_head(name):
+    stem, _, network = name.rpartition(".")
+    row = {"resnet18_light": "resnet18", "mobilev2_light": "mobilev2", "mobilenetv4_light": "mobilev2"}[network]
+    config, published = experiment(name), experiment(f"{stem}.{row}_deeplabv3plus")
+    assert config.model.head == "separable"
+    assert (config.data, config.method, config.train) == (published.data, published.method, published.train)
+    assert (config.model.pretrained, config.model.channels) == (True, 256)
+
+
+def test_the_light_students_are_those():
+    assert {name.split("/")[1] for name in NAMES if name.endswith("_light")} == {
+        *("voc8.mobilev2_light", "voc16.mobilev2_light", "voc8.resnet18_light", "voc8.mobilenetv4_light"),
+        *("city8.mobilev2_light", "city16.mobilev2_light"),
+    }
+
+
+@pytest.mark.parametrize("data", ["fashion", "facades"])
+def test_students_that_differ_in_the_head_differ_in_nothing_else(data):
+    whole, *light = (experiment(f"exp.{data}/{data}32.lite0_{head}") for head in ("mgd", "separable", "lraspp"))
+    for other in light:
+        assert other.model.backbone == whole.model.backbone
+        assert (other.data, other.method, other.train) == (whole.data, whole.method, whole.train)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("exp.fashion/fashion8.")])
 def test_fashion_at_full_size_has_the_settings_of_voc(name):
     config, voc = experiment(name), experiment(name.replace("fashion", "voc"))
@@ -218,7 +246,7 @@ def test_a_student_has_sibling_teachers_of_the_same_data(name):
         folder = (ROOT / files[-1]).parent.parent
         assert folder.parent == (ROOT / name).parent
         teacher = load(folder)
-        assert isinstance(teacher.method, CPS)
+        assert isinstance(teacher.method, CPS | Supervised)
         assert ROOT / files[-1] == Path(teacher.run.dir) / "last.pt"
         for key in ("root", "train_list", "partition", "partition_lists", "unlabeled", "classes", "ignore_values"):
             assert getattr(teacher.data, key) == getattr(student.data, key), key
@@ -256,6 +284,8 @@ def untrained(tmp_path_factory) -> Path:
     for folder in FOLDERS:
         copy = out / folder.parent.name / folder.name
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("run", "__pycache__"))
+    for file in ROOT.glob("exp.*/family.py"):
+        shutil.copy(file, out / file.parent.name)
     return out
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import multiprocessing
 import os
 import random
 import resource
@@ -12,21 +11,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import differences, read, run_processes, train, write_config
+from helpers import differences, read, run_processes, start, train, write_config
+from scenes import generate_scenes
 from test_engine import metrics, trained_state, weights
 
+import mgd.data.datasets as datasets
 import mgd.engine.loop as loop
 import mgd.evaluate as evaluation
 from mgd.__main__ import main
 from mgd.config import load
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import Batch, TrainingSamples
-from mgd.data.prepare.scenes import generate_scenes
 from mgd.engine.distributed import Processes
 from mgd.engine.history import History
 from mgd.engine.log import Meter
@@ -34,30 +35,9 @@ from mgd.engine.step import Outcome
 from mgd.errors import UserError
 from mgd.objectives.base import Pass, Terms
 from mgd.objectives.supervised import SupervisedObjective
+from mgd.progress import Progress
 
-FORK = multiprocessing.get_context("fork")
 LONG = ["train.max_iterations=400", "run.save_every=1000", "train.epochs=1"]
-
-
-def start(config: Path, *options: str, own_group: bool = False) -> Any:
-    """Train in a process of its own, forked so that nothing is imported."""
-
-    def work() -> None:
-        if own_group:
-            os.setsid()
-        sys.exit(main(["train", str(config), *options, "--resume"]))
-
-    process = FORK.Process(target=work)
-    process.start()
-    return process
-
-
-def wait_for(done: Callable[[], bool], process: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert process.is_alive(), f"ended with {process.exitcode}"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def lines_of(run: Path) -> int:
@@ -78,15 +58,14 @@ def test_a_run_killed_at_20_random_moments_ends_in_the_weights_of_an_undisturbed
     moments, in_a_save = random.Random(0), 0
     for kill in range(20):
         before = lines_of(run)
-        process = start(config, *options)
+        process = start("train", str(config), *options, "--resume")
         if kill % 4 == 0:  # in a save: its temporary file is there
-            wait_for((run / ".last.pt.tmp").exists, process)
+            process.wait_for((run / ".last.pt.tmp").exists)
         else:
-            wait_for(lambda before=before: lines_of(run) > before, process)
+            process.wait_for(lambda before=before: lines_of(run) > before)
             time.sleep(moments.uniform(0, 0.25))
-        assert process.is_alive(), "the run is too short for 20 kills"
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        os.kill(process.process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run is too short for 20 kills"
         in_a_save += (run / ".last.pt.tmp").exists()
     assert in_a_save >= 1
     assert read(run / "last.pt")["iteration"] < 120
@@ -110,8 +89,9 @@ def test_metrics_cut_in_the_middle_of_a_line_go_on_with_a_whole_one(small_scenes
 
 
 def told(run: Path) -> list[dict[str, float]]:
-    """What a run wrote of its steps and scores, without speeds."""
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in metrics(run)]
+    """What a run wrote of its steps and scores, without speeds and memory."""
+    measured = {"images_per_second", "seconds_per_iteration", "data_seconds_per_iteration", "peak_memory_gib"}
+    return [{k: v for k, v in line.items() if k not in measured} for line in metrics(run)]
 
 
 @pytest.mark.parametrize("moment", ["evaluate", "_save", "keep_snapshot"])
@@ -147,16 +127,16 @@ def test_a_signal_lets_the_step_end_saves_and_gives_a_status_of_its_own(
     small_scenes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     config, run = write_config(tmp_path, small_scenes), tmp_path / "run"
-    process = start(config, *LONG, "data.workers=2", own_group=True)
-    wait_for(lambda: lines_of(run) >= 3, process)
+    process = start("train", str(config), *LONG, "data.workers=2", own_group=True)
+    process.wait_for(lambda: lines_of(run) >= 3)
+    leader = process.process.pid
     # To the group, as torchrun does, and SIGUSR1 to all processes, as a scheduler does; loaders must outlive both.
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
     assert len(children) == 2
     for child in children if number == signal.SIGUSR1 else []:
         os.kill(int(child), number)
-    os.killpg(process.pid, number)
-    process.join(60)
-    assert process.exitcode == 75
+    os.killpg(leader, number)
+    assert process.wait(60) == 75
     stopped = read(run / "last.pt")["iteration"]
     assert 3 <= stopped == metrics(run)[-1]["step"] < 400
 
@@ -185,24 +165,26 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_signal_ends_an_evaluation_which_is_made_when_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
-) -> None:
-    generate_scenes(root := tmp_path / "data", train=12, val=12, height=48, width=64)
-    config, run, seen = write_config(tmp_path / "stopped", root), tmp_path / "stopped/run", tmp_path / "seen"
+def signal_after_two_images(seen: Path) -> None:
+    """Make every evaluation of this process send it SIGTERM once two images have been scored; `seen` counts them."""
     predict = evaluation.predict_scores
 
-    def signal_at_2(*arguments: Any, **how: Any) -> torch.Tensor:
+    def predict_and_signal(*arguments: Any, **how: Any) -> torch.Tensor:
         with open(seen, "a") as file:
             file.write(".")
         if seen.stat().st_size >= 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return predict(*arguments, **how)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "predict_scores", signal_at_2)
-        run_processes(processes, "train", str(config), *SCORED, statuses=[75] * processes)
+    evaluation.predict_scores = predict_and_signal
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_ends_an_evaluation_which_is_made_when_the_run_goes_on(tmp_path: Path, processes: int) -> None:
+    generate_scenes(root := tmp_path / "data", train=12, val=12, height=48, width=64)
+    config, run, seen = write_config(tmp_path / "stopped", root), tmp_path / "stopped/run", tmp_path / "seen"
+    disturb = partial(signal_after_two_images, seen)
+    run_processes(processes, "train", str(config), *SCORED, statuses=[75] * processes, first=disturb)
     assert 2 <= seen.stat().st_size <= 6
     assert read(run / "last.pt")["iteration"] == 2
     assert not [line for line in metrics(run) if "miou" in line]
@@ -211,21 +193,22 @@ def test_a_signal_ends_an_evaluation_which_is_made_when_the_run_goes_on(
     assert told(run) == told(tmp_path / "undisturbed/run")
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(
-    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = ["train.max_iterations=8"]
-    config, run = write_config(tmp_path / "stopped", small_scenes), tmp_path / "stopped/run"
+def signal_rank_1_at_4() -> None:
+    """Make process 1 send itself SIGTERM in the fourth step."""
     device = loop.to_device
 
-    def signal_at_4(sample: Any, *arguments: Any) -> Batch:
+    def signal_and_move(sample: Any, *arguments: Any) -> Batch:
         if arguments[1] == 3 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
         return device(sample, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "to_device", signal_at_4)
-        run_processes(2, "train", str(config), *options, statuses=[75, 75])
+    loop.to_device = signal_and_move
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(small_scenes: Path, tmp_path: Path) -> None:
+    options = ["train.max_iterations=8"]
+    config, run = write_config(tmp_path / "stopped", small_scenes), tmp_path / "stopped/run"
+    run_processes(2, "train", str(config), *options, statuses=[75, 75], first=signal_rank_1_at_4)
     assert read(run / "last.pt")["iteration"] == 5  # a step later, when both know
     run_processes(2, "train", str(config), *options, "--resume")
     run_processes(2, "train", str(write_config(tmp_path / "undisturbed", small_scenes)), *options)
@@ -262,7 +245,7 @@ def test_a_process_that_is_killed_ends_the_job(small_scenes: Path, tmp_path: Pat
     done = torchrun(config, "train.max_iterations=100000", "run.log_every=1000", "run.save_every=20")
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
-    assert "process 0 cannot talk to the others" in done.stderr  # what the other one says
+    assert "process 0 cannot talk to process 1 on " in done.stderr  # what the other one says
 
 
 @pytest.mark.slow
@@ -290,21 +273,24 @@ def test_a_process_that_raises_ends_the_job_with_its_sentence(small_scenes: Path
 # A full disk
 
 
-def test_a_save_that_the_disk_has_no_room_for_keeps_the_previous_one_and_says_so(
-    small_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def leave_no_room_at_2() -> None:
+    """Let no file of this process grow above 100,000 bytes from iteration 2 on."""
     save = loop.Trainer._save
 
     def save_with_little_room(self: loop.Trainer, meter: Meter) -> None:
         if self.iteration == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes that a file may grow to
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         save(self, meter)
 
-    monkeypatch.setattr(loop.Trainer, "_save", save_with_little_room)
-    run = tmp_path / "run"
-    process = start(write_config(tmp_path, small_scenes), "train.max_iterations=3", "run.save_every=1")
-    process.join(60)
-    assert process.exitcode == 2
+    loop.Trainer._save = save_with_little_room  # type: ignore[method-assign]
+
+
+def test_a_save_that_the_disk_has_no_room_for_keeps_the_previous_one_and_says_so(
+    small_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, config = tmp_path / "run", str(write_config(tmp_path, small_scenes))
+    options = ["train.max_iterations=3", "run.save_every=1"]
+    assert start("train", config, *options, first=leave_no_room_at_2).wait(60) == 2
     assert read(run / "last.pt")["iteration"] == 1
     assert (run / "last.pt").stat().st_size > 100_000
     said = capfd.readouterr().err.splitlines()[-1]
@@ -316,25 +302,26 @@ def test_a_save_that_the_disk_has_no_room_for_keeps_the_previous_one_and_says_so
 # Numbers that are not finite
 
 
-@pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool], str], None]:
+def apply_poison(monkeypatch: pytest.MonkeyPatch, where: Callable[[int], bool], what: str) -> None:
     """Make the supervised loss, or only its gradient, NaN in the iterations (from 0) that a function names."""
     passes = SupervisedObjective.passes
 
-    def apply(where: Callable[[int], bool], what: str) -> None:
-        def poisoned(self: SupervisedObjective, batch: Batch) -> list[Pass]:
-            (only,) = passes(self, batch)
+    def poisoned(self: SupervisedObjective, batch: Batch) -> list[Pass]:
+        (only,) = passes(self, batch)
 
-            def terms() -> Terms:
-                weight = next(self.student.parameters()).sum()
-                bad = weight * torch.nan if what == "loss" else (weight - weight.detach()).square().sqrt()
-                return {name: term + bad if where(batch.iteration) else term for name, term in only.terms().items()}
+        def terms() -> Terms:
+            weight = next(self.student.parameters()).sum()
+            bad = weight * torch.nan if what == "loss" else (weight - weight.detach()).square().sqrt()
+            return {name: term + bad if where(batch.iteration) else term for name, term in only.terms().items()}
 
-            return [only._replace(terms=terms)]
+        return [only._replace(terms=terms)]
 
-        monkeypatch.setattr(SupervisedObjective, "passes", poisoned)
+    monkeypatch.setattr(SupervisedObjective, "passes", poisoned)
 
-    return apply
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool], str], None]:
+    return partial(apply_poison, monkeypatch)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -393,6 +380,28 @@ def test_an_input_that_is_not_finite_leaves_no_trace_in_batch_norm(
     assert all(tensor.isfinite().all() for tensor in read(run / "last.pt")["model"].values())
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_loader_process_that_is_killed_ends_in_a_sentence(
+    small_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    config = str(write_config(tmp_path, small_scenes))
+    if command == "evaluate":
+        train(tmp_path, small_scenes)
+    assert start(command, config, "data.workers=2", first=kill_loaders).wait(60) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"mgd {command}: a loader process was killed, most likely since memory ran out")
+
+
+def kill_loaders() -> None:
+    """Make every loader process of this process end as if the kernel took its memory back, while it prints."""
+
+    def die(*arguments: Any) -> None:
+        Progress.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    datasets.load_image = die
+
+
 def test_an_error_of_ours_ends_a_run_with_loader_processes(small_scenes: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, small_scenes)
     config.write_text(config.read_text() + BREAKING)
@@ -436,11 +445,15 @@ def test_too_many_such_steps_in_a_row_end_the_run_and_what_was_saved_stays(
     assert all(tensor.isfinite().all() for name, tensor in last["model"].items() if "running" not in name)
 
 
+def poison_rank_1_at_2() -> None:
+    apply_poison(pytest.MonkeyPatch(), lambda iteration: iteration == 1 and os.environ["RANK"] == "1", "loss")
+
+
 def test_one_process_whose_loss_is_not_finite_makes_all_leave_the_step_out(
-    small_scenes: Path, tmp_path: Path, poison: Callable[..., None], capfd: pytest.CaptureFixture[str]
+    small_scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    poison(lambda iteration: iteration == 1 and os.environ.get("RANK") == "1", "loss")
-    run_processes(2, "train", str(write_config(tmp_path, small_scenes)), "train.max_iterations=3")
+    config = str(write_config(tmp_path, small_scenes))
+    run_processes(2, "train", config, "train.max_iterations=3", first=poison_rank_1_at_2)
     lines = metrics(tmp_path / "run")
     assert [line["loss/total"] is None for line in lines] == [False, True, False]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
@@ -457,7 +470,7 @@ def test_fp16_gradients_that_overflow_are_no_warning_until_there_are_too_many(
     config = load(write_config(tmp_path, small_scenes), ["train.precision=fp16", "train.max_skipped=2"])
     history = History(TrainingSamples(open_splits(config.data), config), config, Processes(0, 1, torch.device("cpu")))
     for iteration in range(3):
-        history.add(iteration, Outcome({"supervised": torch.tensor(1.0)}, torch.tensor(torch.inf)))
+        history.add(iteration, Outcome({"supervised": torch.tensor(1.0)}, torch.tensor(torch.inf), torch.tensor(9)))
         if iteration < 2:
             assert history.read()["skipped_steps"] == iteration + 1
     text = "iteration {}: a gradient does not fit into fp16; the loss scale is lowered"

@@ -2,23 +2,27 @@
 
 import contextlib
 import json
+import shutil
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from helpers import train, write_image, write_network
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mgd.__main__ import main
 from mgd.config import Data
 from mgd.data.classes import write_classes
 from mgd.data.datasets import Item, load_pair, open_splits, read_list
-from mgd.data.folders import photos_in
-from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices
+from mgd.data.folders import BESIDE, DEAD, HIDDEN, LOOP, left_out, photos_in
+from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices, read_palette
 from mgd.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -86,6 +90,100 @@ def test_files_with_flipped_bytes_are_read_or_refused_in_a_sentence(tmp_path: Pa
                 load_image(path)
 
 
+def write_tiff(
+    path: Path, bands: np.ndarray, *, photometric: int, extra: tuple[int, ...] = (), planar: int = 1
+) -> None:
+    """(H,W,C) uint8 as programs for satellite images write it: `photometric` 1 is grey, 2 RGB; `extra` 2 is alpha."""
+    height, width, count = bands.shape
+    planes = [bands] if planar == 1 else [bands[..., i] for i in range(count)]
+    data = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes)
+    offsets = [8 + i * len(data) // len(planes) for i in range(len(planes))]
+    sizes = [len(data) // len(planes)] * len(planes)
+    tags: dict[int, list[int]] = {256: [width], 257: [height], 258: [8] * count, 259: [1], 262: [photometric]}
+    tags |= {273: offsets, 277: [count], 278: [height], 279: sizes, 284: [planar]} | ({338: [*extra]} if extra else {})
+    far, entries = b"", b""
+    for tag, values in tags.items():
+        content = struct.pack(f"<{len(values)}I", *values)
+        if len(content) > 4:
+            content, far = struct.pack("<I", 8 + len(data) + len(far)), far + content
+        entries += struct.pack("<HHI", tag, 4, len(values)) + content
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data) + len(far))
+    path.write_bytes(head + data + far + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+BANDS = np.random.default_rng(2).integers(0, 256, (20, 30, 8), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("count", "extra"), [(3, ()), (4, (0,)), (4, (2,)), (5, (0, 0))])
+def test_red_green_and_blue_of_a_tiff_are_read_whatever_comes_after_them(
+    count: int, extra: tuple[int, ...], tmp_path: Path
+) -> None:
+    write_tiff(tmp_path / "photo.tif", BANDS[..., :count], photometric=2, extra=extra)
+    assert np.array_equal(load_image(tmp_path / "photo.tif"), BANDS[..., :3])
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "words"),
+    [
+        (8, {"photometric": 1, "extra": (0,) * 7}, "has 8 bands"),
+        (4, {"photometric": 1, "extra": (0, 0, 0)}, "has 4 bands"),
+        (4, {"photometric": 2, "extra": (0,), "planar": 2}, "has 4 bands"),
+        (4, {"photometric": 2, "extra": (1,)}, "has 4 bands, the last called a premultiplied alpha"),
+        (2, {"photometric": 1, "extra": (0,)}, "has 2 bands"),
+        (2, {"photometric": 1, "extra": (2,)}, "has 2 bands"),
+    ],
+)
+@pytest.mark.parametrize("read", [load_image, read_indices])
+def test_other_bands_are_counted_and_refused(
+    count: int, options: dict[str, Any], words: str, read: Callable[[Path], np.ndarray], tmp_path: Path
+) -> None:
+    write_tiff(tmp_path / "photo.tif", BANDS[..., :count], **options)
+    with pytest.raises(UserError, match=f"photo.tif {words}.*; write the bands to train on as an 8-bit RGB file"):
+        read(tmp_path / "photo.tif")
+
+
+def test_a_premultiplied_alpha_that_hides_nothing_changes_nothing(tmp_path: Path) -> None:
+    whole = np.dstack([BANDS[..., :3], np.full((20, 30), 255, np.uint8)])
+    write_tiff(tmp_path / "photo.tif", whole, photometric=2, extra=(1,))
+    assert np.array_equal(load_image(tmp_path / "photo.tif"), BANDS[..., :3])
+
+
+def test_photos_above_the_pixel_limit_of_pillow_are_read_and_its_limit_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, label = write_image(tmp_path / "photo.png", PHOTO), write_image(tmp_path / "label.png", PHOTO[..., 0])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(load_image(path), PHOTO)
+        assert np.array_equal(read_indices(label), PHOTO[..., 0])
+        assert read_palette(label) is None
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_head_that_claims_more_pixels_than_its_file_could_hold_is_broken(tmp_path: Path) -> None:
+    whole = write_image(tmp_path / "photo.ppm", PHOTO).read_bytes()
+    (tmp_path / "photo.ppm").write_bytes(whole.replace(b"56 40", b"99999 99999"))
+    with pytest.raises(UserError, match=r"photo.ppm cannot be decoded \(Image size .* exceeds limit"):
+        load_image(tmp_path / "photo.ppm")
+
+
+def test_photos_with_long_texts_in_them_are_read(tmp_path: Path) -> None:
+    notes = PngInfo()
+    notes.add_text("history", "edited " * 300_000, zip=True)
+    assert np.array_equal(load_image(write_image(tmp_path / "photo.png", PHOTO, pnginfo=notes)), PHOTO)
+
+
+def test_a_photo_that_memory_does_not_hold_is_told_to_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(path: Path) -> None:
+        raise MemoryError
+
+    write_image(tmp_path / "photo.png", PHOTO)
+    monkeypatch.setattr(Image, "open", give_up)
+    with pytest.raises(UserError, match=r"photo.png does not fit into this machine's memory; cut it into tiles"):
+        load_image(tmp_path / "photo.png")
+
+
 # Labels
 
 
@@ -124,6 +222,39 @@ def test_labels_that_were_compressed_with_loss_are_refused(name: str, tmp_path: 
         read_indices(tmp_path / name)
 
 
+def test_labels_in_tiff_are_refused_by_their_compression(tmp_path: Path) -> None:
+    values = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones((5, 6), np.uint8))
+    Image.fromarray(values).save(tmp_path / "label.tif", compression="jpeg")
+    with pytest.raises(UserError, match=r"label.tif is a TIFF file with jpeg compression, which changes values"):
+        read_indices(tmp_path / "label.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "zstd"])
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_labels_in_tiff_without_loss_are_read(compression: str | None, mode: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    Image.fromarray(values).save(tmp_path / "label.tif", compression=compression)
+    picture = Image.fromarray(values, mode=mode)
+    if mode == "P":
+        picture.putpalette(np.random.default_rng(1).permutation(768).astype(np.uint8).tolist())
+    picture.save(tmp_path / "label.tif", compression=compression)
+    assert np.array_equal(read_indices(tmp_path / "label.tif"), values)
+
+
+@pytest.mark.parametrize("name", ["label.webp", "label.avif", "label.jpg", "label.png"])
+def test_labels_are_refused_by_what_they_are_whatever_their_name(name: str, tmp_path: Path) -> None:
+    kind = {"label.png": "JPEG"}.get(name)  # a photo with the name of a PNG
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name, kind)
+    with pytest.raises(UserError, match=f"{name} is a (WEBP|AVIF|JPEG) file, which changes values"):
+        read_indices(tmp_path / name)
+
+
+def test_labels_whose_zero_is_white_are_refused_since_they_would_be_turned_over(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "label.tif", np.zeros((4, 6, 1), np.uint8), photometric=0)
+    with pytest.raises(UserError, match=r"label.tif says that 0 is white"):
+        read_indices(tmp_path / "label.tif")
+
+
 # Folders of pairs
 
 
@@ -140,7 +271,7 @@ def test_a_folder_is_paired_by_path_without_suffix_in_order_of_name(tmp_path: Pa
     (tmp_path / "train/images/._b.jpg").write_text("what a Mac leaves behind")
     folder = tmp_path / "train"
     assert read_list(folder, tmp_path, "", labels=True) == [
-        Item(name, folder / f"images/{name}{image}", folder / f"labels/{name}{label}")
+        Item(f"train/images/{name}{image}", folder / f"images/{name}{image}", folder / f"labels/{name}{label}")
         for name, image, label in (("a.b", ".tiff", ".gif"), ("b", ".jpg", ".png"), ("day/two/a", ".WEBP", ".bmp"))
     ]
 
@@ -151,7 +282,8 @@ def test_images_and_labels_alone_and_two_of_a_name_are_refused_by_name(tmp_path:
     write_image(tmp_path / "labels/y.png", np.zeros((40, 56), np.uint8))
     write_image(tmp_path / "images/a.bmp", PHOTO)
     problems: list[UserError] = []
-    assert [item.name for item in read_list(tmp_path, tmp_path, "", labels=True, problems=problems)] == ["a"]
+    found = read_list(tmp_path, tmp_path, "", labels=True, problems=problems)
+    assert [item.name for item in found] == ["images/a.bmp"]
     twice, bare, lone = map(str, problems)
     assert f"{tmp_path}/images/a.bmp, {tmp_path}/images/a.jpg have one name" in twice
     assert (
@@ -175,6 +307,75 @@ def test_a_folder_without_images_or_labels_is_refused(tmp_path: Path) -> None:
 def test_of_a_folder_of_pairs_the_images_are_the_photos(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
     assert photos_in(tmp_path) == [tmp_path / "images/a.jpg"]
+
+
+def test_linked_folders_are_followed_and_links_that_lead_nowhere_or_back_are_told(tmp_path: Path) -> None:
+    folder, store = tmp_path / "train", tmp_path / "store"
+    write_pair(folder, "a")
+    write_pair(store, "deep/b")
+    for part in ("images", "labels"):
+        (folder / part / "site").symlink_to(store / part)
+        (store / part / "deep/round").symlink_to(folder / part)
+        (folder / part / "gone").symlink_to(tmp_path / "nowhere")
+        (folder / part / "gone.png").symlink_to(tmp_path / "nowhere.png")
+        (folder / part / "self").symlink_to("self")
+    items = read_list(folder, tmp_path, "", labels=True)
+    assert [item.name for item in items] == ["train/images/a.jpg", "train/images/site/deep/b.jpg"]
+    found = left_out(folder)
+    dead = [folder / part / name for part in ("images", "labels") for name in ("gone", "gone.png", "self")]
+    assert sorted(found[DEAD]) == sorted(dead)
+    assert found[LOOP] == [folder / part / "site/deep/round" for part in ("images", "labels")]
+    assert set(found) == {DEAD, LOOP}
+
+
+def test_a_folder_of_a_linked_folder_alone_has_its_photos(tmp_path: Path) -> None:
+    write_image(tmp_path / "store/a.jpg", PHOTO)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/linked").symlink_to(tmp_path / "store")
+    assert photos_in(tmp_path / "pool") == [tmp_path / "pool/linked/a.jpg"]
+
+
+MADE = [".ipynb_checkpoints", ".Trash-1000/files", "@eaDir/x", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found"]
+
+
+@pytest.mark.parametrize(
+    "made", [*MADE, ".thumbnails", "@Recycle", "System Volume Information", "deep/.git/x", "Thumbs"]
+)
+def test_what_systems_and_programs_make_is_left_out_and_told(tmp_path: Path, made: str) -> None:
+    write_pair(tmp_path, "deep/a")
+    for part, suffix in (("images", "jpg"), ("labels", "png")):
+        write_image(tmp_path / f"{part}/{made}/old.{suffix}", PHOTO)
+    (tmp_path / "images/Thumbs.db").touch()
+    assert [item.name for item in read_list(tmp_path, tmp_path, "", labels=True)] == ["images/deep/a.jpg"]
+    wanted = [f"images/{made}/old.jpg", "images/Thumbs.db", f"labels/{made}/old.png"]
+    assert {why: sorted(files) for why, files in left_out(tmp_path).items()} == {
+        HIDDEN: sorted(tmp_path / file for file in wanted)
+    }
+
+
+def test_a_hidden_folder_that_is_asked_for_is_read(tmp_path: Path) -> None:
+    write_image(tmp_path / ".pool/a.jpg", PHOTO)
+    assert photos_in(tmp_path / ".pool") == [tmp_path / ".pool/a.jpg"]
+
+
+def test_photos_beside_images_are_told_to_be_left_out(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    write_image(tmp_path / "site/b.jpg", PHOTO)
+    assert photos_in(tmp_path) == [tmp_path / "images/a.jpg"]
+    assert left_out(tmp_path) == {BESIDE: [tmp_path / "site/b.jpg"]}
+
+
+def test_a_folder_without_a_photo_says_what_was_left_out(tmp_path: Path) -> None:
+    write_image(tmp_path / ".hidden/a.jpg", PHOTO)
+    with pytest.raises(UserError, match=r"has no image .*; 1 left out, since they are hidden, or lie in .*a.jpg; put"):
+        photos_in(tmp_path)
+
+
+def test_a_composed_and_a_decomposed_name_make_a_pair(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/caf\xe9.jpg", PHOTO)
+    write_image(tmp_path / "labels/cafe\u0301.png", np.zeros((40, 56), np.uint8))
+    item = read_list(tmp_path, tmp_path, "", labels=True)[0]
+    assert (item.name, item.label) == ("images/caf\xe9.jpg", tmp_path / "labels/cafe\u0301.png")
 
 
 # From the folders to a student
@@ -216,10 +417,29 @@ def test_folders_are_checked_trained_on_and_evaluated(
     assert main(["evaluate", str(tmp_path), *chosen]) == 0
 
 
+def test_frames_of_one_number_keep_apart_and_nothing_is_written_outside_the_run(own: Path, tmp_path: Path) -> None:
+    for part in ("images", "labels"):
+        for sequence in ("seqA", "seqB"):
+            target = own / "val" / part / sequence
+            target.mkdir()
+            shutil.copy(own / "val" / part / "0.png", target / "0001.png")
+    lines = [f"val/images/{s}/0001.png\tval/labels/{s}/0001.png" for s in ("seqA", "seqB")]
+    lines += [
+        f"../{own.name}/val/images/1.png\t../{own.name}/val/labels/1.png",
+        f"{own}/val/images/2.png\tval/labels/2.png",
+    ]
+    (own / "val.txt").write_text("\n".join(lines))
+    run = train(tmp_path, own, *FOLDERS, "data.val_list=val.txt", "train.max_iterations=1")
+    before = {path for path in tmp_path.rglob("*") if run not in path.parents}
+    assert main(["evaluate", str(run / "last.pt"), "evaluate.mode=whole", "evaluate.pictures=4"]) == 0
+    assert {path for path in tmp_path.rglob("*") if run not in path.parents} == before
+    assert len([*(run / "evaluation").rglob("*.png")]) == 4
+
+
 def test_what_is_left_out_of_a_folder_is_told(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own / "unlabeled/IMG_1.HEIC").write_bytes(b"")
     train(tmp_path, own, *FOLDERS, "train.max_iterations=1")
-    text = f"folder: left out, since their names are not those of images: {own}/unlabeled/IMG_1.HEIC; convert"
+    text = f"folder: 1 left out, since their names are not those of images: {own}/unlabeled/IMG_1.HEIC; convert"
     assert text in capsys.readouterr().err
 
 

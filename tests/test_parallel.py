@@ -1,10 +1,16 @@
 """Test work on all cores: results in order, few items under way, nothing begun after an error."""
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from mgd.parallel import AHEAD, in_order
+from mgd.errors import UserError
+from mgd.parallel import AHEAD, cores, in_order
+from mgd.progress import Progress
 
 
 def square(number: int) -> int:
@@ -35,3 +41,37 @@ def test_an_error_is_raised_and_the_rest_is_not_begun() -> None:
     with pytest.raises(ValueError, match="-1"):
         list(in_order(square, numbers))
     assert next(numbers) < AHEAD
+
+
+def die_while_printing(number: int) -> None:
+    Progress.get_lock().acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def print_line(number: int) -> int:
+    Progress.write(f"line {number}", file=sys.stderr)
+    return number
+
+
+def prints_within(seconds: float) -> bool:
+    printer = threading.Thread(target=print_line, args=(0,), daemon=True)
+    printer.start()
+    printer.join(seconds)
+    return not printer.is_alive()
+
+
+def test_a_process_that_is_killed_while_it_prints_ends_in_a_sentence_and_blocks_nobody() -> None:
+    Progress(total=1, disable=True).close()  # tqdm makes its own lock with the first bar
+    with pytest.raises(UserError, match=r"processes that share the work was killed, most likely since memory ran out"):
+        list(in_order(die_while_printing, [1]))
+    assert prints_within(seconds=20)
+
+
+def test_a_process_that_begins_while_another_thread_prints_can_print() -> None:
+    with Progress.get_lock():
+        assert list(in_order(print_line, [1, 2])) == [1, 2]
+
+
+def test_there_are_as_many_processes_as_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
+    assert cores() == 3

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import train, write_config
+from helpers import train, write_config, write_image
 
 from mgd.__main__ import main
 from mgd.config import load
-from mgd.data.datasets import open_splits
-from mgd.data.partitions import balanced_places, digest, random_places, split
+from mgd.data.datasets import open_splits, split
+from mgd.data.names import digest
+from mgd.data.partitions import balanced_places, random_places
 
 
 @pytest.mark.parametrize(("ratio", "voc", "city"), [(2, 5291, 1488), (4, 2646, 744), (8, 1323, 372), (16, 662, 186)])
@@ -98,3 +99,16 @@ def test_lists_that_are_equal_but_for_line_ends_are_left_as_they_are(
 def test_a_ratio_below_one_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["partition", str(root / "train_aug.txt"), "--ratio", "0"]) == 2
     assert "must be 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "words"), [(0, "nothing but 0"), (255, "no value")])
+def test_labels_of_one_class_are_not_balanced(
+    tmp_path: Path, value: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(4):
+        write_image(tmp_path / f"{i}.png", np.zeros((4, 4, 3), np.uint8))
+        write_image(tmp_path / f"l{i}.png", np.full((4, 4), value, np.uint8))
+    (tmp_path / "train.txt").write_text("".join(f"{i}.png\tl{i}.png\n" for i in range(4)))
+    assert main(["partition", str(tmp_path / "train.txt"), "--ratio", "2", "--scheme", "balanced"]) == 2
+    assert f"the labels hold {words}, so nothing can be balanced" in capsys.readouterr().err
+    assert not (tmp_path / "subset_train").exists()

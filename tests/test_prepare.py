@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,8 @@ def test_voc_is_the_sorted_union_without_validation_and_its_own_labels_win(voc: 
 def test_voc_opens_as_the_published_experiments_do(voc: tuple[Path, Path], tmp_path: Path):
     prepare_voc(*voc, tmp_path / "out")
     parts = splits("exp.voc/voc2.resnet18_deeplabv3plus", tmp_path / "out")
-    assert [item.name for item in parts.labeled] == ["a", "c"]
-    assert [item.name for item in parts.unlabeled] == ["b", "d"]
+    assert [item.image.stem for item in parts.labeled] == ["a", "c"]
+    assert [item.image.stem for item in parts.unlabeled] == ["b", "d"]
     assert "subset_train_aug" in parts.source
 
 
@@ -169,9 +170,9 @@ def test_city_is_flat_with_train_ids_and_lists(city: tuple[Path, Path], tmp_path
     assert "WARNING: 2,975 expected" in told
     unlabeled = "data.unlabeled=config_new/train_extra.txt"
     parts = splits("exp.city/city2.resnet18_deeplabv3plus", tmp_path / "out", unlabeled)
-    assert [item.name for item in parts.labeled] == ["aachen_000000_000019"]
-    assert [item.name for item in parts.unlabeled] == ["bochum_000000_000313", "bamberg_000000_000001"]
-    assert [item.name for item in parts.val] == list(CITY["val"])
+    assert [item.image.stem for item in parts.labeled] == ["aachen_000000_000019"]
+    assert [item.image.stem for item in parts.unlabeled] == ["bochum_000000_000313", "bamberg_000000_000001"]
+    assert [item.image.stem for item in parts.val] == list(CITY["val"])
 
 
 def test_city_labels_are_drawn_from_polygons_where_there_are_no_ids(city: tuple[Path, Path], tmp_path: Path):
@@ -203,6 +204,94 @@ def test_broken_polygons_are_named(city: tuple[Path, Path], tmp_path: Path):
     polygons.write_text('{"imgHeight": 12}')
     with pytest.raises(UserError, match=f"{polygons} holds no Cityscapes polygons"):
         prepare_city(*city, tmp_path / "out")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *command: object) -> str:
+    """The sentence of a `prepare` that must refuse."""
+    assert main(["prepare", *map(str, command)]) == 2
+    return capsys.readouterr().err
+
+
+def rename(folder: Path, old: str, new: str) -> None:
+    for file in folder.rglob(f"*{old}"):
+        file.rename(file.with_name(file.name.replace(old, new)))
+
+
+def test_city_takes_train_ids_where_there_are_no_ids(city: tuple[Path, Path], tmp_path: Path):
+    for file in city[1].rglob("*_labelIds.png"):
+        write_image(file.with_name(file.name.replace("labelIds", "labelTrainIds")), values(0, 13, 18, 255))
+        file.unlink()
+    prepare_city(*city, tmp_path / "out")
+    label = tmp_path / "out/segmentation/train/aachen_000000_000019_gtFine.png"
+    assert np.array_equal(read_png(label), values(0, 13, 18, 255))
+
+
+def test_city_train_ids_of_another_kind_are_refused(city: tuple[Path, Path], tmp_path: Path):
+    rename(city[1], "labelIds.png", "labelTrainIds.png")  # ids up to 33 with the name of trainIds
+    with pytest.raises(UserError, match=r"_gtFine_labelTrainIds.png holds the label value 26, 33, expected 0..18"):
+        prepare_city(*city, tmp_path / "out")
+
+
+def test_city_says_what_it_looked_for(city: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    images, labels = city
+    out = tmp_path / "out"
+    said = refused(capsys, "city", "--images", labels, "--labels", images, "--out", out)
+    assert f"{labels}/train has no */*_leftImg8bit.png, which is how Cityscapes' photos" in said
+    assert "found aachen/aachen_000000_000019_gtFine_labelIds.png" in said
+    assert "are --images and --labels swapped?" in said
+    command = ["city", "--images", images, "--labels", labels, "--out", out]
+    rename(labels / "val", "labelIds.png", "color.png")
+    said = refused(capsys, *command)
+    assert f"{labels}/val has no label of 1 photos: lindau_000001_000019; looked for " in said
+    assert all(kind in said for kind in ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png", "_gtFine_polygons.json"))
+    rename(images, ".png", ".jpg")
+    said = refused(capsys, *command)
+    assert f"{images}/train has no */*_leftImg8bit.png" in said
+    assert "found aachen/aachen_000000_000019_leftImg8bit.jpg, " in said
+    assert "swapped" not in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_city_without_a_part_is_refused(city: tuple[Path, Path], tmp_path: Path, part: str):
+    shutil.rmtree(city[0] / part)
+    with pytest.raises(UserError, match=f"leftImg8bit/{part} "):
+        prepare_city(*city, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["photos", "annotations/pixel-level"])
+def test_ccp_says_what_it_looked_for(tmp_path: Path, name: str):
+    for part, file in {"photos": "1.jpg", "annotations/pixel-level": "1.mat"}.items():
+        (tmp_path / part).mkdir(parents=True)
+        (tmp_path / part / (file if part != name else "1.png")).touch()
+        (tmp_path / part / f"._{file}").touch()  # what a Mac leaves behind
+    savemat(tmp_path / "label_list.mat", {"label_list": np.array(TAGS, object)[None]})
+    with pytest.raises(UserError, match=rf"{tmp_path}/{name} has no \*\..*; found \._1\.\w+, 1.png"):
+        prepare_ccp(tmp_path, ROOT / "DATA/ccp_merge.csv", tmp_path / "out")
+
+
+def test_labelmefacade_says_what_it_looked_for(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(UserError, match=rf"{tmp_path}/images has no \*.jpg, which is how the photos .* found no file"):
+        prepare_labelmefacade(tmp_path, tmp_path / "out")
+
+
+def test_camvid_and_voc_refuse_empty_lists(voc: tuple[Path, Path], tmp_path: Path):
+    for part in ("train", "val", "test"):
+        (tmp_path / f"{part}.txt").touch()
+    with pytest.raises(UserError, match=f"{tmp_path}/train.txt is empty"):
+        prepare_camvid(tmp_path, tmp_path / "out")
+    write_list(voc[0] / "ImageSets/Segmentation/val.txt")
+    with pytest.raises(UserError, match=r"Segmentation/val.txt is empty"):
+        prepare_voc(*voc, tmp_path / "out")
+
+
+def test_too_few_photos_to_hold_some_out_are_told(tmp_path: Path):
+    photo(tmp_path / "images/0.jpg")
+    write_image(tmp_path / "labels/0.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    with pytest.raises(UserError, match="--val-every 5 leaves none of 1 labelled images for validation"):
+        prepare_labelmefacade(tmp_path, tmp_path / "out")
 
 
 # The smaller ones
@@ -238,8 +327,8 @@ def test_ccp_tags_become_classes_and_photos_without_labels_are_unlabelled(tmp_pa
     prepare_ccp(source, ROOT / "DATA/ccp_merge.csv", tmp_path / "out")
     parts = splits("exp.fashion/fashion8.resnet18_deeplabv3plus", tmp_path / "out")
     assert len(parts.classes) == 10
-    assert [item.name for item in parts.val] == ["0007"]
-    assert [item.name for item in parts.unlabeled[-3:]] == ["0009", "0010", "0011"]
+    assert [item.image.stem for item in parts.val] == ["0007"]
+    assert [item.image.stem for item in parts.unlabeled[-3:]] == ["0009", "0010", "0011"]
     names = parts.classes.names
     expected = values(names.index("background"), names.index("trousers"), names.index("footwear"))
     assert parts.labeled[0].label is not None
@@ -266,7 +355,7 @@ def test_labelmefacade_colours_become_indices_and_others_are_refused(tmp_path: P
         write_image(source / f"labels/{i}.png", colors[values(0, 1, 8)])
     prepare_labelmefacade(source, tmp_path / "out")
     parts = splits("exp.facades/facades32.small_mgd", tmp_path / "out")
-    assert [item.name for item in parts.val] == ["4", "9"]
+    assert [item.image.stem for item in parts.val] == ["4", "9"]
     assert parts.labeled[0].label is not None
     assert np.array_equal(read_png(parts.labeled[0].label), values(255, 0, 7))
     write_image(source / "labels/3.png", np.full((HEIGHT, WIDTH, 3), 77, np.uint8))

@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scenes import CLASSES, generate_scenes
 
-from mgd.data.prepare.scenes import CLASSES, generate_scenes
 from mgd.errors import UserError
 
 SMALL = {"train": 8, "val": 4, "height": 48, "width": 64}

@@ -6,20 +6,15 @@ Score:   not yet measured with this code
 Command: bash script.sh, with the data in DATA/facades, or with data.root=../shared/facades
 """
 
-from mgd.config import Data, Evaluate, Experiment, Model, Supervised, Train
+from dataclasses import replace
 
+from mgd.config import Experiment, Supervised, family
+
+shared = family(__file__)  # ../family.py
 config = Experiment(
-    data=Data(
-        root="DATA/facades",
-        partition=32,
-        short_side=72,
-        crop_size=64,
-        scales=(0.75, 1.0, 1.25, 1.5),
-        cache=True,
-        workers=0,
-    ),
-    model=Model(backbone="timm:test_resnet", pretrained=False, channels=48),
+    data=replace(shared.DATA, partition=32),
+    model=shared.STUDENT,
     method=Supervised(),
-    train=Train(batch_size=4, max_iterations=1000, lr=0.04),
-    evaluate=Evaluate(every=0),
+    train=shared.TRAIN,
+    evaluate=shared.EVALUATE,
 )

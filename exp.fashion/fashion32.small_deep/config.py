@@ -6,21 +6,15 @@ Score:   26.07 mIoU on 144 photos, mean of seeds 0, 1, 2
 Command: bash script.sh, with the data in DATA/fashion, or with data.root=../shared/fashion
 """
 
-from mgd.config import CPS, Data, Evaluate, Experiment, Model, Train
+from dataclasses import replace
 
+from mgd.config import Experiment, family
+
+shared = family(__file__)  # ../family.py
 config = Experiment(
-    data=Data(
-        root="DATA/fashion",
-        unlabeled="unlabeled.txt",
-        partition=32,
-        short_side=72,
-        crop_size=64,
-        scales=(0.75, 1.0, 1.25, 1.5),
-        cache=True,
-        workers=0,
-    ),
-    model=Model(backbone="resnet18_slim", pretrained=False, channels=48),
-    method=CPS(weight=0.5, burn_in_iterations=1200, rampup_iterations=600),
-    train=Train(batch_size=8, max_iterations=2000, lr=0.3),
-    evaluate=Evaluate(every=0),
+    data=replace(shared.DATA, partition=32),
+    model=shared.DEEP,
+    method=shared.TEACHER,
+    train=shared.TRAIN,
+    evaluate=shared.EVALUATE,
 )

@@ -6,21 +6,15 @@ Score:   24.90 mIoU on 144 photos, mean of seeds 0, 1, 2
 Command: bash script.sh, with the data in DATA/fashion, or with data.root=../shared/fashion
 """
 
-from mgd.config import Data, Evaluate, Experiment, Model, Supervised, Train
+from dataclasses import replace
 
+from mgd.config import Experiment, Supervised, family
+
+shared = family(__file__)  # ../family.py
 config = Experiment(
-    data=Data(
-        root="DATA/fashion",
-        unlabeled="unlabeled.txt",
-        partition=32,
-        short_side=72,
-        crop_size=64,
-        scales=(0.75, 1.0, 1.25, 1.5),
-        cache=True,
-        workers=0,
-    ),
-    model=Model(backbone="timm:test_resnet", pretrained=False, channels=48),
+    data=replace(shared.DATA, partition=32),
+    model=shared.STUDENT,
     method=Supervised(),
-    train=Train(batch_size=8, max_iterations=2000, lr=0.3),
-    evaluate=Evaluate(every=0),
+    train=shared.TRAIN,
+    evaluate=shared.EVALUATE,
 )

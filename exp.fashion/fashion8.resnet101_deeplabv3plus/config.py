@@ -6,11 +6,13 @@ Score:   not yet measured with this code
 Command: bash script.sh, with the data in DATA/fashion, or with data.root=../shared/fashion
 """
 
-from mgd.config import Data, Experiment, Model
+from dataclasses import replace
+
+from mgd.config import Experiment, Model, family
 from mgd.published import VOC_CPS, VOC_TRAIN
 
 config = Experiment(
-    data=Data(root="DATA/fashion", partition=8, unlabeled="unlabeled.txt", crop_size=256),
+    data=replace(family(__file__).PHOTOS, partition=8, crop_size=256),
     model=Model(backbone="resnet101"),
     method=VOC_CPS,
     train=VOC_TRAIN,

@@ -9,11 +9,11 @@ Command: bash script.sh, with the data in DATA/fashion, or with data.root=../sha
 
 from dataclasses import replace
 
-from mgd.config import Data, Experiment, Model
+from mgd.config import Experiment, Model, family
 from mgd.published import VOC_MGD, VOC_TRAIN
 
 config = Experiment(
-    data=Data(root="DATA/fashion", partition=8, unlabeled="unlabeled.txt", crop_size=256),
+    data=replace(family(__file__).PHOTOS, partition=8, crop_size=256),
     model=Model(backbone="resnet18"),
     method=replace(
         VOC_MGD,

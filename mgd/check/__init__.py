@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from mgd.check.files import read_files
 from mgd.check.findings import Finding
+from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import disk, memory, network, start, teachers
+from mgd.check.needs import disk, memory, network, shared_memory, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, into, open_splits
@@ -27,20 +28,21 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     if splits.labeled and splits.val:  # else what they are held against is not there
         found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
-    taught, frozen = teachers(config, len(splits.classes))
+    taught, frozen = teachers(config, splits.classes.names)
     found += [*files, *taught, *start(config)]
     broken: list[UserError] = []
     with into(broken):
         model = network(config, len(splits.classes))
-        found += [disk(config, model)]
+        found += [disk(config, model), *shared_memory(config)]
         if splits.classes:  # their number decides how large the logits are
             found += [memory(config, model, frozen, cached)]
     return found + [Finding("error", "network", str(error)) for error in broken]
 
 
 def quick_check(config: Experiment, splits: Splits) -> list[Finding]:
-    """What can be told without reading an image: done by every training run at its start."""
-    return [*look_at_lists(config, splits), disk(config, network(config, len(splits.classes)))]
+    """What can be told without reading an image, but for a few labels: done by every training run at its start."""
+    needs = disk(config, network(config, len(splits.classes))), *shared_memory(config)
+    return [*look_at_lists(config, splits), *first_labels(config.data, splits), *needs]
 
 
 def table(findings: Iterable[Finding]) -> str:

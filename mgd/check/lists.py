@@ -7,10 +7,12 @@ from pathlib import Path
 
 from mgd.check.findings import Finding, Level
 from mgd.config import Data, Experiment
-from mgd.data.datasets import Splits, into, partition_lists, read_list
-from mgd.data.folders import left_out
+from mgd.data.datasets import Splits, into, partition_lists, read_list, split
+from mgd.data.folders import HIDDEN, REMEDIES, left_out
+from mgd.data.images import IMAGE_SUFFIXES
+from mgd.data.label_map import describe
 from mgd.data.loaders import TrainingSamples
-from mgd.data.partitions import first_difference, split
+from mgd.data.partitions import first_difference
 from mgd.errors import UserError, few
 from mgd.files import read_text
 
@@ -26,8 +28,14 @@ def look_at_lists(config: Experiment, splits: Splits) -> Iterator[Finding]:
     """All findings about lists that could be read."""
     yield from _counts(config.data, splits)
     yield from _partition(config.data, splits)
-    yield from _names(splits)
+    yield from _names(splits, meant=config.data.unlabeled == config.data.train_list)
     yield from _left_out(config.data)
+    try:
+        if config.data.label_map:
+            text = describe(config.data.label_map, splits.classes.names)
+            yield Finding("ok", "label map", f"of the label values {text}; the others keep their number")
+    except UserError:
+        pass  # told where the data set was opened
     try:
         TrainingSamples(splits, config)
     except UserError as error:
@@ -92,8 +100,12 @@ def _against_stride(data: Data, splits: Splits, paths: list[Path]) -> Finding:
     return Finding("ok", "partition", f"{paths[0]}: one in {data.partition} of {training}")
 
 
-def _names(splits: Splits) -> Iterator[Finding]:
-    """Images in two parts, or twice in one: by file an error where validation is concerned, by name a warning."""
+def _names(splits: Splits, *, meant: bool) -> Iterator[Finding]:
+    """Images in two parts, or twice in one: by file an error where validation is concerned, by name a warning.
+
+    Args:
+        meant: the training list is named for the unlabelled part too, so that the two are meant to overlap.
+    """
     parts = {"labelled": splits.labeled, "unlabelled": splits.unlabeled, "validation": splits.val}
     for part, items in parts.items():
         if twice := [file for file, count in Counter(item.image for item in items).items() if count > 1]:
@@ -103,6 +115,8 @@ def _names(splits: Splits) -> Iterator[Finding]:
     for one, other in (("labelled", "unlabelled"), ("labelled", "validation"), ("unlabelled", "validation")):
         files = {item.image for item in parts[one]} & {item.image for item in parts[other]}
         names = {item.name for item in parts[one]} & {item.name for item in parts[other]}
+        if meant and (one, other) == ("labelled", "unlabelled"):
+            continue
         shared |= bool(files or names)
         if files:
             level: Level = "error" if other == "validation" else "warning"
@@ -116,8 +130,12 @@ def _names(splits: Splits) -> Iterator[Finding]:
 
 
 def _left_out(data: Data) -> Iterator[Finding]:
+    """What lies in the folders and is not taken, by reason; that systems leave files of theirs there is well."""
     for path in dict.fromkeys((data.train_list, data.val_list, data.unlabeled)):
         folder = Path(data.root) / path
-        if path and folder.is_dir() and (files := left_out(folder)):
-            text = f"left out, since their names are not those of images: {few(files)}; convert or remove them"
-            yield Finding("warning", "folder", text)
+        for why, files in left_out(folder).items() if path and folder.is_dir() else ():
+            harmless = why == HIDDEN and not any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+            text = f"{len(files):,} left out, since {why}: {few(files)}"
+            yield (
+                Finding("ok", "folder", text) if harmless else Finding("warning", "folder", f"{text}; {REMEDIES[why]}")
+            )

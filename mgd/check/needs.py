@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,28 +11,29 @@ from torch import nn
 
 from mgd.check.findings import Finding
 from mgd.config import CPS, MGD, Experiment
+from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
-from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.pretrained import find_weights
-from mgd.objectives import find_teacher, load_teacher, teacher_paths
+from mgd.objectives import build_network, find_teacher, load_teacher, teacher_paths
+from mgd.student import start_from
 
 GIB = 2**30
 
 
 def network(config: Experiment, num_classes: int) -> DeepLabV3Plus:
     """The network that is trained, without memory behind it; with 2 classes where they are not known."""
-    model = config.model
     with torch.device("meta"):
-        return build_model(model.backbone, num_classes or 2, channels=model.channels, output_stride=model.output_stride)
+        return build_network(config.model, num_classes or 2)
 
 
-def teachers(config: Experiment, num_classes: int) -> tuple[list[Finding], list[DeepLabV3Plus]]:
-    """Load what an MGD student learns from; 0 classes takes any. The networks come back without their memory."""
+def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding], list[DeepLabV3Plus]]:
+    """Load what an MGD student learns from; no classes takes any. The networks come back without their memory."""
     found, networks = [], []
     if isinstance(config.method, MGD):
         for name, files in teacher_paths(config.method).items():
             try:
-                teacher = load_teacher(config, name, num_classes)
+                teacher = load_teacher(config, name, len(classes), classes=classes)
                 text = f"{teacher.arch['backbone']} from {find_teacher(files, name)}"
                 found.append(Finding("ok", f"{name} teacher", text))
                 networks.append(teacher.to("meta"))
@@ -42,8 +43,16 @@ def teachers(config: Experiment, num_classes: int) -> tuple[list[Finding], list[
 
 
 def start(config: Experiment) -> Iterator[Finding]:
-    """ImageNet weights to start from."""
+    """Weights to start from: a checkpoint's, ImageNet's."""
     model = config.model
+    if model.init_from:
+        try:
+            start_from(network(config, 0).to_empty(device="cpu"), model.init_from)
+            yield Finding("ok", "init_from", f"weights of {model.backbone} from {model.init_from}")
+        except UserError as error:
+            yield Finding("error", "init_from", str(error))
+        if not isinstance(config.method, CPS):
+            return  # nothing else is loaded
     if not model.pretrained:
         return
     try:
@@ -70,6 +79,19 @@ def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
     if free < needed:
         return Finding("error", "disk", f"{text}; free some or choose another run.dir")
     return Finding("ok", "disk", text)
+
+
+def shared_memory(config: Experiment) -> Iterator[Finding]:
+    """Loader processes hand over their batches in /dev/shm, small in containers; nothing where there are none."""
+    if not config.data.workers or not SHARED_MEMORY.is_dir():
+        return
+    here, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))  # torchrun's
+    needed, free = shared_bytes(config) * here // everywhere, shutil.disk_usage(SHARED_MEMORY).free
+    text = f"{needed / GIB:.2f} GiB for batches of loader processes in {SHARED_MEMORY}, {free / GIB:.2f} free"
+    if free < needed:
+        yield Finding("error", "shared memory", f"{text}; {SHARED_MEMORY_REMEDY}")
+    else:
+        yield Finding("ok", "shared memory", text)
 
 
 def memory(config: Experiment, model: DeepLabV3Plus, frozen: list[DeepLabV3Plus], cached: int) -> Finding:
@@ -121,7 +143,7 @@ def _passing(model: DeepLabV3Plus, images: int, crop: int) -> int:
     sizes: list[int] = []
 
     def see(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        sizes.append(sum(tensor.nbytes for tensor in (*inputs, output)))
+        sizes.append(sum(tensor.nbytes for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)))
 
     hooks = [m.register_forward_hook(see) for m in model.modules() if not list(m.children())]
     with torch.no_grad():

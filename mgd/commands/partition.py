@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mgd.data.choose import partition
+    from mgd.data.partitions import partition
 
     root = options.root or options.list.parent
     print(

@@ -1,10 +1,10 @@
-"""Make a data set's folder from what its authors publish, or a generated one."""
+"""Make a data set's folder from what its authors publish."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from mgd.errors import UserError
+from mgd.data.formats.table import READERS, WRITERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, make: Callable[[argparse.Namespace], str], text: str, out: str) -> argparse.ArgumentParser:
         one = sets.add_parser(name, help=text, description=text)
-        one.add_argument("--out", type=Path, default=Path(out), help=f"the data set's folder (default {out})")
+        default = Path(out) if out else None
+        told = f"(default {out})" if out else "to make"
+        one.add_argument("--out", type=Path, required=not out, default=default, help=f"the data set's folder {told}")
         one.set_defaults(make=make)
         return one
 
@@ -36,11 +38,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--source", type=Path, required=True, help="the data set's repository")
     one.add_argument("--val-every", type=int, default=5, help="one photo in so many for validation (5)")
 
-    one = add("scenes", _scenes, "Generated street scenes in VOC layout, no download.", "DATA/scenes")
-    one.add_argument("--train", type=int, default=512, help="training images (default 512)")
-    one.add_argument("--val", type=int, default=64, help="validation images (default 64)")
-    one.add_argument("--size", default="128x96", help="width x height (default 128x96)")
-    one.add_argument("--seed", type=int, default=0)
+    one = add("labels", _labels, "Labels as an annotation tool exports them (docs/labels.md).", "")
+    _add_labels(one)
+
+    one = add("colors", _colors, "The colours of RGB masks, as a table to give names in.", "colors.csv")
+    one.add_argument("source", type=Path, metavar="SOURCE", help="a folder of masks")
+
+    one = add("export-labels", _export_labels, "Label maps back to an annotation tool, to correct there.", "")
+    one.add_argument("source", type=Path, metavar="DIR", help="label maps, in labels/ or itself")
+    one.add_argument("--format", required=True, choices=sorted(WRITERS), help="the tool")
+    one.add_argument("--images", type=Path, help="the photos (default: DIR/images)")
+    one.add_argument("--classes", default="", help="voc, city, camvid, or a CSV file below DIR (default: classes.csv)")
+
+
+def _add_labels(one: argparse.ArgumentParser) -> None:
+    one.add_argument("source", type=Path, metavar="SOURCE", help="the export: a folder, or the format's main file")
+    one.add_argument("--format", required=True, choices=list(READERS), help="what wrote it")
+    one.add_argument("--images", type=Path, help="the photos, when not where the tool puts them")
+    one.add_argument("--label-pattern", default="", help="index, rgb: masks beside photos, as {stem}_mask.png")
+    one.add_argument("--map", type=_names, default=(), metavar="A=B,...", help="index: 255=1 1..8=0..7 0=ignore")
+    one.add_argument("--colors", type=Path, help="rgb: a CSV file name,red,green,blue (see mgd prepare colors)")
+    one.add_argument("--tolerance", type=int, default=0, help="rgb, cvat: how far a colour may be off (default 0)")
+    one.add_argument("--line-width", type=float, default=10, help="labelme: of lines and points, in pixels (10)")
+    one.add_argument("--predictions", action="store_true", help="label-studio: take them where nobody annotated")
+    one.add_argument("--classes", default="", help="classes in their order: names, or a CSV file; index needs it")
+    one.add_argument("--merge", action="append", default=[], metavar="NEW=OLD,OLD", help="these become one class")
+    one.add_argument("--drop", type=_names, default=(), metavar="NAME,NAME", help="as if nobody had drawn these")
+    one.add_argument("--ignore", type=_names, default=(), metavar="NAME,NAME", help="pixels of these become 255")
+    one.add_argument("--unmarked", choices=("background", "ignore"), default="", help="pixels that no region covers")
+    one.add_argument("--val-every", type=int, default=5, help="one photo in so many for validation (5)")
+    one.add_argument("--skip-broken", action="store_true", help="leave out what cannot be read, and tell it")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def run(options: argparse.Namespace) -> None:
@@ -77,12 +108,40 @@ def _labelmefacade(options: argparse.Namespace) -> str:
     return prepare_labelmefacade(options.source, options.out, val_every=options.val_every)
 
 
-def _scenes(options: argparse.Namespace) -> str:
-    from mgd.data.prepare.scenes import generate_scenes
+def _labels(options: argparse.Namespace) -> str:
+    from mgd.data.formats.convert import convert
+    from mgd.data.formats.export import Reading
+    from mgd.data.formats.rules import Rules
 
-    try:
-        width, height = map(int, options.size.split("x"))
-    except ValueError:
-        raise UserError(f"--size {options.size} must be WIDTHxHEIGHT, such as 128x96") from None
-    generate_scenes(options.out, train=options.train, val=options.val, height=height, width=width, seed=options.seed)
-    return f"{options.train} training and {options.val} validation scenes in {options.out}"
+    reading = Reading(
+        images=options.images,
+        label_pattern=options.label_pattern,
+        label_map=options.map,
+        classes=options.classes,
+        colors=options.colors,
+        tolerance=options.tolerance,
+        line_width=options.line_width,
+        predictions=options.predictions,
+    )
+    rules = Rules(merge=tuple(options.merge), drop=options.drop, ignore=options.ignore, unmarked=options.unmarked)
+    return convert(
+        options.source,
+        options.format,
+        options.out,
+        reading=reading,
+        rules=rules,
+        val_every=options.val_every,
+        skip_broken=options.skip_broken,
+    )
+
+
+def _colors(options: argparse.Namespace) -> str:
+    from mgd.data.formats.rgb import learn_table
+
+    return learn_table(options.source, options.out)
+
+
+def _export_labels(options: argparse.Namespace) -> str:
+    from mgd.data.formats.back import export_labels
+
+    return export_labels(options.source, options.format, options.out, images=options.images, classes=options.classes)

@@ -1,13 +1,15 @@
 """Class names and colours: VOC, Cityscapes, CamVid, or a CSV file."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mgd.errors import UserError
+from mgd.data.names import one_form
+from mgd.errors import UserError, few
 from mgd.files import read_text, write_text
 from mgd.metrics import IGNORE_INDEX
 
@@ -46,34 +48,54 @@ def read_classes(name: str, root: Path) -> Classes:
             f"{path} does not exist: data.classes must be one of {', '.join(BUILT_IN)} or a CSV file below data.root "
             f"with the header {','.join(COLUMNS)}"
         )
-    reader = csv.DictReader(read_text(path).splitlines())
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        found = ",".join(reader.fieldnames or ())
-        raise UserError(f"{path}: the header must be {','.join(COLUMNS)}, found {found}")
-    rows = list(reader)
+    header, *rows = _rows(path) or [[]]
+    if [cell.lower() for cell in header] != [*COLUMNS]:
+        remedy = "; separate them by commas" if ";" in ",".join(header) else ""
+        raise UserError(f"{path}: the header must be {','.join(COLUMNS)}, found {','.join(header)}{remedy}")
     names, colors = [], []
-    for line, row in enumerate(rows, start=2):
+    for place, row in enumerate(rows):
         try:
-            color = int(row["red"]), int(row["green"]), int(row["blue"])
-            if int(row["index"]) != line - 2 or not all(0 <= value <= 255 for value in color):
+            index, name, *values = row
+            color = tuple(map(int, values))
+            if int(index) != place or not name or len(color) != 3 or not all(0 <= value <= 255 for value in color):
                 raise ValueError
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{path}, line {line}: expected index {line - 2}, a name and three values 0..255, found "
-                f"{','.join(str(value) for value in row.values())}"
-            ) from None
-        names.append(row["name"])
-        colors.append(color)
+        except ValueError:
+            expected = f"expected index {place}, a name and three values 0..255"
+            raise UserError(f"{path}, line {place + 2}: {expected}, found {','.join(row)}") from None
+        names.append(name)
+        colors.append((color[0], color[1], color[2]))
     if not 2 <= len(names) < IGNORE_INDEX:
         raise UserError(f"{path} lists {len(names)} classes; there must be 2 to {IGNORE_INDEX - 1}")
+    _refuse_twins(names, path)
     return Classes(tuple(names), tuple(colors))
 
 
 def write_classes(path: Path, names: Sequence[str], colors: Sequence[tuple[int, int, int]]) -> None:
-    """Write the CSV file that `read_classes` reads."""
-    rows: list[tuple[object, ...]] = [COLUMNS]
-    rows += [(i, name, *color) for i, (name, color) in enumerate(zip(names, colors, strict=True))]
-    write_text(path, "".join(",".join(map(str, row)) + "\n" for row in rows))
+    """Write the CSV file that `read_classes` reads. Raises UserError where two classes have one name."""
+    _refuse_twins(names, path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((i, name, *color) for i, (name, color) in enumerate(zip(names, colors, strict=True)))
+    write_text(path, text.getvalue())
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV file that are not blank, without the empty cells that spreadsheets write behind a row."""
+    try:
+        rows = [[one_form(cell.strip()) for cell in row] for row in csv.reader(io.StringIO(read_text(path)))]
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as CSV ({error}); expected the header {','.join(COLUMNS)}") from error
+    for row in rows:
+        while row and not row[-1]:
+            row.pop()
+    return [row for row in rows if row]
+
+
+def _refuse_twins(names: Sequence[str], path: Path) -> None:
+    """Scores are told by name: of two classes of one name, one would be lost."""
+    if twins := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(f"{path}: {few(twins)} is the name of more than one class; give each a name of its own")
 
 
 def voc_color(index: int) -> tuple[int, int, int]:

@@ -1,9 +1,10 @@
 """Lists and folders of a data set: what is labelled, unlabelled, validation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,16 +12,19 @@ from mgd.config import Data
 from mgd.data.classes import Classes, read_classes
 from mgd.data.folders import pairs_in, photos_in
 from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label
-from mgd.data.partitions import PARTS, digest, name_of, split
+from mgd.data.label_map import value_table
+from mgd.data.names import below, digest, locate, name_of, split_line
 from mgd.errors import UserError, few
-from mgd.files import read_text
+from mgd.files import read_lines
 
+T = TypeVar("T")
+PARTS = ("labeled", "unlabeled")
 Problems = list[UserError] | None  # takes what is wrong; None: the first is raised
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image and, when it has one, its label map."""
+    """One image and, when it has one, its label map. `mgd.data.names` says what its name is."""
 
     name: str
     image: Path
@@ -56,6 +60,8 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     if not root.is_dir():
         raise UserError(f"data.root={data.root}: no folder {root.absolute()}; put the data there or set data.root")
     with into(problems):
+        value_table(data.label_map)  # wrong ones are told here and not by every label
+    with into(problems):
         classes = read_classes(data.classes, root)
     with into(problems):
         labeled, unlabeled, source = _partition(data, root, problems)
@@ -80,34 +86,61 @@ def into(problems: Problems) -> Iterator[None]:
 
 def open_val(data: Data, problems: Problems = None) -> list[Item]:
     """The validation list's items. Raises UserError as `open_splits` does."""
-    return read_list(Path(data.root) / data.val_list, Path(data.root), data.val_folder, labels=True, problems=problems)
+    path, root = Path(data.root) / data.val_list, Path(data.root)
+    return read_list(path, root, data.val_folder, labels=True, pattern=data.label_pattern, problems=problems)
 
 
-def read_list(path: Path, root: Path, folder: str, *, labels: bool, problems: Problems = None) -> list[Item]:
+def read_list(
+    path: Path, root: Path, folder: str, *, labels: bool, pattern: str = "", problems: Problems = None
+) -> list[Item]:
     """Read a list of any of the three formats (`mgd.config.Data` tells them), or a folder of pairs.
+
+    Args:
+        pattern: of the labels in a folder, as `pairs_in` takes it.
 
     Raises:
         UserError: the list or a file it names is missing, it is empty, or a line without a label where `labels` asks
             for one.
     """
     if path.is_dir():
-        return _paired(path, problems)
+        return _paired(path, root, pattern, problems)
     if not path.is_file():
         raise UserError(f"{path.absolute()} does not exist; it should list one image a line (see README, data layout)")
-    lines = [line for line in read_text(path).splitlines() if line.strip()]
-    if not lines:
+    if not (lines := read_lines(path)):
         raise UserError(f"{path} is empty; it should list one image a line")
     items = [_parse_line(line, root, folder) for line in lines]
     with into(problems):
         if labels and (bare := [item.name for item in items if item.label is None]):
-            remedy = "write image<TAB>label, or put the photo in data.unlabeled"
+            remedy = f"write image<TAB>label, or put the photo in data.unlabeled{_hint(lines)}"
             raise UserError(f"{path}: {few(bare)} has no label; {remedy}", kind="pairs")
     files = [file for item in items for file in (item.image, item.label if labels else None) if file is not None]
     with into(problems):
         if missing := [file for file in files if not file.is_file()]:
             found = f"{path} names {len(missing):,} files that do not exist: {few(missing)}"
-            raise UserError(f"{found}; put them there or take them out", kind="missing")
+            raise UserError(f"{found}; put them there or take them out{_hint(lines)}", kind="missing")
     return items
+
+
+def split(items: Sequence[T], ratio: int) -> tuple[list[T], list[T]]:
+    """(labelled, unlabelled) of partition 1/ratio: `items[::ratio]` and the rest, both in the list's order.
+
+    Raises:
+        UserError: `ratio` below 1.
+    """
+    return divide(items, range(0, len(items), checked(ratio)))
+
+
+def divide(items: Sequence[T], labeled: Sequence[int]) -> tuple[list[T], list[T]]:
+    """(the items at these places, the others), both in the list's order."""
+    chosen = set(labeled)
+    return [item for i, item in enumerate(items) if i in chosen], [x for i, x in enumerate(items) if i not in chosen]
+
+
+def checked(ratio: int) -> int:
+    """`ratio`, which must be 1 or more."""
+    if ratio < 1:
+        raise UserError(f"data.partition={ratio} must be 1 or more: 1/partition of the images is labelled")
+    return ratio
 
 
 def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -119,7 +152,7 @@ def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.
     image = load_image(item.image)
     if item.label is None:
         return image, None
-    label = load_label(item.label, num_classes, data.ignore_values)
+    label = load_label(item.label, num_classes, data.ignore_values, data.label_map)
     if image.shape[:2] != label.shape:
         turned = " when upright as its EXIF says" if image.shape[1::-1] == label.shape else ""
         raise UserError(
@@ -146,35 +179,43 @@ def _partition(data: Data, root: Path, problems: Problems) -> tuple[list[Item], 
         )
         return labeled, unlabeled, f"{paths[0]} and {paths[1].name}"
     path = root / data.train_list
-    items = read_list(path, root, data.train_folder, labels=True, problems=problems)
+    items = read_list(path, root, data.train_folder, labels=True, pattern=data.label_pattern, problems=problems)
     return *split(items, data.partition), f"one in {data.partition} of {path}"
 
 
 def _photos(path: Path, root: Path, problems: Problems) -> list[Item]:
     """Photos of a folder or of a list."""
     if path.is_dir():
-        return [Item(file.relative_to(path).with_suffix("").as_posix(), file, None) for file in photos_in(path)]
+        return [Item(name_of(below(root, file)), file, None) for file in photos_in(path)]
     if not path.is_file():
         raise UserError(f"data.unlabeled: {path.absolute()} does not exist; name a list or a folder of photos")
     return read_list(path, root, "", labels=False, problems=problems)
 
 
-def _paired(folder: Path, problems: Problems) -> list[Item]:
-    pairs, wrong = pairs_in(folder)
-    for problem in wrong:
+def _paired(folder: Path, root: Path, pattern: str, problems: Problems) -> list[Item]:
+    """The pairs of a folder; what is wrong with the others is raised, or goes to `problems`."""
+    pairs, wrong = pairs_in(folder, pattern)
+    for error in wrong:
         with into(problems):
-            raise problem
-    if not pairs:
-        raise UserError(f"{folder} has no image with a label")
-    return [Item(*pair) for pair in pairs]
+            raise error
+    return [Item(name_of(below(root, image)), image, label) for image, label in pairs]
 
 
 def _parse_line(line: str, root: Path, folder: str) -> Item:
-    image, tab, label = line.partition("\t")
-    image, label = image.strip().lstrip("/"), label.strip().lstrip("/")  # Cityscapes lists begin with a slash
-    if tab and label:
-        return Item(name_of(image), root / image, root / label)
+    image, label = split_line(line)
+    if label:
+        return Item(name_of(image), locate(image, root), locate(label, root))
     if Path(image).suffix.lower() in IMAGE_SUFFIXES:
-        return Item(name_of(image), root / image, None)
+        return Item(name_of(image), locate(image, root), None)
     base = root / folder
-    return Item(image, base / "image" / f"{image}.jpg", base / "label" / f"{image}.png")
+    return Item(name_of(image), locate(f"image/{image}.jpg", base), locate(f"label/{image}.png", base))
+
+
+def _hint(lines: Sequence[str]) -> str:
+    """What a list seems to have in place of tabs and slashes, for the end of a sentence."""
+    first = lines[0]
+    if "\t" not in first:
+        for sign, name in {";": "a semicolon", ",": "a comma"}.items():
+            if sum(Path(part.strip()).suffix.lower() in IMAGE_SUFFIXES for part in first.split(sign)) > 1:
+                return f". The first line has {name} between image and label; expected a tab"
+    return ". The first line has backslashes; write / for \\" if "\\" in first else ""

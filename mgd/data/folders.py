@@ -1,39 +1,77 @@
-"""Photos in a folder, and images paired with their labels in a folder that has images/ and labels/."""
+"""Photos in a folder, links followed, and images paired with their labels in a folder that has images/ and labels/."""
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
 from mgd.data.images import IMAGE_SUFFIXES
+from mgd.data.names import one_form
 from mgd.errors import UserError, few
 
 IMAGES, LABELS = "images", "labels"
+# What systems and programs leave beside photos, in lower case; whatever begins with a dot is theirs too.
+MADE_BY_TOOLS = {
+    *("$recycle.bin", "#recycle", "#snapshot", "@__thumb", "@eadir", "@recently-snapshot", "@recycle", "@tmp"),
+    *("__macosx", "__pycache__", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found", "recycler"),
+    *("system volume information", "thumbs", "thumbs.db"),
+}
+# Why something is left out of a folder, and what to do about it.
+NO_IMAGE = "their names are not those of images"
+HIDDEN = "they are hidden, or lie in what a system or a program made"
+DEAD, LOOP = "they are links to nothing", "they are links back to a folder that they are in"
+CLOSED, BESIDE = "they cannot be opened", f"they lie beside {IMAGES}/"
+REMEDIES = {
+    NO_IMAGE: "convert or remove them",
+    HIDDEN: "move photos that you want out of there",
+    DEAD: "mend or remove the links",
+    LOOP: "remove the links",
+    CLOSED: "see to their permissions",
+    BESIDE: f"move them into {IMAGES}/, or take {IMAGES}/ out of there",
+}
+Pairs = list[tuple[Path, Path]]  # image, label
+Found = tuple[list[Path], dict[str, list[Path]]]  # image files in order of name; the reason -> what is left out
 
 
 def photos_in(folder: Path) -> list[Path]:
     """The images of a folder, at any depth and in order of name; of its images/ where it has one.
 
+    Links to folders are followed. `left_out` tells what is no photo, or somebody else's.
+
     Raises:
         UserError: there is none.
     """
-    found = [file for file in _files(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        raise UserError(f"{folder.absolute()} has no image ({', '.join(sorted(IMAGE_SUFFIXES))}); put photos there")
-    return found
+    inner = folder / IMAGES
+    return _images(inner if inner.is_dir() else folder)
 
 
-def left_out(folder: Path) -> list[Path]:
-    """The files among a folder's photos whose names are not those of images."""
-    return [file for file in _files(folder) if file.suffix.lower() not in IMAGE_SUFFIXES]
+def left_out(folder: Path) -> dict[str, list[Path]]:
+    """What lies in a folder of photos, or of pairs, and is not taken: the reason (of `REMEDIES`) -> files and links."""
+    if not (folder / IMAGES).is_dir():
+        return _walk(folder)[1]
+    found: dict[str, list[Path]] = defaultdict(list)
+    for part in (IMAGES, LABELS):
+        for why, files in (_walk(folder / part)[1] if (folder / part).is_dir() else {}).items():
+            found[why] += files
+    beside, others = _walk(folder, without=(IMAGES, LABELS))
+    found[BESIDE] += beside
+    found[HIDDEN] += others.get(HIDDEN, [])
+    return {why: files for why, files in found.items() if files}
 
 
-def pairs_in(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[UserError]]:
-    """(name, image, label) of every image with a label, in order of name, and what is wrong with the others.
+def pairs_in(folder: Path, pattern: str = "") -> tuple[Pairs, list[UserError]]:
+    """(image, label) of every image with a label, in order of name, and what is wrong with the others.
 
-    A pair has the same path below images/ and labels/, but for the suffix; that path is the name.
+    A pair has the same path below images/ and labels/, but for the suffix.
+
+    Args:
+        pattern: where a label lies seen from its image, such as `{stem}_mask.png`; where there is a folder labels/ seen
+            from the same place below that one.
 
     Raises:
-        UserError: images/ or labels/ is missing or has no image.
+        UserError: images/ or labels/ is missing or has no image; the pattern lacks {stem}.
     """
+    if pattern:
+        return _by_pattern(folder, pattern)
     for part in (IMAGES, LABELS):
         if not (folder / part).is_dir():
             raise UserError(f"{folder.absolute()} has no folder {part}; expected {IMAGES}/ and {LABELS}/ in it")
@@ -53,18 +91,73 @@ def pairs_in(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[UserError
         files = few(labels[name][0] for name in lone)
         remedy = f"put the images below {folder / IMAGES} or remove the labels"
         problems.append(UserError(f"{len(lone)} labels have no image: {files}; {remedy}", kind="pairs"))
-    return [(name, images[name][0], labels[name][0]) for name in sorted(images.keys() & labels.keys())], problems
+    return [(images[name][0], labels[name][0]) for name in sorted(images.keys() & labels.keys())], problems
+
+
+def _by_pattern(folder: Path, pattern: str) -> tuple[Pairs, list[UserError]]:
+    if "{stem}" not in pattern:
+        raise UserError(f"data.label_pattern={pattern} must hold {{stem}}, the image's name, as in {{stem}}_mask.png")
+    files = photos_in(folder)
+    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    labels = folder / LABELS if (folder / LABELS).is_dir() else images
+
+    def label_of(image: Path) -> Path:
+        beside = (labels / image.relative_to(images)).parent
+        return Path(os.path.normpath(beside / pattern.replace("{stem}", image.stem)))
+
+    drawn = {label_of(file) for file in files if label_of(file) != file}  # labels may lie among the photos
+    pairs = [(image, label_of(image)) for image in files if image not in drawn]
+    bare = [image for image, label in pairs if not label.is_file()]
+    if not bare:
+        return pairs, []
+    remedy = f"draw them ({label_of(bare[0])}), or move the photos to a folder data.unlabeled"
+    problem = UserError(f"{len(bare)} images have no label: {few(bare)}; {remedy}", kind="pairs")
+    return [(image, label) for image, label in pairs if label.is_file()], [problem]
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:
     names: dict[str, list[Path]] = defaultdict(list)
-    for file in photos_in(folder):
-        names[file.relative_to(folder).with_suffix("").as_posix()].append(file)
+    for file in _images(folder):
+        names[one_form(file.relative_to(folder).with_suffix("").as_posix())].append(file)
     return names
 
 
-def _files(folder: Path) -> list[Path]:
-    """Files that are not hidden: systems leave some of theirs (._a.jpg) beside photos."""
-    inner = folder / IMAGES
-    found = (inner if inner.is_dir() else folder).rglob("*")
-    return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+def _images(folder: Path) -> list[Path]:
+    files, others = _walk(folder)
+    if not files:
+        found = "".join(f"; {len(some):,} left out, since {why}: {few(some)}" for why, some in others.items())
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{folder.absolute()} has no image ({suffixes}){found}; put photos there")
+    return files
+
+
+def _walk(folder: Path, *, without: tuple[str, ...] = ()) -> Found:
+    """Everything below a folder, but for what is in the folders of it that are named in `without`."""
+    files: list[Path] = []
+    others: dict[str, list[Path]] = defaultdict(list)
+    # Folders to look into: whether what is in them is hidden, and which folders they are in, as (device, number).
+    waiting: list[tuple[Path, bool, frozenset[tuple[int, int]]]] = [(folder, False, frozenset())]
+    while waiting:
+        here, hidden, above = waiting.pop()
+        try:
+            entries, status = list(here.iterdir()), here.stat()
+        except OSError:
+            others[CLOSED].append(here)
+            continue
+        if (place := (status.st_dev, status.st_ino)) in above:
+            others[LOOP].append(here)
+            continue
+        for entry in entries:
+            made = hidden or entry.name.startswith(".") or entry.name.casefold() in MADE_BY_TOOLS
+            if os.path.isdir(entry):  # unlike Path.is_dir it raises nothing where permissions are missing
+                if here != folder or entry.name not in without:
+                    waiting.append((entry, made, above | {place}))
+            elif not os.path.isfile(entry):
+                others[DEAD if entry.is_symlink() else CLOSED].append(entry)
+            elif made:
+                others[HIDDEN].append(entry)
+            elif entry.suffix.lower() not in IMAGE_SUFFIXES:
+                others[NO_IMAGE].append(entry)
+            else:
+                files.append(entry)
+    return sorted(files), {why: sorted(some) for why, some in sorted(others.items())}

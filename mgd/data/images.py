@@ -2,11 +2,14 @@
 
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
+from mgd.data.label_map import UNCLEAR, value_table, with_ignored
 from mgd.errors import UserError
 from mgd.metrics import IGNORE_INDEX
 
@@ -15,18 +18,34 @@ IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".dib", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
     *(".ras", ".sr", ".tif", ".tiff", ".webp"),
 }
-LOSSY = ("JPEG", "MPO", "JPEG2000")  # formats whose grey values are not those that were written
-_INVALID = 254  # marks label values that are no class; classes end below it (`read_classes` sees to that)
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises
+# What label maps may be: formats, and compressions inside TIFF, that keep every value.
+LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "SUN", "TIFF")
+LOSSLESS_IN_TIFF = {
+    *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"),
+    *("tiff_ccitt", "group3", "group4", "tiff_thunderscan"),
+}
+_PHOTOMETRIC, _SAMPLES = 262, 277  # tags of TIFF 6.0
+_BANDS = (
+    "expected grey, or red, green and blue, with or without alpha; write the bands to train on as an 8-bit RGB file, "
+    "such as with gdal_translate -b 1 -b 2 -b 3"
+)
+BROKEN = (  # what Pillow raises
+    *(OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error, Image.DecompressionBombError),
+)
+LARGE = 178_956_970  # pixels; Pillow's own limit
+PIXELS_A_BYTE = 2000  # in a file; deflate, which PNG and TIFF use, reaches 1,032 bytes
 
 
 def load_image(path: Path) -> np.ndarray:
     """RGB uint8 (H,W,3), turned upright where the camera wrote down how it was held (EXIF), as OpenCV does.
 
     Raises:
-        UserError: the file is missing, truncated, no image, or has more than 8 bits a channel.
+        UserError: the file is missing, truncated, no image, or has more than 8 bits a channel or other channels than
+            grey or red, green and blue, with or without alpha.
     """
     image, _ = _decode(path, upright=True)
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        raise UserError(f"{path} is a {image.mode} image; {_BANDS}", kind="format")
     return np.array(image.convert("RGB"))  # a copy: torch wants arrays that it may write to
 
 
@@ -37,13 +56,17 @@ def read_indices(path: Path) -> np.ndarray:
         UserError: the file is missing, truncated, no image, or not a single 8-bit channel without loss.
     """
     image, bits = _decode(path, upright=False)
-    found = ""
-    if image.mode not in ("L", "P"):
-        found = f"is a {image.mode} image"
-    elif image.format in LOSSY:
+    compression, found = image.info.get("compression"), ""
+    if image.format not in LOSSLESS:
         found = f"is a {image.format} file, which changes values"
+    elif image.format == "TIFF" and compression not in LOSSLESS_IN_TIFF:
+        found = f"is a TIFF file with {compression} compression, which changes values"
+    elif image.mode not in ("L", "P"):
+        found = "has 1 bit a pixel" if image.mode == "1" else f"is a {image.mode} image"
     elif image.mode == "L" and bits < 8:
         found = f"has {bits} bits a pixel, which are spread over 0..255 when they are read"
+    elif isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
+        found = "says that 0 is white, for which 0..255 is read as 255..0"
     if found:
         raise UserError(
             f"{path} {found}; expected a label map: an 8-bit PNG of class indices, one channel or palette",
@@ -52,57 +75,133 @@ def read_indices(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def load_label(path: Path, num_classes: int, ignore_values: tuple[int, ...] = ()) -> np.ndarray:
-    """Label map uint8 (H,W), values 0..num_classes-1 and 255. `ignore_values` become 255.
+def load_label(
+    path: Path, num_classes: int, ignore_values: tuple[int, ...] = (), label_map: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Label map uint8 (H,W), values 0..num_classes-1 and 255. `ignore_values` become 255, others what `label_map` says.
 
     Raises:
         UserError: as `read_indices`, or when it holds a value that is no class.
     """
-    table = np.full(256, _INVALID, np.uint8)
-    table[:num_classes] = np.arange(num_classes)
-    table[[IGNORE_INDEX, *ignore_values]] = IGNORE_INDEX
+    table = value_table(with_ignored(label_map, ignore_values)).copy()
+    table[(table >= num_classes) & (table != IGNORE_INDEX)] = UNCLEAR
     values = read_indices(path)
     label = table[values]
-    if (label == _INVALID).any():
-        wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != _INVALID)))
+    if (label == UNCLEAR).any():
+        wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != UNCLEAR)))
+        mapped = "a value that another one is mapped to must be named as well, " if label_map else ""
         raise UserError(
             f"{path} holds the label value {', '.join(map(str, wrong[:5]))}, expected 0..{num_classes - 1} or "
-            f"{IGNORE_INDEX}; correct the labels, data.classes, or name it in data.ignore_values",
+            f"{IGNORE_INDEX}; correct the labels, data.classes, or say what it means in data.label_map ({mapped}"
+            f"such as {wrong[0]}=0) or name it in data.ignore_values{_hint(values, table)}",
             kind="values",
         )
     return label
 
 
+def _hint(values: np.ndarray, table: np.ndarray) -> str:
+    """What a label's numbers seem to be in place of 0, 1, 2, ..., for the end of a sentence."""
+    found = [int(value) for value in np.unique(values) if table[value] != IGNORE_INDEX]
+    num_classes = int((table < UNCLEAR).sum())
+    if found[0] >= 1 and found[-1] == num_classes:
+        mapping = f"data.label_map=1..{num_classes}=0..{num_classes - 1}"
+        return f". They seem to be counted from 1: subtract 1, so that they are 0..{num_classes - 1} ({mapping})"
+    if 1 < len(found) <= num_classes:
+        return f". They seem to be shades: write 0, 1, ... in place of {', '.join(map(str, found[:5]))}"
+    return ""
+
+
 def read_palette(path: Path) -> np.ndarray | None:
     """(n,3) uint8: the colours of an image with a palette; None where it has none."""
-    with Image.open(path) as image:
+    with _limits_for(path), Image.open(path) as image:
         colors = image.getpalette("RGB") if image.mode == "P" else None
     return None if colors is None else np.array(colors, np.uint8).reshape(-1, 3)
 
 
-def _decode(path: Path, *, upright: bool) -> tuple[Image.Image, int]:
+def _decode(path: Path, *, upright: bool) -> tuple[ImageFile.ImageFile, int]:
     """(image, bits a channel in the file); decoded fully, so that a truncated file fails here."""
     try:
-        image = Image.open(path)
-        bits = _bits(image, path)
-        image.load()
+        with _limits_for(path):
+            image = Image.open(path)
+            bits, bands = _bits(image, path), _bands(image)
+            multiplied = "RGBa" in _packing(image)
+            image.load()
         if upright:
             ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; put it there or take it out of the list", kind="missing") from None
+    except MemoryError:
+        raise UserError(f"{path} does not fit into this machine's memory; cut it into tiles", kind="memory") from None
     except BROKEN as error:
+        if (bands := _bands_of_tiff(path)) > 1:  # Pillow only says that it cannot identify the file
+            raise UserError(f"{path} has {bands} bands and cannot be read; {_BANDS}", kind="format") from error
         raise UserError(
             f"{path} cannot be decoded ({error}); replace the file or take it out of the list", kind="unreadable"
         ) from error
     if bits > 8:
         raise UserError(f"{path} has {bits} bits a channel, expected 8; convert it", kind="depth")
+    if bands == 2:
+        raise UserError(f"{path} has 2 bands; {_BANDS}", kind="format")
+    if multiplied and image.getchannel("A").getextrema() != (
+        255,
+        255,
+    ):  # Pillow has divided the colours by the fourth band
+        raise UserError(f"{path} has 4 bands, the last called a premultiplied alpha; {_BANDS}", kind="format")
     return image, bits
+
+
+@contextmanager
+def _limits_for(path: Path) -> Iterator[None]:
+    """Pillow's limits are for files from strangers; these are the user's own, and large ones are not broken.
+
+    A broken head may still claim more pixels than memory holds: more than the file's bytes could say are refused.
+    """
+    limits = {
+        (Image, "MAX_IMAGE_PIXELS"): max(LARGE, PIXELS_A_BYTE * path.stat().st_size),
+        (PngImagePlugin, "MAX_TEXT_CHUNK"): 2**30,
+        (PngImagePlugin, "MAX_TEXT_MEMORY"): 2**30,
+    }
+    before = [getattr(module, name) for module, name in limits]
+    for (module, name), value in limits.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(limits, before, strict=True):
+            setattr(module, name, value)
+
+
+def _packing(image: ImageFile.ImageFile) -> str:
+    """How the decoder will unpack the file's values."""
+    return " ".join(str(tile[3]) for tile in image.tile)
+
+
+def _bands(image: ImageFile.ImageFile) -> int:
+    """Samples a pixel of a TIFF file, whatever Pillow makes of them; 0 in other formats."""
+    return int(image.tag_v2.get(_SAMPLES, 1)) if isinstance(image, TiffImagePlugin.TiffImageFile) else 0
+
+
+def _bands_of_tiff(path: Path) -> int:
+    """How many samples a pixel has by the head of a TIFF file; 0 where that cannot be told."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            if head[:2] not in (b"II", b"MM"):
+                return 0
+            directory = TiffImagePlugin.ImageFileDirectory_v2(head + (file.read(8) if 43 in head[2:4] else b""))
+            file.seek(directory.next)
+            directory.load(file)
+            return int(directory.get(_SAMPLES, 1))
+    except (*BROKEN, TypeError, KeyError):
+        return 0
 
 
 def _bits(image: ImageFile.ImageFile, path: Path) -> int:
     """Bits a channel in the file. Pillow's mode does not tell: it opens 16-bit colours as 8-bit ones, silently."""
-    raw = " ".join(str(tile[3]) for tile in image.tile)  # how the decoder will unpack the file's values
+    raw = _packing(image)
     if image.mode == "F":
+        return 32
+    if re.search(r"\bI;32", raw):
         return 32
     if image.mode.startswith("I") or re.search(r";16[BLN]", raw):
         return 16

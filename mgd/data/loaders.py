@@ -8,23 +8,29 @@ import os
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from mgd.config import Experiment
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, load_pair
 from mgd.data.transforms import augment, shrink
 from mgd.errors import UserError, few
+from mgd.parallel import cores
 
 LABELED, UNLABELED, PARTNER, MASK = range(4)  # streams of random numbers ...
 SAMPLE, ORDER = range(2)  # ... and what they are used for
 STREAMS = {LABELED: "labeled", UNLABELED: "first", PARTNER: "second"}  # their views in a sample
+
+PREFETCH = 2  # batches that a worker is ahead: it evens out what a step takes; more of them would only take memory
+SHARED_MEMORY = Path("/dev/shm")  # where workers put their batches; 64 MB in a container, if nobody says otherwise
+SHARED_MEMORY_REMEDY = "give the container more (docker run --shm-size=8g), or set data.workers=0"
 
 Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its label
 
@@ -190,21 +196,30 @@ def _permutation(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, ORDER, stream, epoch]).permutation(count)
 
 
+def shared_bytes(config: Experiment) -> int:
+    """What the loaders of all training processes keep in SHARED_MEMORY when their workers are ahead."""
+    train, crop = config.train, config.data.crop_size
+    planes = 3 + 1 + (3 + 3 + 1 if config.method.uses_unlabeled else 0)  # image and label, two images and their mask
+    workers = min(config.data.workers, cores())
+    return workers * PREFETCH * train.batch_size // train.accumulate * planes * crop * crop
+
+
 def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: torch.device, batched: bool) -> DataLoader:
     """A loader over `sampler`; `batched` says that it yields lists of indices.
 
-    There are no more workers than cores: how many there are changes no sample.
+    There are no more workers than cores that may be used: how many there are changes no sample.
     """
-    workers = min(workers, os.cpu_count() or 1)
+    workers = min(workers, cores())
     return DataLoader(
         dataset,
         sampler=None if batched else sampler,
         batch_sampler=sampler if batched else None,
         batch_size=1 if batched else None,
+        collate_fn=default_collate if batched else _share,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=False,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its own, so that starting a loader does not move the global one
     )
@@ -238,6 +253,19 @@ def _inside(extent: Tensor, height: int, width: int) -> Tensor:
     rows = (y >= extent[:, 0:1]) & (y < extent[:, 1:2])
     columns = (x >= extent[:, 2:3]) & (x < extent[:, 3:4])
     return rows[:, :, None] & columns[:, None, :]
+
+
+def _share(sample: Any) -> Any:
+    """A sample as it is, in a worker with its tensors in SHARED_MEMORY.
+
+    Where they do not fit, it is here that the main process is told. The queue to it would lose the sample, and it wait.
+    Batches are shared by torch's own collation.
+    """
+    if get_worker_info() is not None:
+        for value in sample.values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
+    return sample
 
 
 def _start_worker(worker: int) -> None:

@@ -1,40 +1,52 @@
 """Which training images are labelled: every r-th of the list, as published, or chosen otherwise; the lists of it."""
 
-import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from mgd.data.images import IMAGE_SUFFIXES
-from mgd.errors import UserError
-from mgd.files import read_text, write_json, write_text
+from mgd.data.datasets import PARTS, Item, checked, divide, read_list
+from mgd.data.images import load_label
+from mgd.data.names import below, digest, name_of
+from mgd.errors import UserError, few
+from mgd.files import read_lines, write_json, write_text
+from mgd.metrics import IGNORE_INDEX
+from mgd.parallel import in_order
 
-T = TypeVar("T")
-PARTS = ("labeled", "unlabeled")
+NAME = "train_aug_{part}_1-{ratio}.txt"  # the published lists' name, for any data set
 
 
-def split(items: Sequence[T], ratio: int) -> tuple[list[T], list[T]]:
-    """(labelled, unlabelled) of partition 1/ratio: `items[::ratio]` and the rest, both in the list's order.
+def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0, force: bool = False) -> str:
+    """Write the labelled and the unlabelled list of `path` into subset_<its name> beside it.
+
+    Args:
+        path: a list in any of the formats of `mgd.config.Data`, whose bare names stand for files in the folder of its
+            name, or a folder of pairs.
+        root: what the list's paths are relative to.
+        scheme: "stride" (published: every ratio-th), "random" or "balanced".
+        force: write over lists that are there and differ.
+
+    Returns:
+        What was written, or a warning where lists that differ were kept.
 
     Raises:
-        UserError: `ratio` below 1.
+        UserError: the list or a file in it is missing, a label is broken, `ratio` is below 1.
     """
-    return divide(items, range(0, len(items), checked(ratio)))
-
-
-def divide(items: Sequence[T], labeled: Sequence[int]) -> tuple[list[T], list[T]]:
-    """(the items at these places, the others), both in the list's order."""
-    chosen = set(labeled)
-    return [item for i, item in enumerate(items) if i in chosen], [x for i, x in enumerate(items) if i not in chosen]
-
-
-def checked(ratio: int) -> int:
-    """`ratio`, which must be 1 or more."""
-    if ratio < 1:
-        raise UserError(f"data.partition={ratio} must be 1 or more: 1/partition of the images is labelled")
-    return ratio
+    items = read_list(path, root, path.stem, labels=True)
+    if path.is_dir():
+        lines = [f"{below(root, item.image)}\t{below(root, item.label)}" for item in items if item.label]
+    else:
+        lines = read_lines(path)
+    if scheme == "stride":
+        labeled: Sequence[int] = range(0, len(items), checked(ratio))
+    elif scheme == "random":
+        labeled = random_places(len(items), ratio, seed)
+    else:
+        labeled = balanced_places(_pixels_to_balance(items, path), ratio, seed)
+    pattern = path.parent / f"subset_{path.stem}" / NAME
+    told = write_partition(pattern, lines, labeled, ratio=ratio, scheme=scheme, seed=seed, force=force)
+    return f"{told}\ntrain with data.partition={ratio} data.partition_lists={os.path.relpath(pattern, root)}"
 
 
 def random_places(count: int, ratio: int, seed: int) -> list[int]:
@@ -66,15 +78,27 @@ def balanced_places(pixels: np.ndarray, ratio: int, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-def name_of(line: str) -> str:
-    """An image's name from its line in a list: the file's stem, or the line itself where it is a bare name."""
-    image = line.partition("\t")[0].strip()
-    return Path(image).stem if Path(image).suffix.lower() in IMAGE_SUFFIXES else image
+def _pixels_to_balance(items: Sequence[Item], path: Path) -> np.ndarray:
+    """`count_pixels`, of labels that hold more than one class."""
+    pixels = count_pixels(items)
+    if len(held := np.flatnonzero(pixels.any(axis=0))) < 2:
+        found = f"nothing but {few(held)}" if len(held) else "no value"
+        raise UserError(
+            f"{path}: besides {IGNORE_INDEX}, which is ignored, the labels hold {found}, so nothing can be balanced; "
+            "correct them (masks of 0 and 255 must be 0 and 1), or use --scheme random"
+        )
+    return pixels
 
 
-def digest(names: Sequence[str]) -> str:
-    """sha256 of the names of the labelled images, in order: what two runs must share to have the same labels."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+def count_pixels(items: Sequence[Item]) -> np.ndarray:
+    """(N,255) int64: how many pixels of each value the label maps hold; 255 is not counted."""
+    return np.stack(list(in_order(_pixels, (item.label for item in items))))
+
+
+def _pixels(label: Path | None) -> np.ndarray:
+    assert label is not None  # `read_list` refuses a list without labels
+    values = load_label(label, IGNORE_INDEX - 1)
+    return np.bincount(values.ravel(), minlength=256)[:IGNORE_INDEX]
 
 
 def write_partition(
@@ -99,10 +123,9 @@ def write_partition(
     paths = [Path(str(pattern).format(part=part, ratio=ratio)) for part in PARTS]
     parts = divide(lines, labeled)
     for path, wanted in zip(paths, parts, strict=True):
-        if path.is_file() and not force:
-            found = [line for line in read_text(path).splitlines() if line.strip()]
-            if told := first_difference(*([name_of(line) for line in lines] for lines in (found, wanted))):
-                return f"WARNING: {path} is kept; it is not this partition: {told}"
+        names = [[name_of(line) for line in some] for some in (read_lines(path) if path.is_file() else wanted, wanted)]
+        if not force and (told := first_difference(*names)):
+            return f"WARNING: {path} is kept; it is not this partition: {told}"
     for path, wanted in zip(paths, parts, strict=True):
         if force or not path.is_file():
             write_text(path, "".join(f"{line}\n" for line in wanted))

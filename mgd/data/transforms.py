@@ -32,21 +32,42 @@ def augment(
 
 
 def resize(array: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:
-    """(H,W) or (H,W,3) uint8 to the given size: bilinear, or nearest for label maps."""
+    """(H,W) or (H,W,3) uint8 to the given size: bilinear, or nearest for label maps. Both keep things in their place.
+
+    OpenCV's INTER_NEAREST does not: it takes the top left of the pixels that fall on one, which moves a label map by up
+    to half a pixel against its photo.
+    """
     if array.shape[:2] == (height, width):
         return array
-    method = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(array), (width, height), interpolation=method)
+    if nearest:
+        return array[_nearest(array.shape[0], height)][:, _nearest(array.shape[1], width)]
+    return cv2.resize(np.ascontiguousarray(array), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def shrink(array: np.ndarray, short_side: int, *, nearest: bool = False) -> np.ndarray:
-    """Shrink to this short side, keeping the aspect; unchanged when `short_side` is 0 or not smaller."""
+    """Shrink to this short side, keeping the aspect; unchanged when `short_side` is 0 or not smaller.
+
+    A pixel of a photo becomes the mean of what it covers, one of a label map (`nearest`) the value at its centre.
+    """
     shortest = min(array.shape[:2])
     if not 0 < short_side < shortest:
         return array
-    width, height = (round(side * short_side / shortest) for side in array.shape[1::-1])
-    method = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA
-    return cv2.resize(array, (width, height), interpolation=method)
+    height, width = (round(side * short_side / shortest) for side in array.shape[:2])
+    if nearest:
+        return resize(array, height, width, nearest=True)
+    return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """(new,) int64: the old pixel whose centre is nearest to that of each new one.
+
+    Where two are as near (every pixel when a size is halved) they take turns: always the one or always the other would
+    move the map.
+    """
+    centre = (2 * np.arange(new) + 1) * old  # in units of 1 / (2 * new) old pixels
+    place, rest = np.divmod(centre, 2 * new)
+    place[np.flatnonzero(rest == 0)[::2]] -= 1
+    return place
 
 
 def _crop(array: np.ndarray, top: int, left: int, crop: int, *, fill: int) -> np.ndarray:

@@ -26,7 +26,7 @@ class Comparison:
     Attributes:
         agreement: of pixels that get the same class from both.
         logit_difference: the largest.
-        miou, miou_pytorch: against labels, whole image, as shipped: photos stretched to a fixed size where there is one.
+        miou, miou_pytorch: against labels, as shipped: the whole photo, stretched to a fixed size where there is one.
     """
 
     photos: int

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Order:
 
     kind: str
     out: Path
-    shape: Shape = Shape()
+    shape: Shape = field(default_factory=Shape)
     output: Output = "labels"
     opset: int = 18
     short_side: int | None = None

@@ -1,4 +1,4 @@
-"""A folder with a page that segments photos and the webcam in a browser, and nothing that has to be fetched elsewhere."""
+"""A folder with a page that segments photos and the webcam in a browser, and fetches nothing from elsewhere."""
 
 import os
 import shutil

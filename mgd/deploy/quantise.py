@@ -1,4 +1,4 @@
-"""Float32 ONNX -> INT8 (static, QDQ, weights per channel); layers that lose or gain nothing stay in float32, measured."""
+"""Float32 ONNX -> INT8 (static, QDQ, weights per channel); layers that lose much or gain nothing stay in float32."""
 
 import json
 import logging

@@ -1,5 +1,6 @@
 """What deployment needs of a checkpoint: network, classes with their colours, config."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from mgd.checkpoint import Recognised, network_of, read, recognise
 from mgd.config import Experiment, from_dict
 from mgd.data.classes import BUILT_IN, Classes, read_classes, voc_color
 from mgd.errors import UserError
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.published import experiment_for
 
 
@@ -20,7 +21,7 @@ class Source:
     """
 
     path: Path
-    network: DeepLabV3Plus
+    network: SegmentationNetwork
     classes: Classes
     config: Experiment | None
 
@@ -61,10 +62,8 @@ def _classes_of(found: Recognised, config: Experiment | None) -> Classes:
         return Classes(names, colors)  # type: ignore[arg-type]
     candidates = [*BUILT_IN.values()]
     if config is not None:
-        try:
+        with suppress(UserError):  # the data set is elsewhere: the names are in the checkpoint
             candidates.insert(0, read_classes(config.data.classes, Path(config.data.root)))
-        except UserError:  # the data set is elsewhere: the names are in the checkpoint
-            pass
     for known in candidates:
         if known.names == names or (found.classes is None and len(known) == count):
             return known

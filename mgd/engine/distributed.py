@@ -3,9 +3,10 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
 
+from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY
+from mgd.engine.hosts import choose_interface, is_lost_peer, lost_peer, meet
 from mgd.errors import Stopped, UserError, sentence
 
-# What the libraries below torch.distributed say, mostly since another process is gone.
-LOST_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|TCPStore")
+# What torch says where the system ended a loader's process, or shared memory is full.
+LOST_LOADER = re.compile(
+    r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)|shared memory\(shm\)|</torch_"
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Processes:
     rank: int
     world: int
     device: torch.device
+    timeout: int = 60  # seconds that it waits for the others
 
     @property
     def is_main(self) -> bool:
@@ -33,41 +39,60 @@ class Processes:
 
 
 @contextmanager
-def processes(device: str = "auto") -> Iterator[Processes]:
+def processes(device: str = "auto", *, timeout: int = 60) -> Iterator[Processes]:
     """Join the group that torchrun set up (NCCL on GPUs, gloo on CPUs), leave it at the end.
 
     Args:
         device: "auto" takes a GPU when there is one.
+        timeout: seconds after which a process that waits for others gives them up.
 
     Raises:
-        UserError: a GPU is asked for and there is none for this process.
+        UserError: a GPU is asked for and there is none for this process; other processes cannot be reached any more; a
+            loader's process was killed.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count())
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = True
-    if world > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    hosts: list[str] = []
     try:
-        yield Processes(rank, world, chosen)
+        if world > 1:
+            choose_interface()
+            backend = "nccl" if chosen.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+            hosts = meet()
+        yield Processes(rank, world, chosen, timeout)
     except Stopped:
         if world > 1:  # all stop together
             dist.destroy_process_group()
         raise
     except Exception as error:
+        explained = _explain(error, rank, hosts, timeout)
         if world > 1:
-            _record(error)
-            if isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"process {rank} cannot talk to the others ({reason}): where one of them ended, "
-                    "its own message says why; --resume goes on from the last save"
-                ) from error
+            _record(explained or error)
+        if explained is not None:
+            raise explained from error
         raise
     # Only after success: with one process failed, leaving the group would wait for it, and torchrun ends the others.
     if world > 1:
         dist.destroy_process_group()
+
+
+def _explain(error: Exception, rank: int, hosts: Sequence[str], timeout: int) -> UserError | None:
+    """The sentence for the loss of another process or of a loader's; None for any other error."""
+    text = str(error)
+    if not isinstance(error, RuntimeError):
+        return None
+    if not LOST_LOADER.search(text):
+        met = "WORLD_SIZE" in os.environ and is_lost_peer(error)
+        return UserError(lost_peer(error, rank, hosts, timeout)) if met else None
+    if "Killed" not in text and ("shared memory" in text or "</torch_" in text):
+        return UserError(f"{SHARED_MEMORY} is too small for what loader processes hand over; {SHARED_MEMORY_REMEDY}")
+    return UserError(
+        f"a loader process was killed, most likely since memory ran out ({text.splitlines()[0]}); use a smaller "
+        "data.workers, or no data.cache, then start again"
+    )
 
 
 def _record(error: Exception) -> None:
@@ -76,8 +101,8 @@ def _record(error: Exception) -> None:
         if isinstance(error, UserError):
             raise UserError(sentence(error)) from None
         raise error
-    except Exception as told:
-        get_error_handler().record_exception(told)
+    except Exception as recorded:
+        get_error_handler().record_exception(recorded)
 
 
 def share_buffers(module: nn.Module) -> None:
@@ -123,4 +148,4 @@ def distribute(module: nn.Module, team: Processes) -> nn.Module:
     with warnings.catch_warnings():
         # Its replacement, forward_sync_buffers, is not in every torch that we support.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -28,7 +28,7 @@ GIB = 2**30
 SHARE = 0.9  # of a device's memory that is planned with: the rest is the libraries' and other programs'
 STEPS, ENOUGH = 6, 20.0  # steps of a trial, or fewer when they took so many seconds; the first sets things up
 OUT_OF_MEMORY = float("inf"), float("inf")
-LATE = 10**9  # an iteration after any burn-in, when all of a step is computed
+AFTER_BURN_IN = 10**9  # an iteration after any burn-in, when all of a step is computed
 
 
 class Trial(NamedTuple):
@@ -44,8 +44,8 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
     """Try micro-batches from the smallest on, until one needs more than `limit` GiB.
 
     Args:
-        processes: that share a batch. Each of several holds all terms of its forward at once, and a second copy of the
-            gradients that DDP sends.
+        processes: that share a batch. Each of several holds all terms of its forward at once, and the gradients,
+            which DDP keeps between steps.
 
     Yields:
         Each trial, the one that does not fit included.
@@ -150,7 +150,7 @@ def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[fl
     splits = open_splits(config.data)
     scratch = replace(config, model=replace(config.model, pretrained=False))  # weights change no size
     team = Processes(0, 1, device)
-    stepper = Stepper(build_objective(scratch, len(splits.classes)), config.train, team, total=10)
+    stepper = Stepper(build_objective(scratch, len(splits.classes)), config.train, team, stop=10)
     reserve = 0.0
     if not alone:
         stepper.model = nn.Sequential(stepper.objective)  # all terms in one forward, as under DDP
@@ -179,4 +179,4 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
     if config.method.uses_unlabeled:
         mask = torch.randint(2, (count, 1, crop, crop), dtype=torch.uint8)
         sample |= {"first": view(), "second": view(), "mask": mask}
-    return to_device(sample, device, LATE)
+    return to_device(sample, device, AFTER_BURN_IN)

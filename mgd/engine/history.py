@@ -23,18 +23,19 @@ class History:
 
     def __init__(self, samples: TrainingSamples, config: Experiment, team: Processes) -> None:
         self.samples, self.config, self.team = samples, config, team
-        self.counts = {"skipped_steps": 0, "broken_images": 0}  # left out and replaced, since the run began
+        # Since the run began: left out; replaced; without a labelled pixel on any process.
+        self.counts = {"skipped_steps": 0, "broken_images": 0, "steps_without_labels": 0}
         self._in_a_row = 0
         self._broken = 0  # on this process, since the last report
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._steps: list[tuple[int, Outcome]] = []
 
     def note_broken(self, parts: Sequence[Mapping[str, Any]]) -> None:
         """Tell of images that `data.skip_broken` replaced, each once, on whichever process met it."""
         for complaint in (line for part in parts for text in part["broken"] for line in text.splitlines()):
             self._broken += 1
-            if complaint not in self._told:
-                self._told.add(complaint)
+            if complaint not in self._logged:
+                self._logged.add(complaint)
                 log.error("WARNING: %s (the next image of the list was taken in its place)", complaint)
 
     def add(self, iteration: int, outcome: Outcome) -> None:
@@ -50,12 +51,16 @@ class History:
             UserError: more than `train.max_skipped` steps in a row had a loss or gradient that is not finite.
         """
         steps, self._steps = self._steps, []
-        tensors = [value for _, (terms, norm) in steps for value in (*terms.values(), norm)]
+        tensors = [
+            value for _, (terms, norm, labels) in steps for value in (*terms.values(), norm, labels.to(norm.dtype))
+        ]
         values = iter(self._over_processes(torch.stack(tensors)))
         made: list[dict[str, float]] = []
-        for iteration, (terms, _) in steps:
-            losses = {name: next(values) for name in terms}
-            norm = next(values)
+        for iteration, outcome in steps:
+            losses = {name: next(values) for name in outcome.terms}
+            norm, labels = next(values), next(values)
+            if not labels:
+                self._note_unlabeled(iteration)
             if math.isfinite(norm):
                 self._in_a_row = 0
                 made.append({**losses, "gradient_norm": norm})
@@ -80,6 +85,22 @@ class History:
         self._broken = 0
         return [value / self.team.world for value in sums]
 
+    def _names(self, iteration: int) -> list[list[str]]:
+        """For each slot of a step's batch the images that it takes, the labelled one first."""
+        first, size = iteration * self.config.train.batch_size, self.config.train.batch_size
+        return [self.samples.names(position) for position in range(first, first + size)]
+
+    def _note_unlabeled(self, iteration: int) -> None:
+        """Count a step whose crops held no label; the first of a run is told."""
+        if not self.counts["steps_without_labels"] and self.team.is_main:
+            names = ", ".join(labeled for labeled, *_ in self._names(iteration))
+            log.warning(
+                "WARNING: iteration %d: no pixel of %s has a label in the crops that were drawn; such steps learn "
+                "nothing from labels and are counted as steps_without_labels",
+                *(iteration + 1, names),
+            )
+        self.counts["steps_without_labels"] += 1
+
     def _leave_out(self, iteration: int, losses: Mapping[str, float]) -> None:
         """Tell of a step that changed nothing; end the run when there are too many."""
         self.counts["skipped_steps"] += 1
@@ -91,8 +112,7 @@ class History:
             return
         if not self.team.is_main and self._in_a_row <= train.max_skipped:
             return  # the main process tells
-        first = iteration * train.batch_size
-        names = [name for position in range(first, first + train.batch_size) for name in self.samples.names(position)]
+        names = [name for one in self._names(iteration) for name in one]
         what = f"iteration {iteration + 1}: {', '.join(bad)} is not finite on the images {', '.join(names)}"
         if self._in_a_row > train.max_skipped:
             raise UserError(

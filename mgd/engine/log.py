@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -19,12 +20,11 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
-from mgd.files import write_json
+from mgd.files import read_text, write_json
+from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
 FILE_ONLY = logging.DEBUG
@@ -34,7 +34,7 @@ class TqdmHandler(logging.Handler):
     """Writes log lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        Progress.write(self.format(record), file=sys.stderr)
 
 
 def log_to_terminal(*, main: bool) -> None:
@@ -65,12 +65,32 @@ def _formatted(handler: logging.Handler, text: str) -> logging.Handler:
     return handler
 
 
-def record_run(folder: Path, config: Experiment, **facts: Any) -> None:
-    """Write config.json: the config as resolved, versions, git revision, machine."""
+def record_run(folder: Path, config: Experiment, *, start: int, **facts: Any) -> None:
+    """Write config.json: the config as resolved, versions, git revision, command; what holds from iteration `start` on.
+
+    A run that goes on with something changed, be it the versions alone, keeps what held before under "history".
+    """
     libraries = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": np, "opencv": cv2}
     versions = {"python": platform.python_version()} | {k: str(v.__version__) for k, v in libraries.items()}
-    record = {"config": to_dict(config), "versions": versions, "git": _git_revision(), "command": sys.argv, **facts}
-    write_json(folder / "config.json", record)
+    record: dict[str, Any] = {"start": start, "config": to_dict(config), "versions": versions, "git": _git_revision()}
+    record = json.loads(json.dumps({**record, "command": sys.argv, **facts}))
+    before = _previous_record(folder / "config.json") if start else {}
+    history = before.pop("history", [])
+    if before and {**record, "start": 0, "command": []} == {**before, "start": 0, "command": []}:
+        record["start"] = before["start"]
+    elif before:
+        history = [*history, before]
+    write_json(folder / "config.json", {**record, "history": history})
+
+
+def _previous_record(file: Path) -> dict[str, Any]:
+    """What config.json holds; nothing where it is gone. Raises UserError where it is no such file any more."""
+    if not file.is_file():
+        return {}
+    try:
+        return {"start": 0, **json.loads(read_text(file))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is not the record that a run writes ({error}); move it away, then --resume") from error
 
 
 def _git_revision() -> str | None:
@@ -94,19 +114,39 @@ def _continue_jsonl(path: Path, size: int) -> TextIO:
     return open(path, "a", encoding="utf-8")
 
 
+def _board(folder: Path, start: int) -> Any:
+    """TensorBoard's writer, which goes on after iteration `start`; None, which is told, where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        log.info("no curves for TensorBoard (%s): pip install tensorboard; metrics.jsonl holds the same", error)
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """GiB that this process has held at most: of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 class Meter:
     """The run's stream of metrics. Does nothing on processes other than the main one."""
 
-    def __init__(self, folder: Path, *, start: int, written: int, total: int, images: int, main: bool) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, *, start: int, written: int, total: int, images: int, main: bool
+    ) -> None:
         """Goes on at iteration `start`, after the first `written` bytes of metrics.jsonl."""
-        self.main, self.images = main, images
+        self.main, self.images, self.device = main, images, device
+        self.waited = 0.0  # seconds for data, since the last report
         self.last_time, self.last_step = time.perf_counter(), start
         self.total = total
         self.show_bar = main and sys.stderr.isatty()  # elsewhere (a file, a pipe) lines say the same
-        self.bar = tqdm(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
+        self.bar = Progress(total=total, initial=start, unit="it", disable=not self.show_bar, dynamic_ncols=True)
         if main:
             self.file = _continue_jsonl(folder / "metrics.jsonl", written)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+            self.board = _board(folder / "tensorboard", start)
 
     @property
     def written(self) -> int:
@@ -120,20 +160,30 @@ class Meter:
         self.bar.update()
 
     def train(self, step: int, values: dict[str, float], lr: float) -> None:
-        """Report the means since the last call, with lr, speed and the time that is left."""
+        """Report the means since the last call, with lr, speed, memory and the time that is left."""
         if not self.main:
             return
         now = time.perf_counter()
-        rate = self.images * (step - self.last_step) / (now - self.last_time)
-        self.last_time, self.last_step = now, step
+        steps, seconds = step - self.last_step, now - self.last_time
+        rate, each, wait = self.images * steps / seconds, seconds / steps, self.waited / steps
+        self.last_time, self.last_step, self.waited, memory = now, step, 0.0, _peak_memory(self.device)
         terms = (f"{name.removeprefix('loss/')} {value:.4g}" for name, value in values.items())
-        shown = ", ".join([*terms, f"lr {lr:.2g}", f"{rate:.1f} images/s"])
+        speed = f"{rate:.1f} images/s, {each:.3g} s/iteration with {wait:.2g} for data, {memory:.1f} GiB"
+        shown = ", ".join([*terms, f"lr {lr:.2g}", speed])
         self.bar.set_postfix_str(shown)
         left = timedelta(seconds=round((self.total - step) * self.images / rate))
         # With a bar on the terminal the line goes to the file only.
         level = FILE_ONLY if self.show_bar else logging.INFO
         log.log(level, "iteration %d/%d: %s, %s left", step, self.total, shown, left)
-        self.write(step, {**values, "lr": lr, "images_per_second": rate})
+        speeds = {"images_per_second": rate, "seconds_per_iteration": each, "data_seconds_per_iteration": wait}
+        self.write(step, {**values, "lr": lr, **speeds, "peak_memory_gib": memory})
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count what happens inside as waiting for data."""
+        since = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - since
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add named values to metrics.jsonl and TensorBoard."""
@@ -145,8 +195,9 @@ class Meter:
             self.file.flush()
         except OSError as error:
             raise UserError(f"{self.file.name} cannot be written ({error}); free space, then --resume") from error
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -159,4 +210,5 @@ class Meter:
         self.bar.close()
         if self.main:
             self.file.close()
-            self.board.close()
+            if self.board is not None:
+                self.board.close()

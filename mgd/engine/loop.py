@@ -16,8 +16,9 @@ from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import PositionSampler, TrainingSamples, make_loader, to_device
 from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
+from mgd.engine.inputs import inputs_of, same_validation
 from mgd.engine.log import Meter, log_to_file, record_run
-from mgd.engine.resume import check_same_start, keep_snapshot, previous_state
+from mgd.engine.resume import Previous, Wish, check_same_start, keep_snapshot, previous_state, stretch_of
 from mgd.engine.step import Stepper
 from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
@@ -38,16 +39,20 @@ def run_length(config: Experiment, splits: Splits) -> tuple[int, int]:
 class Trainer:
     """One run of an experiment on one process."""
 
-    def __init__(self, config: Experiment, team: Processes, *, resume: bool) -> None:
+    def __init__(self, config: Experiment, team: Processes, wish: Wish) -> None:
+        """Raises UserError where the data, or what the run's folder holds, do not allow what is wished for."""
         self.config, self.team = config, team
         self.folder = Path(config.run.dir)
         self.splits = open_splits(config.data)
         findings = quick_check(config, self.splits) if team.is_main else []
         _refuse(findings)
-        self.epoch, self.total = run_length(config, self.splits)
+        self.epoch, length = run_length(config, self.splits)
         self._check_batch()
-        previous = previous_state(self.folder, config, resume=resume)
-        self.iteration = previous.progress[0] if previous is not None and previous.progress else 0
+        self.inputs = inputs_of(config, self.splits)
+        previous = previous_state(self.folder, config, self.inputs, wish)
+        self.iteration = previous.iteration if previous is not None else 0
+        self.stretch = stretch_of(previous, length, wish.more)
+        self.total = self.stretch.stop
         check_same_start(self.iteration, self.folder)
         self.samples = TrainingSamples(self.splits, config)
         self.loader = self._make_loader()
@@ -56,9 +61,10 @@ class Trainer:
         _warn(findings)
 
         torch.manual_seed(config.train.seed)
-        self.stepper = Stepper(build_objective(config, len(self.splits.classes)), config.train, team, self.total)
+        objective = build_objective(config, len(self.splits.classes), classes=self.splits.classes.names)
+        self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team)
-        self.stop = StopRequest(team)
+        self.stop = StopRequest(team, at_most=config.run.log_every)
         self.best, self.evaluation_due, self.written = -math.inf, False, 0
         if previous is not None:
             self._restore(previous)
@@ -73,9 +79,9 @@ class Trainer:
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        teachers, splits, heed = self.stepper.objective.teachers, self.splits, self.stop.heed
+        teachers, splits, heed = self.stepper.objective.teachers, self.splits, self.stop.stop_if_agreed
         position = {"start": self.iteration, "total": self.total, "written": self.written}
-        meter = Meter(self.folder, **position, images=config.train.batch_size, main=team.is_main)
+        meter = Meter(self.folder, team.device, **position, images=config.train.batch_size, main=team.is_main)
         with contextlib.closing(meter), self.stop.listening():
             with meter.paused():
                 if self.iteration:  # the run may have ended between a save and what follows it
@@ -91,7 +97,8 @@ class Trainer:
             # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
             torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
             lr = self.stepper.lr
-            parts = [next(batches) for _ in range(config.train.accumulate)]
+            with meter.waiting():
+                parts = [next(batches) for _ in range(config.train.accumulate)]
             self.history.note_broken(parts)
             outcome = self.stepper([to_device(part, self.team.device, self.iteration) for part in parts])
             self.history.add(self.iteration, outcome)
@@ -144,7 +151,7 @@ class Trainer:
         if self.team.world > 1:
             share_buffers(network)
         what, device = (network, splits.val, splits.classes, self.config), self.team.device
-        report = evaluate(*what, device, progress=caption, heed=self.stop.heed)
+        report = evaluate(*what, device, progress=caption, heed=self.stop.stop_if_agreed)
         meter.write(self.iteration, {"miou": report.miou})
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
         if report.miou > self.best:
@@ -154,8 +161,9 @@ class Trainer:
         self._save(meter)
 
     def _save(self, meter: Meter) -> None:
-        standing = {"best": self.best, "evaluation_due": self.evaluation_due, "written": meter.written}
-        self._write("last.pt", training={**self.stepper.state_dict(), **standing, "counts": self.history.counts})
+        standing: dict[str, Any] = {"best": self.best, "evaluation_due": self.evaluation_due, "written": meter.written}
+        standing |= {"counts": self.history.counts, "inputs": self.inputs, "stretch": tuple(self.stretch)}
+        self._write("last.pt", training={**self.stepper.state_dict(), **standing})
 
     def _write(self, name: str, **extra: Any) -> None:
         if not self.team.is_main:
@@ -176,12 +184,18 @@ class Trainer:
             **extra,
         )
 
-    def _restore(self, previous: checkpoint.Recognised) -> None:
-        training = previous.extra["training"]
-        self.stepper.load_state_dict(training)
-        self.best, self.evaluation_due = training["best"], training["evaluation_due"]
-        self.written, self.history.counts = training["written"], training["counts"]
+    def _restore(self, previous: Previous) -> None:
+        training = previous.training
+        self.stepper.load_state_dict(training, self.iteration)
+        for network in self.stepper.networks:  # a run goes on with the statistics that it began with
+            network.set_statistics(previous.arch["mean"], previous.arch["std"])
+        self.evaluation_due, self.written = training["evaluation_due"], training["written"]
+        self.history.counts |= training["counts"]
+        if same_validation(training["inputs"], self.inputs):
+            self.best = training["best"]  # else it tells nothing about the scores to come
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
+        if previous.changes:
+            log.warning("WARNING: goes on with changes that were accepted: %s", "; ".join(previous.changes))
 
     def _describe(self) -> None:
         """Tell what runs, and put it on record."""
@@ -197,7 +211,7 @@ class Trainer:
         log.info("device: %s, %s", self.team.device, str(self.stepper.precision).removeprefix("torch."))
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
         facts = {"images": sizes, "labeled_sha256": splits.sha256, "iterations": self.total, "processes": world}
-        record_run(self.folder, config, **facts)
+        record_run(self.folder, config, start=self.iteration, stretch=self.stretch, inputs=self.inputs, **facts)
 
     def _check_batch(self) -> None:
         """BN of the pooled ASPP branch cannot normalise a single value."""

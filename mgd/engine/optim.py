@@ -1,34 +1,70 @@
-"""Optimiser, schedule and precision, as published."""
+"""Optimiser, schedule and precision; the defaults are the published ones."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import timm.optim
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mgd.config import Train
 from mgd.errors import UserError
+from mgd.models.network import SegmentationNetwork
+from mgd.models.timm_backbone import TimmBackbone
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_optimizer(module: nn.Module, train: Train, device: torch.device) -> Optimizer:
-    """SGD with momentum; weight decay on convolution (and linear) weights, none on biases and norms.
+    """SGD with momentum, or AdamW; weight decay on convolution (and linear) weights, none on biases and norms.
 
     Raises:
-        UserError: apex's optimiser is asked for and cannot be had.
+        UserError: apex's optimiser is asked for and cannot be had, or layers of a backbone that timm has none for.
     """
-    decayed = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = parameter_groups(module, train)
+    if train.optimizer == "adamw":
+        return AdamW(groups, lr=train.lr, fused=True)
     if train.optimizer == "apex_fused_sgd":
         return _apex_sgd(device)(groups, lr=train.lr, momentum=train.momentum)
     optimizer = SGD(groups, lr=train.lr, momentum=train.momentum, fused=True)
-    for parameter in (*decayed, *others):
+    for parameter in (parameter for group in groups for parameter in group["params"]):
         # What the first step would make; the fused kernel leaves memory as it finds it when that step is left out.
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def parameter_groups(module: nn.Module, train: Train) -> list[dict[str, Any]]:
+    """What is trained, with its weight decay and learning rate; the first group has the backbone's full rate.
+
+    As published two groups; with another rate for the head or for early layers, or AdamW, those of each network.
+    """
+    if train.optimizer != "adamw" and train.head_lr == train.layer_decay == 1:
+        decayed = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
+        others = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
+        return [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    networks = [network for network in module.modules() if isinstance(network, SegmentationNetwork)]
+    return [group for network in networks for group in _groups_of(network, train) if group["params"]]
+
+
+def _groups_of(network: SegmentationNetwork, train: Train) -> Iterator[dict[str, Any]]:
+    """The backbone's groups as timm makes them, from its last layer to its first, then the head's."""
+    backbone: Any = network.backbone.model if isinstance(network.backbone, TimmBackbone) else network.backbone
+    kept: set[str] = getattr(backbone, "no_weight_decay", set)()  # position embeddings and the like
+    decay: dict[str, Any] = {"weight_decay": train.weight_decay, "no_weight_decay_list": kept}
+    if train.layer_decay == 1:
+        groups = timm.optim.param_groups_weight_decay(backbone, **decay)[::-1]
+    elif hasattr(backbone, "group_matcher"):
+        groups = timm.optim.param_groups_layer_decay(backbone, layer_decay=train.layer_decay, **decay)[::-1]
+    else:
+        name = network.arch["backbone"]
+        raise UserError(f"train.layer_decay={train.layer_decay}: timm tells no layers of {name}; set it to 1")
+    for group in groups:
+        yield {**group, "lr": train.lr * group.pop("lr_scale", 1.0)}
+    for part in (network.head, network.classifier):
+        for group in timm.optim.param_groups_weight_decay(part, weight_decay=train.weight_decay):
+            yield {**group, "lr": train.lr * train.head_lr}
 
 
 def _apex_sgd(device: torch.device) -> Any:
@@ -45,9 +81,20 @@ def _apex_sgd(device: torch.device) -> Any:
     return FusedSGD
 
 
-def make_schedule(optimizer: Optimizer, train: Train, total: int) -> LambdaLR:
-    """lr * (1 - iteration/total)**power, stepped once an iteration, no warm-up."""
-    return LambdaLR(optimizer, lambda iteration: (1 - iteration / total) ** train.power)
+def make_schedule(optimizer: Optimizer, train: Train, stop: int, *, start: int = 0) -> LambdaLR:
+    """lr * (1 - t)**power, t from 0 at iteration `start` to 1 at `stop`; at first times a part that grows to 1."""
+
+    def factor(iteration: int) -> float:
+        warm = min(1.0, (iteration - start + 1) / max(1, train.warmup_iterations))
+        return warm * ((stop - iteration) / (stop - start)) ** train.power
+
+    return LambdaLR(optimizer, factor)
+
+
+def move_schedule(schedule: LambdaLR, iteration: int) -> None:
+    """Set the learning rates to those of an iteration."""
+    schedule.last_epoch = iteration - 1
+    schedule.step()
 
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:

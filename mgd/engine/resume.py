@@ -1,45 +1,143 @@
-"""Whether a run may go on from the state that its folder holds."""
+"""Whether, and how, a run may go on from the state that its folder holds."""
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
 from mgd import checkpoint
-from mgd.config import Experiment, to_dict
-from mgd.errors import UserError
+from mgd.config import Experiment, from_dict, to_dict
+from mgd.engine.inputs import Inputs, changes
+from mgd.errors import UserError, few
 from mgd.files import atomic
 
 SNAPSHOT, SNAPSHOT_PATTERN = "iteration-{:07d}.pt", "iteration-*.pt"
 
 # What a training state must hold beside the stepper's; one of an older version may not.
-NEEDED = {"best", "evaluation_due", "written", "counts"}
+NEEDED = {"best", "evaluation_due", "written", "counts", "inputs", "stretch"}
 
 # What may differ between a run and its resumption, since it is no part of what is trained.
 FREE_KEYS = (
     *("run", "evaluate", "data.root", "data.workers", "data.cache", "model.weights_dir"),
     *("method.baseline", "method.score_teachers", "data.skip_broken", "train.max_skipped", "train.accumulate"),
 )
+# What may not even when it is asked for: the state would not fit.
+FIXED_KEYS = ("model", "method.name", "train.optimizer", "train.ema", "train.precision")
+# What iterations that are added to a run may have of their own.
+SCHEDULE_KEYS = ("train.lr", "train.power", "train.epochs", "train.max_iterations")
 
 
-def previous_state(folder: Path, config: Experiment, *, resume: bool) -> checkpoint.Recognised | None:
+class Stretch(NamedTuple):
+    """Iterations that one learning rate schedule runs over."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How a run is to go on where its folder holds one."""
+
+    resume: bool = False
+    accept_changes: bool = False  # of data and settings
+    more: int = 0  # iterations after its end, with a schedule of their own
+
+
+class Previous(NamedTuple):
+    """The state of a run that goes on."""
+
+    iteration: int
+    arch: dict[str, Any]
+    training: dict[str, Any]
+    changes: list[str]  # accepted ones, in words
+
+
+def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish) -> Previous | None:
     """The run to go on from; None when the folder has none.
 
     Raises:
-        UserError: there is one and `resume` is not asked for, or it was trained with other settings.
+        UserError: there is one and `wish` does not ask for it; there is none and iterations are to be added; its state
+            does not fit, or it was trained with other settings or on other data and that is not accepted.
     """
     last = folder / "last.pt"
     if not last.exists():
+        if wish.more:
+            raise UserError(f"{last} does not exist: there is no run that could take {wish.more} iterations more")
         return None
-    if not resume:
+    if not (wish.resume or wish.more or wish.accept_changes):
         raise UserError(f"{last} exists: go on with --resume, set another run.dir, or delete it to start anew")
     found = checkpoint.recognise(checkpoint.read(last), last)
-    if found.config is None or not found.extra.get("training", {}).keys() >= NEEDED:
+    training = found.extra.get("training", {})
+    if found.config is None or found.progress is None or not training.keys() >= NEEDED:
         raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")
-    if (key := first_difference(found.config, to_dict(config))) is not None:
-        raise UserError(f"{last} was trained with another {key}; set it back, or use another run.dir")
-    return found
+    settings = dict(differences(_completed(found.config), to_dict(config)))
+    if wish.more and found.progress[0] == found.progress[1]:
+        settings = {key: change for key, change in settings.items() if key not in SCHEDULE_KEYS}
+    data = changes(training["inputs"], inputs)
+    _refuse_what_does_not_fit(last, settings, training["inputs"], inputs)
+    if settings and not wish.accept_changes:
+        raise UserError(
+            f"{last} was trained with another {few(settings.values())}; set it back, or use another run.dir, or go on "
+            "all the same with --accept-changes"
+        )
+    if data and not wish.accept_changes:
+        raise UserError(
+            f"{last} was trained on other data: {'; '.join(data)}. Put back what it was trained on, or use another "
+            "run.dir, or go on with what is there now with --accept-changes"
+        )
+    return Previous(found.progress[0], found.arch, training, [*settings.values(), *data])
+
+
+def _refuse_what_does_not_fit(last: Path, settings: dict[str, str], old: Inputs, new: Inputs) -> None:
+    fixed = [text for key, text in settings.items() if any(f"{key}.".startswith(f"{one}.") for one in FIXED_KEYS)]
+    if fixed:
+        raise UserError(f"{last} was trained with another {few(fixed)}; set it back, or use another run.dir")
+    if len(old["classes"]) != len(new["classes"]):
+        was, now = len(old["classes"]), len(new["classes"])
+        raise UserError(
+            f"{last} was trained for {was} classes, the data have {now} now, which its network does not fit; set "
+            "data.classes back, or use another run.dir"
+        )
+
+
+def stretch_of(previous: Previous | None, length: int, more: int) -> Stretch:
+    """The iterations that the learning rate falls over.
+
+    Args:
+        length: of a run from its beginning.
+        more: iterations that are to be added. Asked for again while they are being made, they are not added twice.
+
+    Raises:
+        UserError: the run is not at its end yet, or beyond its new one.
+    """
+    if previous is None:
+        return Stretch(0, length)
+    iteration, stretch = previous.iteration, Stretch(*previous.training["stretch"])
+    if more and iteration == stretch.stop:
+        return Stretch(iteration, iteration + more)
+    if more and not (stretch.start and stretch.stop == stretch.start + more):
+        raise UserError(
+            f"the run is at iteration {iteration} of {stretch.stop}: let it end with --resume, then ask for {more} more"
+        )
+    if stretch.start:
+        return stretch
+    if iteration > length:
+        raise UserError(
+            f"the run is at iteration {iteration} already, with these settings and data it has {length}; use a greater "
+            "train.max_iterations or train.epochs"
+        )
+    return Stretch(0, length)
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys that are newer than it, at their defaults."""
+    try:
+        return to_dict(from_dict(config))
+    except UserError:  # a key that is no more: told as a difference
+        return config
 
 
 def keep_snapshot(folder: Path, iteration: int, keep: int) -> None:
@@ -61,15 +159,14 @@ def check_same_start(iteration: int, folder: Path) -> None:
         raise UserError(f"the processes found {folder} at iterations {found}; all machines must share the run folder")
 
 
-def first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """The first key, with both values, in which two config dicts differ apart from `FREE_KEYS`; None when in none."""
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, key with both values) of what differs between two config dicts, apart from `FREE_KEYS`."""
     if key in FREE_KEYS:
-        return None
+        return
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
-            inner = first_difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-            if inner is not None:
-                return inner
-        return None
+            yield from differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+        return
     same = list(old) == list(new) if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) else old == new
-    return None if same else f"{key} ({old!r}, now {new!r})"
+    if not same:
+        yield key, f"{key} ({old!r}, now {new!r})"

@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 from mgd.config import Train
 from mgd.data.loaders import Batch
 from mgd.engine.distributed import Processes, distribute, shares_of
-from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
+from mgd.engine.optim import make_optimizer, make_schedule, move_schedule, pick_precision
 from mgd.models.deeplab import DeepLabV3Plus
 from mgd.objectives.base import Objective, Pass, Terms, total
 
@@ -24,23 +24,26 @@ class Outcome(NamedTuple):
 
     terms: Terms  # detached; their average over the processes is the mean over the batch
     gradient_norm: Tensor  # scalar; where it is not finite the weights were left as they were
+    labels: Tensor  # scalar: labelled pixels of this process (OHEM: images with some); 0 is a step without labels
 
 
 class Stepper:
     """Everything that training changes: the objective's weights, optimiser, schedule, loss scale, averaged weights."""
 
-    def __init__(self, objective: Objective, train: Train, team: Processes, total: int) -> None:
+    def __init__(self, objective: Objective, train: Train, team: Processes, stop: int, *, start: int = 0) -> None:
+        """`start` and `stop`: the iterations that the learning rate falls over."""
         if team.world > 1 and team.device.type == "cuda":
             objective = convert_sync_batchnorm(objective)  # timm's: it keeps fused activations
         self.objective = objective.to(team.device).to(memory_format=torch.channels_last)
         self.train, self.team = train, team
         self.precision = pick_precision(train.precision, team.device)
         self.optimizer = make_optimizer(self.objective, train, team.device)
-        self.schedule = make_schedule(self.optimizer, train, total)
+        self.schedule = make_schedule(self.optimizer, train, stop, start=start)
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.precision == torch.float16)
-        self.averaged = ModelEmaV3(self.objective.student, decay=train.ema, use_warmup=True) if train.ema else None
+        # With this warm-up its decay after n iterations is 1 - 1 / n, a plain mean, until that reaches train.ema.
+        warmup: dict[str, Any] = {"use_warmup": True, "warmup_power": 1.0}
+        self.averaged = ModelEmaV3(self.objective.student, decay=train.ema, **warmup) if train.ema else None
         self._statistics = [b for b in self.objective.buffers() if b.is_floating_point()]  # of batch norm
-        self._before = [torch.empty_like(b) for b in self._statistics]
         self.model = distribute(self.objective, team)
         self.model.train()
 
@@ -50,13 +53,18 @@ class Stepper:
         return self.objective.student if self.averaged is None else self.averaged.module
 
     @property
+    def networks(self) -> list[DeepLabV3Plus]:
+        """All that are trained, and the averaged one."""
+        modules = [*self.objective.modules(), *([] if self.averaged is None else [self.averaged.module])]
+        return [module for module in modules if isinstance(module, DeepLabV3Plus)]
+
+    @property
     def lr(self) -> float:
         return float(self.schedule.get_last_lr()[0])
 
     def __call__(self, parts: list[Batch]) -> Outcome:
         """One update from the micro-batches of this process. Nothing in it waits for the device."""
-        if self._statistics:
-            torch._foreach_copy_(self._before, self._statistics)
+        before = self._flat_statistics()
         passes = [self.objective.passes(part) for part in parts]
         counts = [{name: n for one in part for name, n in one.counts.items()} for part in passes]
         shares = shares_of(counts, self.team)
@@ -67,9 +75,11 @@ class Stepper:
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
                 computed += self._backward(part, passes[i], shares[i])
         norm = self._update()
+        self._undo_statistics(before, norm.isfinite())
         if self.averaged is not None:
-            self.averaged.update(self.objective.student, step=parts[0].iteration)
-        return Outcome(total(computed), norm)
+            self.averaged.update(self.objective.student, step=parts[0].iteration + 1)
+        labels = torch.stack([count["supervised"] for count in counts]).sum()
+        return Outcome(total(computed), norm, labels)
 
     def _backward(self, batch: Batch, passes: list[Pass], share: Terms) -> Iterator[Terms]:
         """Add the gradients of an objective's passes; yield their terms, times their share and detached.
@@ -96,32 +106,40 @@ class Stepper:
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        elif self.train.optimizer == "sgd":
+        elif self.train.optimizer != "apex_fused_sgd":
             # torch's fused kernels look at it on the device.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
         elif finite:  # apex has no such switch: this waits for the device
             self.optimizer.step()
-        for statistic, before in zip(self._statistics, self._before, strict=True):
-            statistic.copy_(torch.where(finite, statistic, before))  # the forward has taken in what made the step bad
         self.optimizer.zero_grad()
         self.schedule.step()
         return norm
+
+    def _flat_statistics(self) -> Tensor:
+        """A copy of all running statistics in one tensor: a launch or two, however many layers there are."""
+        return torch.cat([statistic.flatten() for statistic in self._statistics])
+
+    def _undo_statistics(self, before: Tensor, finite: Tensor) -> None:
+        """Running statistics as before a step that is left out: its forward took in what was bad."""
+        kept = torch.where(finite, self._flat_statistics(), before).split([s.numel() for s in self._statistics])
+        torch._foreach_copy_(self._statistics, [k.view_as(s) for k, s in zip(kept, self._statistics, strict=True)])
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on needs; BN statistics are this process's."""
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
         return state if self.averaged is None else {**state, "averaged": self.averaged.module.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], iteration: int) -> None:
+        """Take up what was trained until `iteration`; learning rate, momentum and decay are those of the config."""
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        own = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
+        move_schedule(self.schedule, iteration)
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.module.load_state_dict(state["averaged"])

@@ -1,8 +1,10 @@
 """Pre-emption: SIGTERM or SIGUSR1 asks a run to stop; all its processes stop at the same place."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -13,15 +15,20 @@ from mgd.engine.distributed import Processes
 from mgd.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+EVERY = 2.0  # seconds
 
 
 class StopRequest:
     """Whether the run is to stop, as all its processes see it."""
 
-    def __init__(self, team: Processes) -> None:
+    def __init__(self, team: Processes, *, at_most: int) -> None:
+        """`at_most`: steps between two times that processes ask each other."""
         self.name = ""  # of the signal that came
+        self.at_most = at_most
+        self._pause, self._calls, self._since = 1, 0, time.perf_counter()  # until the next question
+        wait = timedelta(seconds=team.timeout)
         # Over gloo, in host memory: nobody waits for a GPU.
-        self._group: Any = dist.new_group(backend="gloo") if team.world > 1 else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=wait) if team.world > 1 else None
         self._asked: tuple[Any, torch.Tensor] | None = None  # what is on its way, and the answer once it is there
 
     @contextmanager
@@ -38,22 +45,27 @@ class StopRequest:
         self.name = signal.Signals(number).name
 
     def agreed(self) -> bool:
-        """To be asked by every process once a step, or once a validation image.
+        """To be called by every process once a step, or once a validation image.
 
-        With several processes the answer is about the step before, so that the question travels while a step is
-        computed, and is the same on all.
+        Several processes ask each other about every EVERY seconds, by the slowest one's clock, and take the answer a
+        step later, so that the question travels while a step is computed; it is the same on all.
         """
         if self._group is None:
             return bool(self.name)
+        self._calls += 1
         if self._asked is not None:
-            work, flag = self._asked
+            work, answer = self._asked
             work.wait()
-            if flag.item():
-                self._asked = None
+            self._asked = None
+            stops, seconds = answer.tolist()
+            self._pause = max(1, min(self.at_most, int(EVERY / max(seconds, 1e-6))))
+            if stops:
                 return True
-        flag = torch.tensor(int(bool(self.name)))
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        self._asked = work, flag
+        if self._calls >= self._pause:
+            now = time.perf_counter()
+            answer = torch.tensor([float(bool(self.name)), (now - self._since) / self._calls])
+            self._asked = dist.all_reduce(answer, dist.ReduceOp.MAX, group=self._group, async_op=True), answer
+            self._since, self._calls = now, 0
         return False
 
     def leave(self) -> NoReturn:
@@ -62,7 +74,7 @@ class StopRequest:
             dist.barrier(group=self._group)
         raise Stopped(f"stopped by {self.name or 'a signal to another process'}")
 
-    def heed(self) -> None:
+    def stop_if_agreed(self) -> None:
         """Leave if it is agreed to: for where there is nothing to save."""
         if self.agreed():
             self.leave()

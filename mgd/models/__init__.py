@@ -1,4 +1,4 @@
-"""DeepLabV3+ on the paper's four backbones or any of timm's."""
+"""Segmentation networks: the paper's, and light or other heads on any backbone of timm."""
 
 from mgd.models.deeplab import DeepLabV3Plus, build_model
 

@@ -1,35 +1,20 @@
-"""Backbones: a network from images (N,3,H,W) to a stride-4 feature and a deep feature."""
+"""The backbones by name: the paper's four, a small one, and any of timm's."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import timm
 import torchvision
 from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor, nn
 
 from mgd.errors import UserError
+from mgd.models.backbone import Backbone
+from mgd.models.timm_backbone import TimmBackbone
 
 ALIASES = {"wresnet34": "wide_resnet50_2", "mobilev2": "mobilenet_v2"}
 TIMM_PREFIX = "timm:"
 WIDTHS = (64, 128, 256, 512)  # of a ResNet's four stages
-
-
-class Backbone(nn.Module):
-    """Images (N,3,H,W) -> the stride-4 feature and the deep feature.
-
-    Attributes:
-        low_channels, high_channels: their widths.
-        low_reduced: width of the reduced stride-4 feature in the decoder.
-    """
-
-    low_channels: int
-    high_channels: int
-    low_reduced: int = 48
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
 
 
 def canonical_name(name: str) -> str:
@@ -41,15 +26,16 @@ def build_backbone(name: str, *, output_stride: int | None = None) -> Backbone:
     """Build a backbone with random weights.
 
     Args:
-        name: a key of `BACKBONES`, an alias of one, or `timm:<name>` for any timm model with a stride-4 feature.
-        output_stride: 8, 16 or 32 as far as the backbone can; None takes the published one (16; MobileNetV2: 32).
+        name: a key of `BACKBONES`, an alias of one, or `timm:<name>` for a model of timm.
+        output_stride: 8, 16 or 32 as far as the backbone can; None takes the published one (16; MobileNetV2: 32), or
+            what a model of timm has that takes none.
 
     Raises:
         UserError: the name is unknown, or the backbone cannot have this output stride.
     """
     name = canonical_name(name)
     if name.startswith(TIMM_PREFIX):
-        return TimmBackbone(name.removeprefix(TIMM_PREFIX), output_stride=output_stride or 16)
+        return TimmBackbone(name.removeprefix(TIMM_PREFIX), output_stride=output_stride)
     if name not in BACKBONES:
         known = ", ".join([*BACKBONES, *ALIASES])
         raise UserError(f"model.backbone={name!r} is unknown; use one of {known}, or timm:<name> for a model of timm")
@@ -84,9 +70,8 @@ class ResNet(TimmResNet, Backbone):
         super().__init__(block, layers, num_classes=0, **options)  # type: ignore[arg-type]
         if output_stride not in (None, 16, 32):
             raise UserError(f"model.output_stride={output_stride} is not available for a ResNet; use 16 or 32")
-        self.low_channels, *_, self.high_channels = (
-            block.expansion * width for width in options.get("channels", WIDTHS)
-        )
+        self.channels = tuple(block.expansion * width for width in options.get("channels", WIDTHS))
+        self.strides = (4, 8, 16, output_stride or 16)
         if output_stride != 32:
             layer4: nn.Sequential = self.layer4  # type: ignore[assignment]
             for i, residual in enumerate(layer4):
@@ -95,13 +80,14 @@ class ResNet(TimmResNet, Backbone):
                 if isinstance(module, nn.Conv2d):
                     module.stride = (1, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        for module in (self.conv1, self.bn1, self.act1, self.maxpool, self.layer1):
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        for module in (self.conv1, self.bn1, self.act1, self.maxpool):
+            x = module(x)
+        features = []
+        for module in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = module(x)  # type: ignore[operator]
-        low = x
-        for module in (self.layer2, self.layer3, self.layer4):
-            x = module(x)  # type: ignore[operator]
-        return low, x
+            features.append(x)
+        return features
 
 
 class MobileNetV2(Backbone):
@@ -111,7 +97,7 @@ class MobileNetV2(Backbone):
     stride.
     """
 
-    low_channels, high_channels, low_reduced = 24, 320, 24
+    channels, low_reduced = (24, 32, 96, 320), 24
 
     def __init__(self, output_stride: int | None) -> None:
         super().__init__()
@@ -120,38 +106,17 @@ class MobileNetV2(Backbone):
         self.features = torchvision.models.mobilenet_v2(weights=None).features[:18]
         for i, block in enumerate((15, 16, 17)):
             _dilate(self.features[block], 2 ** (i + 1))
+        self.strides = (4, 8, 16, output_stride or 32)
         if output_stride == 16:
             depthwise = self.features[14].conv[1][0]
             depthwise.stride = (1, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        low = self.features[:4](x)
-        return low, self.features[4:](low)
-
-
-class TimmBackbone(Backbone):
-    """Any timm model that can give features: the stride-4 one and the last one."""
-
-    def __init__(self, name: str, *, output_stride: int) -> None:
-        super().__init__()
-        try:
-            self.body = timm.create_model(name, pretrained=False, features_only=True, output_stride=output_stride)
-        except (RuntimeError, TypeError, NotImplementedError, AssertionError, AttributeError) as error:
-            # timm has no list of what each model accepts: the attempt is the only way to know.
-            raise UserError(
-                f"model.backbone=timm:{name} cannot be built at output stride {output_stride} ({error}); "
-                "look the name up with timm.list_models(), or try model.output_stride=32"
-            ) from error
-        info: Any = self.body.feature_info
-        reductions, channels = info.reduction(), info.channels()
-        if 4 not in reductions:
-            raise UserError(f"model.backbone=timm:{name} has no stride-4 feature (strides {reductions}); use another")
-        self._low = len(reductions) - 1 - reductions[::-1].index(4)
-        self.low_channels, self.high_channels = channels[self._low], channels[-1]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.body(x)
-        return features[self._low], features[-1]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for first, last in ((0, 4), (4, 7), (7, 14), (14, 18)):
+            x = self.features[first:last](x)
+            features.append(x)
+        return features
 
 
 def _dilate(module: nn.Module, dilation: int) -> None:

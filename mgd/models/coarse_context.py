@@ -3,11 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
-from mgd.models.deeplab import Head
+from mgd.models.heads import DeepLabV3PlusHead, Head
 
 
-class CoarseContextHead(nn.Module):
+class CoarseContextHead(Head):
     """A head (in eval mode, batch norm folded) whose first 3x3 convolution takes its context at stride 16.
 
     A convolution and an upsampling are both linear: conv3x3(upsample(x)) is the sum over the nine taps of
@@ -16,7 +17,7 @@ class CoarseContextHead(nn.Module):
     place of 9.7 G; a student with a ResNet-18 takes 34 G in place of 42.5 G.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: DeepLabV3PlusHead) -> None:
         super().__init__()
         conv = head.last_conv[0]
         assert isinstance(conv, nn.Conv2d)
@@ -24,18 +25,13 @@ class CoarseContextHead(nn.Module):
         self.aspp, self.reduce, self.rest = head.aspp, head.reduce, head.last_conv[1:]
         low_channels = next(m.out_channels for m in head.reduce if isinstance(m, nn.Conv2d))
         channels = conv.in_channels - low_channels
-        like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        self.low = nn.Conv2d(low_channels, conv.out_channels, 3, padding=1, **like)
-        self.low.weight.data = conv.weight.data[:, channels:].clone()
-        assert conv.bias is not None
-        assert self.low.bias is not None
-        self.low.bias.data = conv.bias.data.clone()
-        taps = conv.weight.data[:, :channels].permute(3, 2, 0, 1)  # (column, row, out, in)
-        self.taps = nn.Conv2d(channels, 9 * conv.out_channels, 1, bias=False, **like)
-        self.taps.weight.data = taps.reshape(-1, channels, 1, 1).clone()
-        self.out_channels = conv.out_channels
+        self.levels, self.out_channels = head.levels, conv.out_channels
+        self.low = _convolution(conv.weight[:, channels:], conv.bias)
+        taps = conv.weight[:, :channels].permute(3, 2, 0, 1)  # (column, row, out, in)
+        self.taps = _convolution(taps.reshape(-1, channels, 1, 1), None)
 
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
+        low, high = (features[level] for level in self.levels)
         height, width = low.shape[-2:]
         return self.rest(self.low(self.reduce(low)) + self._context(self.aspp(high), height, width))
 
@@ -48,6 +44,15 @@ class CoarseContextHead(nn.Module):
         lines = lines.view(count, rows, width, 3, channels).transpose(2, 3).reshape(count, rows * 3, width * channels)
         down = _shifted_upsampling(rows, height, taps)
         return (down @ lines).view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A convolution with this weight that keeps the image's size; it draws no random numbers."""
+    outs, ins, side, _ = weight.shape
+    conv = skip_init(nn.Conv2d, ins, outs, side, padding=side // 2, bias=bias is not None)
+    conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    conv.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return conv
 
 
 def _shifted_upsampling(short: int, long: int, like: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mgd.models.coarse_context import CoarseContextHead
-from mgd.models.deeplab import DeepLabV3Plus, Head
+from mgd.models.heads import DeepLabV3PlusHead
+from mgd.models.network import SegmentationNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
 PLAIN = (nn.Conv2d, Conv2dSame)  # their weight is what they convolve with; subclasses may make it from another
@@ -28,8 +29,8 @@ def for_inference(network: Network) -> Network:
     The decoder of a DeepLabV3+ convolves its context before it upsamples it (`CoarseContextHead`).
     """
     fast = fold_batch_norm(network)
-    if isinstance(fast, DeepLabV3Plus) and type(fast.head) is Head:
-        fast.head = CoarseContextHead(fast.head)  # type: ignore[assignment]
+    if isinstance(fast, SegmentationNetwork) and type(fast.head) is DeepLabV3PlusHead:
+        fast.head = CoarseContextHead(fast.head)
     return fast.to(memory_format=torch.channels_last)
 
 

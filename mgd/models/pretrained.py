@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
 import timm
@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from mgd.errors import UserError
-from mgd.models.backbones import TIMM_PREFIX, TimmBackbone
+from mgd.models.backbones import TIMM_PREFIX
+from mgd.models.timm_backbone import TimmBackbone
 
 log = logging.getLogger(__name__)
 State = dict[str, Tensor]
@@ -31,8 +32,8 @@ class Source:
     note: str = ""
 
 
-def _timm(name: str, **options: Any) -> Callable[[], Mapping[str, Tensor]]:
-    return lambda: timm.create_model(name, pretrained=True, **options).state_dict()
+def _timm(name: str) -> Callable[[], Mapping[str, Tensor]]:
+    return lambda: timm.create_model(name, pretrained=True).state_dict()
 
 
 SOURCES = {
@@ -75,7 +76,7 @@ def load_imagenet(backbone: nn.Module, name: str, folder: str | Path, *, read: C
             raise UserError(f"{file} holds no tensors; expected ImageNet weights of {name}")
     else:
         state, origin, note = dict(_download(source, name, folder)), "the library's download", source.note
-    target = backbone.body if isinstance(backbone, TimmBackbone) else backbone
+    target = backbone.model if isinstance(backbone, TimmBackbone) else backbone
     _load(target, state, name=name, origin=origin, note=note)
     return origin
 
@@ -84,7 +85,8 @@ def source_of(name: str) -> Source:
     """Where the weights of a backbone (canonical name) come from. Raises UserError where nobody trained it."""
     if name.startswith(TIMM_PREFIX):
         model = name.removeprefix(TIMM_PREFIX)
-        return Source((f"{model}.pth",), _timm(model, features_only=True))
+        trained = partial(TimmBackbone, model, output_stride=None, pretrained=True)
+        return Source((f"{model}.pth",), lambda: trained().model.state_dict())
     if name not in SOURCES:
         raise UserError(f"there are no ImageNet weights for {name}; set model.pretrained=False")
     return SOURCES[name]

@@ -1,6 +1,8 @@
 """Objectives: what a method computes in a step. The type of `config.method` picks one."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
@@ -12,28 +14,32 @@ from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.supervised import SupervisedObjective
-from mgd.student import load_student
+from mgd.student import load_student, start_from
 
-__all__ = ["Objective", "build_objective", "find_teacher"]
+__all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
 
 log = logging.getLogger(__name__)
 
 
-def build_objective(config: Experiment, num_classes: int) -> Objective:
+def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[str] = ()) -> Objective:
     """Networks and method of an experiment, on the CPU; weights at random come from torch's global generator.
+
+    Args:
+        classes: the data's class names, which a teacher must have too; none takes any of the same number.
 
     Raises:
         UserError: ImageNet weights or a teacher cannot be had or do not fit.
     """
     method = config.method
+    student = _student(config.model, num_classes, classes)  # first: one seed gives one student, whatever teaches it
     if isinstance(method, MGD):
-        # First, since it is what most often fails.
-        teachers = {name: load_teacher(config, name, num_classes) for name in teacher_paths(method)}
-        return MGDObjective(_network(config.model, num_classes), teachers, method)
+        teachers = {name: load_teacher(config, name, num_classes, classes=classes) for name in teacher_paths(method)}
+        return MGDObjective(student, teachers, method)
     if isinstance(method, CPS):
-        return CPSObjective(_network(config.model, num_classes), _network(config.model, num_classes), method)
+        # The peer starts at random: two networks that start alike have nothing to teach each other.
+        return CPSObjective(student, _network(config.model, num_classes), method)
     assert isinstance(method, Supervised)
-    return SupervisedObjective(_network(config.model, num_classes), method)
+    return SupervisedObjective(student, method)
 
 
 def teacher_paths(method: MGD) -> dict[str, tuple[str, ...]]:
@@ -52,17 +58,41 @@ def find_teacher(files: tuple[str, ...], name: str) -> Path:
     raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
 
 
-def load_teacher(config: Experiment, name: str, num_classes: int) -> DeepLabV3Plus:
+def load_teacher(config: Experiment, name: str, num_classes: int, *, classes: Sequence[str] = ()) -> DeepLabV3Plus:
     """The "deep" or "wide" teacher of a config, from our file or an official one."""
     assert isinstance(config.method, MGD)
     path = find_teacher(teacher_paths(config.method)[name], name)
-    network = load_student(path, num_classes=num_classes)
+    network = load_student(path, num_classes=num_classes, classes=classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
 
 
+def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV3Plus:
+    """The network that is trained: from `model.init_from` where it is set."""
+    if not model.init_from:
+        return _network(model, num_classes)
+    network = _network(replace(model, pretrained=False), num_classes)
+    start_from(network, model.init_from, classes=classes)
+    return network
+
+
+def build_network(model: Model, num_classes: int) -> DeepLabV3Plus:
+    """The network that a config asks for, with random weights. Raises UserError where it cannot be built."""
+    return build_model(
+        model.backbone,
+        num_classes,
+        channels=model.channels,
+        output_stride=model.output_stride,
+        head=model.head,
+        decoder_stride=model.decoder_stride,
+    )
+
+
 def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
-    network = build_model(model.backbone, num_classes, channels=model.channels, output_stride=model.output_stride)
+    network = build_network(model, num_classes)
+    if network.unreached:
+        names = ", ".join(network.unreached)
+        log.info("frozen, since the head %s does not use what comes of them: %s", model.head, names)
     if model.pretrained:
         load_imagenet(network.backbone, network.arch["backbone"], model.weights_dir, read=lambda p: flat_state(read(p)))
     return network

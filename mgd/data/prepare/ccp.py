@@ -1,6 +1,7 @@
 """Clothing Co-Parsing: its 59 tags merged into a few classes; its photos without labels as unlabelled ones."""
 
 import csv
+import io
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from mgd.data.classes import voc_color, write_classes
 from mgd.data.prepare.jobs import (
     Job,
+    find,
     hold_out,
     need_folder,
     read_mat,
@@ -43,8 +45,8 @@ def prepare_ccp(source: Path, merge: Path, out: Path, *, val_every: int = 7) -> 
     tags = [str(np.squeeze(tag)) for tag in read_mat(source / "label_list.mat", "label_list").ravel()]
     names, table = _merged(merge, tags)
     _keep_merge(merge, out / "merge.csv")
-    photos = sorted(file.stem for file in (source / "photos").glob("*.jpg"))
-    labeled = sorted(file.stem for file in annotations.glob("*.mat"))
+    photos = [file.stem for file in find(source / "photos", "*.jpg", "the photos")]
+    labeled = [file.stem for file in find(annotations, "*.mat", "the labels")]
     train, val = hold_out(labeled, val_every)
     bare = sorted(set(photos) - set(labeled))
     folders = {"images": labeled, "unlabeled": bare}
@@ -76,7 +78,7 @@ def _keep_merge(merge: Path, kept: Path) -> None:
 
 def _merged(merge: Path, tags: list[str]) -> tuple[list[str], np.ndarray]:
     """(names of the classes, class of every tag)."""
-    reader = csv.DictReader(read_text(merge).splitlines())
+    reader = csv.DictReader(io.StringIO(read_text(merge)))
     if list(reader.fieldnames or ()) != HEADER:
         raise UserError(f"{merge}: the header must be {','.join(HEADER)}, found {','.join(reader.fieldnames or ())}")
     of_tag = {row["tag"]: row["class"] for row in reader}

@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mgd.data.classes import BUILT_IN
-from mgd.data.images import read_indices
+from mgd.data.images import load_label, read_indices
 from mgd.data.prepare.jobs import (
     Job,
+    find,
     need_folder,
     run_jobs,
     summary,
@@ -17,7 +18,7 @@ from mgd.data.prepare.jobs import (
     write_lines,
     write_partitions,
 )
-from mgd.errors import UserError
+from mgd.errors import UserError, few
 from mgd.files import link, read_text
 from mgd.metrics import IGNORE_INDEX
 
@@ -33,11 +34,13 @@ TRAIN_IDS = {name: BUILT_IN["city"].names.index(name) for name in BUILT_IN["city
 OF_ID = np.full(256, IGNORE_INDEX, np.uint8)
 OF_ID[: len(LABELS)] = [TRAIN_IDS.get(name, IGNORE_INDEX) for name in LABELS]
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
-IMAGE, IDS, POLYGONS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_polygons.json"
+LABELED = ("train", "val")  # the test images' labels are not public
+IMAGE = "_leftImg8bit.png"
+IDS, TRAIN_IDS_DRAWN, POLYGONS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png", "_gtFine_polygons.json"
 
 
 def prepare_city(images: Path, labels: Path, out: Path) -> str:
-    """Make DATA/city: labels from the labelIds, or drawn from the polygons where there are none.
+    """Make DATA/city: labels from the labelIds, else the labelTrainIds, else drawn from the polygons.
 
     The test images, whose labels are not public, and those of train_extra, when they are there, get lists of images
     alone: `data.unlabeled=config_new/train_extra.txt` adds the latter to the unlabelled part.
@@ -49,22 +52,23 @@ def prepare_city(images: Path, labels: Path, out: Path) -> str:
         What was made, against the published counts.
 
     Raises:
-        UserError: a folder or a label is missing, a file is broken.
+        UserError: a folder, its photos or a label is missing, a file is broken.
     """
     need_folder(images / "train", "leftImg8bit with train, val and test")
     need_folder(labels / "train", "gtFine with train and val")
-    found = {part: _photos(images / part) for part in (*COUNTS, "train_extra")}
-    jobs = []
-    for part, photos in found.items():
-        for name, photo in photos.items():
-            jobs.append(Job(link, photo, out / "images" / part / f"{name}.png"))
-            if part in ("train", "val"):
-                jobs.append(_label_job(labels / part / photo.parent.name, name, out / "segmentation" / part))
+    found = {part: _photos(images / part, needed=part in LABELED) for part in (*COUNTS, "train_extra")}
+    jobs = [
+        Job(link, photo, out / "images" / part / f"{name}.png")
+        for part, photos in found.items()
+        for name, photo in photos.items()
+    ]
+    for part in LABELED:
+        jobs += _label_jobs(found[part], labels / part, out / "segmentation" / part)
     run_jobs(jobs, "Cityscapes")
     lists, warnings = out / "config_new", ""
     for part, photos in found.items():
         lines = [f"/images/{part}/{name}.png" for name in photos]
-        if part in ("train", "val"):
+        if part in LABELED:
             lines = [f"/images/{part}/{name}.png\t/segmentation/{part}/{name}_gtFine.png" for name in photos]
         if photos:
             write_lines(lists / f"{part}.txt", lines)
@@ -74,14 +78,37 @@ def prepare_city(images: Path, labels: Path, out: Path) -> str:
     return summary(out, counts, warnings)
 
 
-def _photos(folder: Path) -> dict[str, Path]:
-    """Name (aachen_000000_000019) -> file, sorted; empty where there is no such folder."""
-    return {file.name.removesuffix(IMAGE): file for file in sorted(folder.glob(f"*/*{IMAGE}"))}
+def _photos(folder: Path, *, needed: bool) -> dict[str, Path]:
+    """Name (aachen_000000_000019) -> file, sorted; empty where none is there and none is needed."""
+    try:
+        photos = find(folder, f"*/*{IMAGE}", "Cityscapes' photos, a folder for each city,")
+    except UserError as error:
+        if not needed:
+            return {}
+        swapped = any(folder.glob("*/*_gtFine_*"))
+        raise UserError(f"{error}{'; are --images and --labels swapped?' if swapped else ''}") from error
+    return {file.name.removesuffix(IMAGE): file for file in photos}
 
 
-def _label_job(folder: Path, name: str, out: Path) -> Job:
-    target, ids = out / f"{name}_gtFine.png", folder / f"{name}{IDS}"
-    return Job(_from_ids, ids, target) if ids.is_file() else Job(_from_polygons, folder / f"{name}{POLYGONS}", target)
+def _label_jobs(photos: dict[str, Path], labels: Path, out: Path) -> list[Job]:
+    """How to make every photo's label from the first kind of file that is there."""
+    kinds = {IDS: _from_ids, TRAIN_IDS_DRAWN: _from_train_ids, POLYGONS: _from_polygons}
+    jobs, bare = [], []
+    for name, photo in photos.items():
+        files = {labels / photo.parent.name / f"{name}{kind}": make for kind, make in kinds.items()}
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            bare.append(name)
+        else:
+            jobs.append(Job(files[file], file, out / f"{name}_gtFine.png"))
+    if bare:
+        looked = ", ".join(f"*/NAME{kind}" for kind in kinds)
+        raise UserError(f"{labels.absolute()} has no label of {len(bare):,} photos: {few(bare)}; looked for {looked}")
+    return jobs
+
+
+def _from_train_ids(source: Path, target: Path) -> None:
+    write_label(target, load_label(source, len(BUILT_IN["city"])))
 
 
 def _from_ids(source: Path, target: Path) -> None:

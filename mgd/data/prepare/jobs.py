@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from mgd.data.partitions import write_partition
-from mgd.errors import UserError
-from mgd.files import read_text, write_bytes, write_text
+from mgd.errors import UserError, few
+from mgd.files import read_lines, write_bytes, write_text
 from mgd.parallel import in_order
+from mgd.progress import Progress
 
 RATIOS = (2, 4, 8, 16)
 
@@ -38,7 +38,7 @@ def run_jobs(jobs: Iterable[Job], caption: str) -> None:
     todo = [job for job in jobs if not job.target.exists()]
     if missing := [job.source for job in todo if not job.source.is_file()]:
         raise UserError(f"{len(missing)} files are missing, first {missing[0]}; unpack the archive again, whole")
-    progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=caption, unit="file", disable=None)
+    progress = Progress(total=len(jobs), initial=len(jobs) - len(todo), desc=caption, unit="file", disable=None)
     with progress:
         for _ in in_order(_make, todo):
             progress.update()
@@ -69,10 +69,25 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a list. Raises UserError when it is missing."""
+    """The lines of a list. Raises UserError when it is missing or empty."""
     if not path.is_file():
         raise UserError(f"{path.absolute()} does not exist; is this the folder that the archive unpacks to?")
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not (lines := [line.strip() for line in read_lines(path)]):
+        raise UserError(f"{path.absolute()} is empty; unpack the archive again")
+    return lines
+
+
+def find(folder: Path, pattern: str, what: str) -> list[Path]:
+    """The files of a folder whose paths in it fit `pattern`, sorted, without hidden ones, which systems leave.
+
+    Raises:
+        UserError: there is none; it says what was looked for, and what is there.
+    """
+    found = sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+    if not found:
+        there = few(sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())) or "no file"
+        raise UserError(f"{folder.absolute()} has no {pattern}, which is how {what} are called; found {there}")
+    return found
 
 
 def need_folder(path: Path, what: str) -> Path:
@@ -100,6 +115,10 @@ def hold_out(names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
     """(training, validation): every `every`-th name is for validation, where a data set has no split of its own."""
     if every < 2:
         raise UserError(f"--val-every {every} must be 2 or more: one image in so many is for validation")
+    if len(names) < every:
+        raise UserError(
+            f"--val-every {every} leaves none of {len(names)} labelled images for validation; use a smaller one"
+        )
     return [name for i, name in enumerate(names) if (i + 1) % every], list(names[every - 1 :: every])
 
 

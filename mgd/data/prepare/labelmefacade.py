@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from mgd.data.classes import write_classes
-from mgd.data.prepare.jobs import Job, hold_out, need_folder, run_jobs, summary, write_label, write_lines
+from mgd.data.prepare.jobs import Job, find, hold_out, need_folder, run_jobs, summary, write_label, write_lines
 from mgd.errors import UserError
 from mgd.files import link
 from mgd.metrics import IGNORE_INDEX
@@ -38,7 +38,7 @@ def prepare_labelmefacade(source: Path, out: Path, *, val_every: int = 5) -> str
     Raises:
         UserError: a folder or file is missing or broken, a label holds a colour of no class.
     """
-    photos = sorted(need_folder(source / "images", "the photos of LabelMeFacade").glob("*.jpg"))
+    photos = find(need_folder(source / "images", "the photos of LabelMeFacade"), "*.jpg", "the photos")
     labels = need_folder(source / "labels", "the coloured labels of LabelMeFacade")
     names = [photo.stem for photo in photos]
     jobs = [Job(link, photo, out / "images" / photo.name) for photo in photos]

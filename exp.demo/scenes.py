@@ -1,14 +1,16 @@
-"""Draw a synthetic street-and-park segmentation set in PASCAL VOC layout, so that a demo needs no download."""
+"""Draw a synthetic street-and-park segmentation set in PASCAL VOC layout, so that a demo needs no download.
 
+python exp.demo/scenes.py DATA/scenes --val 96
+"""
+
+import argparse
 import json
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-
-from mgd.data.classes import write_classes
-from mgd.data.prepare.jobs import write_label, write_lines
-from mgd.data.prepare.scenery import (
+from scenery import (
     CLASSES,
     CLOUDS,
     INDEX,
@@ -21,6 +23,9 @@ from mgd.data.prepare.scenery import (
     choose,
     noise,
 )
+
+from mgd.data.classes import write_classes
+from mgd.data.prepare.jobs import write_label, write_lines
 from mgd.errors import UserError
 from mgd.files import write_bytes, write_json
 
@@ -126,3 +131,26 @@ def generate_scenes(
         write_lines(out / f"{split}.txt", names)
     write_classes(out / "classes.csv", *zip(*CLASSES, strict=True))
     write_json(mark, wanted)
+
+
+def main() -> int:
+    """The command line; bad input is a sentence and status 2."""
+    parser = argparse.ArgumentParser(description="Draw street scenes with labels: a data set that needs no download.")
+    parser.add_argument("out", type=Path, help="the data set's folder")
+    parser.add_argument("--train", type=int, default=512, help="training images (default 512)")
+    parser.add_argument("--val", type=int, default=64, help="validation images (default 64)")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--height", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=0)
+    options = vars(parser.parse_args())
+    try:
+        generate_scenes(**options)
+    except UserError as error:
+        print(f"scenes: {error}", file=sys.stderr)
+        return 2
+    print(f"{options['train']} training and {options['val']} validation scenes in {options['out']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

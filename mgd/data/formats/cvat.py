@@ -1,0 +1,91 @@
+"""CVAT's "Segmentation mask 1.1" (PASCAL VOC's folders): labelmap.txt, SegmentationClass/, ImageSets/Segmentation/.
+
+https://docs.cvat.ai/docs/dataset_management/formats/format-smask/
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mgd.data.classes import VOC_NAMES, Classes, voc_color
+from mgd.data.formats import rgb
+from mgd.data.formats.export import IGNORE, Color, Export, Labelled, Photo, Photos, Reading, need
+from mgd.data.formats.masks import mask_files
+from mgd.errors import UserError
+from mgd.files import read_text, write_png, write_text
+from mgd.metrics import IGNORE_INDEX
+
+SETS = Path("ImageSets") / "Segmentation"
+VOID = (224, 224, 192)  # VOC's colour of object borders
+
+
+def read(source: Path, reading: Reading) -> Export:
+    """An unpacked export. Photos are in JPEGImages/ (exported with images), or where `reading.images` says.
+
+    Raises:
+        UserError: another tool's export, a broken labelmap.txt, a mask without a photo.
+    """
+    masks = need(source / "SegmentationClass", "an unpacked CVAT export, Segmentation mask 1.1")
+    table = _labelmap(source / "labelmap.txt")
+    photos = Photos([reading.images] if reading.images else [source / "JPEGImages", source / "images"], masks)
+    parts = {
+        name.strip(): file.stem if file.stem in ("train", "val", "test") else ""
+        for file in sorted((source / SETS).glob("*.txt"))
+        for name in read_text(file).splitlines()
+    }
+    found = []
+    for mask in mask_files(masks):
+        name = mask.relative_to(masks).with_suffix("").as_posix()
+        painter = partial(rgb.regions, mask, table, reading.tolerance)
+        found.append(Photo(name, photos.find(name), mask, painter, part=parts.get(name, "")))
+    colors = dict(table)
+    return Export(tuple(colors), tuple(found), covers=True, colors=colors)
+
+
+def _labelmap(path: Path) -> tuple[tuple[str, Color], ...]:
+    """(name, colour) of every line `name:red,green,blue:parts:actions`; VOC's where there is no file."""
+    if not path.is_file():
+        return (*((name, voc_color(i)) for i, name in enumerate(VOC_NAMES)), (IGNORE, VOID))
+    table: list[tuple[str, Color]] = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            name, numbers, *_ = line.split(":")
+            red, green, blue = (int(value) for value in numbers.split(","))
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number}: expected name:red,green,blue:parts:actions, found {line!r}"
+            ) from None
+        if twice := [other for other, color in table if color == (red, green, blue) or other == name]:
+            raise UserError(f"{path}, line {number}: {name} has the name or the colour of {twice[0]}; make them differ")
+        table.append((name.strip(), (red, green, blue)))
+    return tuple(table)
+
+
+def write_one(out: Path, photo: Labelled, classes: Classes) -> str:
+    """Write a photo's mask in the colours of `labelmap.txt`; ignored pixels have a label of their own."""
+    palette = classes.palette()
+    palette[IGNORE_INDEX] = _ignore_color(classes)
+    write_png(out / "SegmentationClass" / f"{photo.name}.png", palette[photo.label])
+    return photo.name
+
+
+def write_rest(out: Path, made: Sequence[str], classes: Classes) -> str:
+    """Write `labelmap.txt` and the list. Returns how CVAT takes it."""
+    rows = [*zip(classes.names, classes.colors, strict=True), (IGNORE, _ignore_color(classes))]
+    lines = [f"{name}:{','.join(map(str, color))}::\n" for name, color in rows]
+    write_text(out / "labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(lines))
+    write_text(out / SETS / "default.txt", "".join(f"{name}\n" for name in made))
+    return "zip what is in the folder; in CVAT: Upload annotations, Segmentation mask 1.1 (the task needs these labels)"
+
+
+def _ignore_color(classes: Classes) -> Color:
+    """VOC's colour of void, or the next that no class has."""
+    if twice := [color for color in classes.colors if classes.colors.count(color) > 1]:
+        named = [name for name, color in zip(classes.names, classes.colors, strict=True) if color == twice[0]]
+        raise UserError(
+            f"{' and '.join(named)} have the same colour {twice[0]}; make the colours of classes.csv differ"
+        )
+    free = (VOID, *(voc_color(i) for i in range(255, 0, -1)))
+    return next(color for color in free if color not in classes.colors)

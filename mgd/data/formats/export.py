@@ -1,0 +1,188 @@
+"""What every reader of an annotation tool's export returns: photos, each with its regions; and what readers share."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mgd.data.classes import Classes, read_classes, voc_color
+from mgd.data.images import IMAGE_SUFFIXES
+from mgd.errors import UserError, few
+from mgd.files import read_text
+
+IGNORE = "__ignore__"  # labelme's name for "look away"; here the name of ignored pixels in every format
+Size = tuple[int, int]  # height, width
+Color = tuple[int, int, int]
+Region = tuple[str, np.ndarray]  # a class's name (or IGNORE) and where it is: (H,W) bool
+Regions = Callable[[Size], Iterable[Region]]  # of a photo of that size; a later region lies on top
+
+
+class Photo(NamedTuple):
+    """One photo with what was drawn on it."""
+
+    name: str  # path below the data set's images/, without suffix
+    image: Path
+    source: Path  # the file that holds what was drawn
+    regions: Regions | None  # None: nobody looked at this photo yet
+    size: Size | None = None  # as the export says
+    part: str = ""  # train, val, test, or not told
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export, opened: no mask is drawn until `Photo.regions` is called, in a worker."""
+
+    names: tuple[str, ...]
+    photos: tuple[Photo, ...]
+    covers: bool  # every pixel of a mask has a class, so that nothing is left unmarked
+    colors: dict[str, Color] = field(default_factory=dict)  # of the classes, where the format has them
+
+
+class Labelled(NamedTuple):
+    """A photo with its label map, on the way back to an annotation tool."""
+
+    name: str
+    image: Path
+    label: np.ndarray  # (H,W) uint8, 255 is ignored
+    marked: list[Region]  # what a tool that draws regions gets; what is left is background, or else ignored
+
+
+def named_classes(text: str) -> Classes:
+    """Classes as --classes names them: `voc` and the like, a CSV file, or names separated by commas."""
+    if "," not in text:
+        return read_classes(Path(text).name, Path(text).parent)
+    names = tuple(name.strip() for name in text.split(","))
+    if len(set(names)) < len(names) or "" in names:
+        raise UserError(f"--classes {text} names a class twice or has an empty name; correct it")
+    return Classes(names, tuple(voc_color(i) for i in range(len(names))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a person says about an export; each format's reader takes what concerns it."""
+
+    images: Path | None = None  # where the photos are, when not where the tool puts them
+    label_pattern: str = ""  # of masks beside photos, such as {stem}_mask.png
+    label_map: tuple[str, ...] = ()  # values of an index mask: 255=1, 1..8=0..7, 0=ignore
+    classes: str = ""  # the classes in their order: a CSV file, or names separated by commas
+    colors: Path | None = None  # the colour table of RGB masks
+    tolerance: int = 0  # how far a channel of an RGB mask may be off its class's colour
+    line_width: float = 10.0  # pixels, of labelme's lines; its points are discs as wide
+    predictions: bool = False  # Label Studio: take predictions where nobody annotated
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """The content of a JSON file. Raises UserError when it is none."""
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no JSON ({error}); expected {expected}") from error
+
+
+@contextmanager
+def understood(path: Path, expected: str) -> Iterator[None]:
+    """Turn what a file of another structure than `expected` raises into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path} is not what was named: expected {expected}, found {reason}; {guess(path)}") from error
+
+
+def guess(path: Path) -> str:
+    """Which --format a file or folder looks like, as a remedy."""
+    found = _looks_like(path)
+    return f"it looks like --format {found}" if found else "see `mgd prepare labels --help` for the formats"
+
+
+def _looks_like(path: Path) -> str:
+    if path.is_dir():
+        for name, kind in (("labelmap.txt", "cvat"), ("data.yaml", "yolo"), ("meta.json", "supervisely")):
+            if (path / name).is_file():
+                return kind
+        return next((kind for file in sorted(path.rglob("*.json"))[:5] if (kind := _looks_like(file))), "")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    if isinstance(content, list):
+        return "label-studio" if content and isinstance(content[0], dict) and "data" in content[0] else ""
+    if not isinstance(content, dict):
+        return ""
+    if "annotations" in content and "images" in content:
+        things = content["annotations"]
+        return "coco-panoptic" if things and "segments_info" in things[0] else "coco"
+    keys = {"shapes": "labelme", "objects": "supervisely", "classes": "supervisely"}
+    return next((kind for key, kind in keys.items() if key in content), "")
+
+
+def photo_name(path: str) -> str:
+    """A path in an export -> a photo's name. Raises UserError for one that leads out of the data set's folder."""
+    pure = PurePosixPath(path.replace("\\", "/"))
+    parts = [part for part in pure.parts if part not in ("/", ".")]
+    if ".." in parts or not parts or any(mark in path for mark in "\t\n\r"):
+        raise UserError(f"an image of the export is called {path!r}, expected a path below the export's folder")
+    name = PurePosixPath(*parts)
+    return (name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name).as_posix()
+
+
+class Photos:
+    """Finds the photos of an export: by their path below one of some folders, else by the file's name alone."""
+
+    def __init__(self, folders: Iterable[Path], source: Path) -> None:
+        self.folders, self.source = [folder for folder in folders if folder.is_dir()], source
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, path: str) -> Path:
+        """The file of an image that the export calls `path`; its suffix may be left out.
+
+        Raises:
+            UserError: there is none, or several have this name.
+        """
+        for folder in self.folders:
+            if (file := folder / path.lstrip("/")).is_file():
+                return file
+        if self._by_name is None:
+            self._by_name = self._index()
+        found = self._by_name.get(path.lstrip("/")) or self._by_name.get(PurePosixPath(path).name, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{self.source} names {path}, which is {few(found)}; say where with --images")
+        looked = few(self.folders) or "no folder"
+        raise UserError(f"{self.source} names {path}, which is not in {looked}; say where the photos are: --images")
+
+    def name_of(self, image: Path) -> str:
+        """A found photo's name: its path below the folder that it was found in."""
+        folder = next(folder for folder in self.folders if image.is_relative_to(folder))
+        return photo_name(image.relative_to(folder).as_posix())
+
+    def _index(self) -> dict[str, list[Path]]:
+        """Every photo by its path and its name, each with and without suffix."""
+        keys: dict[str, set[Path]] = {}
+        for folder in self.folders:
+            for file in filter(is_photo, folder.rglob("*")):
+                path = file.relative_to(folder)
+                for key in {path.as_posix(), path.with_suffix("").as_posix(), file.name, file.stem}:
+                    keys.setdefault(key, set()).add(file)
+        return {key: sorted(files) for key, files in keys.items()}
+
+
+def is_photo(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
+
+
+def need(path: Path, expected: str) -> Path:
+    """`path`, a file or folder that the format must have. Raises UserError."""
+    if not path.exists():
+        where = path.parent if path.parent.exists() else path
+        raise UserError(f"{path} does not exist; expected {expected}; {guess(where)}")
+    return path

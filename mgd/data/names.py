@@ -1,0 +1,82 @@
+"""What an image is called, everywhere: in lists, messages, pictures and the hash of a partition."""
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from mgd.data.images import IMAGE_SUFFIXES
+from mgd.errors import UserError
+
+
+def split_line(line: str) -> tuple[str, str]:
+    """(image, label) of a list's line; "" for no label. A tab is between them, or a space, as in the lists of others.
+
+    A space separates only what ends like names of images on both sides, so that a photo's name may have spaces in it.
+
+    Raises:
+        UserError: there are several such spaces.
+    """
+    image, tab, label = line.partition("\t")
+    if not tab:
+        halves = [(line[:i], line[i + 1 :]) for i, sign in enumerate(line) if sign == " "]
+        halves = [pair for pair in halves if all(Path(half).suffix.lower() in IMAGE_SUFFIXES for half in pair)]
+        if len(halves) > 1:
+            raise UserError(f"{line!r} can be cut into an image and a label at several spaces; put a tab between them")
+        image, label = halves[0] if halves else (line, "")
+    return image.strip(" \t"), label.strip(" \t")
+
+
+def name_of(line: str) -> str:
+    """An image's name from its line in a list: its path below the root, or the line itself where it is a bare name.
+
+    A name is a path that leads out of no folder: the two dots of `../a.png` become `__`, and the slash before the first
+    part goes. Two forms of one Unicode text are one name.
+    """
+    image = os.path.normpath(one_form(split_line(line)[0]))
+    return "/".join("__" if part == ".." else part for part in image.split("/") if part)
+
+
+def below(root: Path, file: Path) -> str:
+    """How a list says where a file is: its path below the root, or all of it where it is not there."""
+    try:
+        return Path(os.path.abspath(file)).relative_to(os.path.abspath(root)).as_posix()  # a link stays as it is named
+    except ValueError:
+        return os.path.abspath(file)
+
+
+def locate(text: str, root: Path) -> Path:
+    """The file that a list means by `text`: below the root, with a slash before it as well; else where it says.
+
+    A name in another form of Unicode than the disk's (macOS writes `é` as two characters) is found too.
+    """
+    inside = root / text.lstrip("/")
+    if text.isascii() and not text.startswith("/"):
+        return inside
+    candidates = [inside, Path(text)] if text.startswith("/") else [inside]
+    return next((found for path in candidates if (found := _in_any_form(path)) is not None), inside)
+
+
+def one_form(text: str) -> str:
+    """Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
+def digest(names: Sequence[str]) -> str:
+    """sha256 of the names of the labelled images, in order: what two runs must share to have the same labels."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _in_any_form(path: Path) -> Path | None:
+    """The path as it is on the disk, each part in the form that is there; None where there is none."""
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        forms = [found / part, *(found / unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
+        there = next((form for form in forms if form.exists()), None)
+        if there is None:
+            return None
+        found = there
+    return found

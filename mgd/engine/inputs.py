@@ -1,0 +1,82 @@
+"""What a run is trained on, as its state records it, and how two such records differ."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mgd.config import MGD, Experiment
+from mgd.data.datasets import Item, Splits
+from mgd.objectives import find_teacher, teacher_paths
+
+TAIL = 2**20  # bytes at the end of a checkpoint, where its zip directory has a checksum of every tensor
+PARTS = ("labelled images", "unlabelled images", "validation images")
+Inputs = dict[str, Any]  # plain values, as a checkpoint may hold them
+
+
+def inputs_of(config: Experiment, splits: Splits) -> Inputs:
+    """A record of classes, images and teachers that is equal where a run would be trained on the same.
+
+    An image counts as the same by its name and its file's size; a label map, a list's order and a teacher by content.
+
+    Raises:
+        UserError: a teacher is missing.
+    """
+    items = (splits.labeled, splits.unlabeled, splits.val)
+    teachers = teacher_paths(config.method) if isinstance(config.method, MGD) else {}
+    return {
+        "classes": list(splits.classes.names),
+        **{part: {"count": len(of), "digest": _digest(of)} for part, of in zip(PARTS, items, strict=True)},
+        "teachers": {name: _end_of(find_teacher(files, name)) for name, files in teachers.items()},
+    }
+
+
+def changes(old: Inputs, new: Inputs) -> list[str]:
+    """What differs, in words."""
+    return [*_class_changes(old["classes"], new["classes"]), *_part_changes(old, new), *_teacher_changes(old, new)]
+
+
+def same_validation(old: Inputs, new: Inputs) -> bool:
+    """Whether scores can be held against each other."""
+    return all(old[key] == new[key] for key in ("classes", PARTS[2]))
+
+
+def _class_changes(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    if len(old) != len(new):
+        yield f"{len(old)} classes, now {len(new)}"
+    elif old != new:
+        index = next(i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one != other)
+        yield f"class {index} was {old[index]}, now {new[index]}"
+
+
+def _part_changes(old: Inputs, new: Inputs) -> Iterator[str]:
+    for part in PARTS:
+        if old[part] != new[part]:
+            now = f"{new[part]['count']:,}" if old[part]["count"] != new[part]["count"] else "as many others"
+            yield f"{old[part]['count']:,} {part}, now {now}"
+
+
+def _teacher_changes(old: Inputs, new: Inputs) -> Iterator[str]:
+    for name in sorted(old["teachers"].keys() | new["teachers"].keys()):
+        if old["teachers"].get(name) != new["teachers"].get(name):
+            yield f"another {name} teacher"
+
+
+def _digest(items: Sequence[Item]) -> str:
+    """Of names, sizes of images and contents of label maps, in order."""
+
+    def facts(item: Item) -> str:
+        label = "" if item.label is None else hashlib.sha256(item.label.read_bytes()).hexdigest()
+        return f"{item.name}\t{item.image.stat().st_size}\t{label}\n"
+
+    with ThreadPoolExecutor(16) as pool:  # on a network drive it is waiting that takes the time
+        return hashlib.sha256("".join(pool.map(facts, items)).encode()).hexdigest()
+
+
+def _end_of(file: Path) -> str:
+    """Digest of a checkpoint's size and end."""
+    size = file.stat().st_size
+    with open(file, "rb") as content:
+        content.seek(max(0, size - TAIL))
+        return hashlib.sha256(f"{size}\n".encode() + content.read()).hexdigest()

@@ -1,0 +1,109 @@
+"""Test `mgd new`: what is looked up from the data, told in the configs, and trained by run.sh."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import BACKBONE, write_image
+
+from mgd.__main__ import main
+from mgd.config import MGD, load
+from mgd.published import VOC_CPS
+
+TINY = [f"model.backbone={BACKBONE}", "model.pretrained=false", "model.channels=16", "train.max_iterations=1"]
+TINY += ["data.workers=0", "evaluate.every=0"]
+
+
+def data_set(root: Path, *, width: int = 80, height: int = 70, unlabeled: int = 3) -> Path:
+    """6 labelled photos, 2 for validation; a quarter of each is leaf."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 2), ("unlabeled", unlabeled)):
+        for i in range(count):
+            inner = part if part == "unlabeled" else f"{part}/images"
+            write_image(root / f"{inner}/{i}.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            if part != "unlabeled":
+                label = np.zeros((height, width), np.uint8)
+                label[:, : width // 4] = 1
+                write_image(root / f"{part}/labels/{i}.png", label)
+    (root / "classes.csv").write_text("index,name,red,green,blue\n0,background,0,0,0\n1,leaf,0,160,0\n")
+    return root
+
+
+def test_a_family_is_looked_up_from_the_data_and_says_so(tmp_path: Path) -> None:
+    assert main(["new", str(tmp_path / "exp.leaves"), "--data", str(data_set(tmp_path / "data"))]) == 0
+    folder = tmp_path / "exp.leaves/leaves1.resnet18_deeplabv3plus"
+    config, text = load(folder), (tmp_path / "exp.leaves/family.py").read_text()
+    data = config.data
+    assert (data.root, data.train_list, data.val_list, data.unlabeled) == (
+        str(tmp_path / "data"),
+        "train",
+        "val",
+        "unlabeled",
+    )
+    assert (data.partition, data.short_side, data.crop_size) == (1, 0, 64)
+    assert "short_side=0,  # photos are 80x70 (median of 6), left as they are" in text
+    assert "crop_size=64,  # the largest multiple of 32 that fits into 70" in text
+    assert "Classes: 75.0 % background, 25.0 % leaf" in text
+    assert config.train.batch_size == 4  # of 6 labels
+    assert "max_iterations=4_000,  # 34 epochs x 3 unlabelled / 4 = 25, kept within 4,000 to 40,000" in text
+    assert isinstance(config.method, MGD)
+    assert config.method.deep_teacher == (f"{folder}/../leaves1.resnet101_deeplabv3plus/run/last.pt",)
+    for network, rate in (("resnet101", 0.0025), ("wresnet34", 0.001)):
+        teacher = load(tmp_path / f"exp.leaves/leaves1.{network}_deeplabv3plus")
+        assert (teacher.method, teacher.train.lr, teacher.data) == (VOC_CPS, rate, data)
+    assert subprocess.run(["bash", "-n", tmp_path / "exp.leaves/run.sh"], check=False).returncode == 0
+
+
+def test_large_photos_are_shrunk_and_labels_serve_without_unlabelled_photos(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "data", width=900, height=700, unlabeled=0)
+    assert main(["new", str(tmp_path / "exp.x"), "--data", str(root)]) == 0
+    data = load(tmp_path / "exp.x/x1.resnet18_deeplabv3plus").data
+    assert (data.short_side, data.crop_size, data.unlabeled) == (512, 512, "train")
+
+
+def test_what_is_told_wins_over_what_is_looked_up(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "data", unlabeled=0)
+    options = ["data.partition=2", "data.crop_size=32", "data.scales=1.0"]
+    assert main(["new", str(tmp_path / "exp.x"), "--data", str(root), *options]) == 0
+    data = load(tmp_path / "exp.x/x2.resnet18_deeplabv3plus").data
+    assert (data.partition, data.crop_size, data.scales, data.unlabeled) == (2, 32, (1.0,), "")
+    assert "crop_size=32,  # as told" in (tmp_path / "exp.x/family.py").read_text()
+
+
+def test_a_family_trains_from_teachers_to_student_and_what_was_told_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data_set(tmp_path / "data", unlabeled=0)
+    for label in root.rglob("labels/*.png"):
+        write_image(label, np.repeat(np.array([0, 255], np.uint8), 70 * 40).reshape(70, 80))
+    assert main(["new", str(tmp_path / "exp.x"), "--data", str(root), "data.label_map=255=1"]) == 0
+    for network in ("resnet101", "wresnet34", "resnet18"):
+        folder = tmp_path / f"exp.x/x1.{network}_deeplabv3plus"
+        assert load(folder).data.label_map == ("255=1",)
+        assert main(["train", str(folder), *TINY]) == 0
+    assert main(["evaluate", str(folder), *TINY]) == 0
+    told = capsys.readouterr()
+    assert "leaf" in told.out
+    assert "overlap" not in told.err  # that photos serve twice is meant
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda root: (root / "classes.csv").unlink(), "classes.csv does not exist"),
+        (
+            lambda root: (root / "val").rename(root / "test"),
+            "has no val.txt, or val/ with images/ and labels/; mgd prepare",
+        ),
+        (lambda root: (root / "train/labels/3.png").write_bytes(b""), "3.png cannot be decoded"),
+        (lambda root: (root.parent / "exp.x/a").mkdir(parents=True), "exp.x is not empty; name a new folder"),
+    ],
+)
+def test_a_family_of_a_broken_data_set_is_refused_and_not_begun(
+    spoil, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(data_set(tmp_path / "data"))
+    assert main(["new", str(tmp_path / "exp.x"), "--data", str(tmp_path / "data")]) == 2
+    assert text in capsys.readouterr().err
+    assert not list(tmp_path.glob("exp.x/*/config.py"))

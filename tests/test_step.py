@@ -1,0 +1,208 @@
+"""Test a training step: what it leaves out, averages, casts and converts, as far as no run's result shows it."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import BACKBONE, read, train, write_config
+from test_engine import metrics
+from torch import Tensor, nn
+
+import mgd.engine.loop as loop
+from mgd.config import Experiment, load
+from mgd.data.loaders import Batch
+from mgd.engine import distributed, step
+from mgd.engine.distributed import Processes
+from mgd.engine.fit import made_batch
+from mgd.engine.step import Stepper
+from mgd.models import build_model
+from mgd.objectives.base import Objective, Pass, Terms
+from mgd.objectives.supervised import SupervisedObjective
+
+CPU = torch.device("cpu")
+ALONE = Processes(0, 1, CPU)
+
+
+@pytest.fixture
+def config(small_scenes: Path, tmp_path: Path) -> Experiment:
+    return load(write_config(tmp_path, small_scenes))
+
+
+def make_stepper(config: Experiment, **changes: Any) -> Stepper:
+    torch.manual_seed(0)
+    student = build_model(BACKBONE, 8, channels=16)
+    assert config.method.uses_unlabeled is False
+    objective = SupervisedObjective(student, config.method)  # type: ignore[arg-type]
+    return Stepper(objective, replace(config.train, **changes), ALONE, 10)
+
+
+def batch_of(config: Experiment, iteration: int = 0) -> Batch:
+    return made_batch(config, 8, CPU)._replace(iteration=iteration)
+
+
+# Averaged weights
+
+
+def test_averaged_weights_are_the_mean_of_the_first_ones_then_decay_as_the_key_says(config: Experiment) -> None:
+    stepper = make_stepper(config, ema=0.6, lr=0.1)
+    name = "classifier.bias"
+    seen: list[Tensor] = []
+    for iteration in range(5):
+        stepper([batch_of(config, iteration)])
+        seen.append(stepper.objective.student.state_dict()[name].clone())
+    mean = seen[0]
+    for weight, decay in zip(seen[1:], (1 / 2, 0.6, 0.6, 0.6), strict=True):  # 1 - 1/n until that is above 0.6
+        mean = decay * mean + (1 - decay) * weight
+    torch.testing.assert_close(stepper.network.state_dict()[name], mean)
+
+
+def test_the_decay_of_averaged_weights_is_the_one_asked_for_after_2000_iterations(config: Experiment) -> None:
+    averaged = make_stepper(config, ema=0.999).averaged
+    assert averaged is not None
+    assert averaged.get_decay(2000) == 0.999
+    assert averaged.get_decay(500) == pytest.approx(1 - 1 / 500)
+
+
+def test_running_statistics_are_averaged_as_the_weights_are(config: Experiment) -> None:
+    stepper = make_stepper(config, ema=0.999)
+    names = [name for name in stepper.network.state_dict() if name.endswith("running_mean")]
+    seen = []
+    for iteration in range(3):
+        stepper([batch_of(config, iteration)])
+        seen.append({name: stepper.objective.student.state_dict()[name].clone() for name in names})
+    for name in names:
+        torch.testing.assert_close(stepper.network.state_dict()[name], sum(one[name] for one in seen) / 3)
+
+
+# Steps that are left out or must not be
+
+
+def test_a_gradient_that_is_large_but_finite_is_a_step_like_others(config: Experiment) -> None:
+    stepper = make_stepper(config, lr=1e-12)
+    for parameter in stepper.objective.parameters():  # as a loss 1e6 times as large would
+        parameter.register_hook(lambda gradient: gradient * 1e6)
+    before = {name: tensor.clone() for name, tensor in stepper.objective.state_dict().items()}
+    outcome = stepper([batch_of(config)])
+    assert 1e4 < float(outcome.gradient_norm) < math.inf
+    momentum = [state["momentum_buffer"] for state in stepper.optimizer.state.values()]
+    assert any(tensor.any() for tensor in momentum)
+    after = stepper.objective.state_dict()
+    assert not torch.equal(
+        after["student.head.last_conv.1.running_mean"], before["student.head.last_conv.1.running_mean"]
+    )
+
+
+def test_the_loss_scale_of_fp16_halves_with_an_overflow_and_its_step_is_left_out(config: Experiment) -> None:
+    stepper = make_stepper(config)
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+    scales = []
+    for iteration in range(4):
+        hook = next(stepper.objective.parameters()).register_hook(
+            lambda g, i=iteration: g * (torch.inf if i == 0 else 1)
+        )
+        before = next(stepper.objective.parameters()).clone()
+        stepper([batch_of(config, iteration)])
+        hook.remove()
+        assert torch.equal(before, next(stepper.objective.parameters())) == (iteration == 0)
+        scales.append(stepper.scaler.get_scale())
+    assert scales == [2.0, 2.0, 4.0, 4.0]  # halved by the overflow, doubled after two steps without one
+
+
+# Precision, layout, batch norm over processes
+
+
+class Watched(SupervisedObjective):
+    """Notes how its forward runs."""
+
+    seen: list[Any]
+
+    def passes(self, batch: Batch) -> list[Pass]:
+        (only,) = super().passes(batch)
+
+        def terms() -> Terms:
+            found = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled()
+            self.seen.append(found)
+            return only.terms()
+
+        return [only._replace(terms=terms)]
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", True), ("fp32", False)])
+def test_a_step_casts_as_its_precision_says(config: Experiment, precision: str, expected: bool) -> None:
+    objective = Watched(build_model(BACKBONE, 8, channels=16), config.method)  # type: ignore[arg-type]
+    objective.seen, outputs = [], []
+    objective.student.classifier.register_forward_hook(lambda module, inputs, output: outputs.append(output.dtype))
+    Stepper(objective, replace(config.train, precision=precision), ALONE, 10)([batch_of(config)])
+    assert [enabled for enabled, _, _ in objective.seen] == [expected]
+    assert outputs == [torch.bfloat16 if expected else torch.float32]
+
+
+def test_networks_are_trained_channels_last(config: Experiment) -> None:
+    stepper = make_stepper(config, ema=0.9)
+    for network in (stepper.objective.student, stepper.network):
+        kernels = [p for p in network.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert kernels
+        assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+        assert not any(kernel.is_contiguous() for kernel in kernels)
+
+
+@pytest.mark.parametrize(
+    ("world", "device", "synchronised"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)]
+)
+def test_batch_norm_is_synchronised_over_several_gpus(
+    config: Experiment, monkeypatch: pytest.MonkeyPatch, world: int, device: str, synchronised: bool
+) -> None:
+    monkeypatch.setattr(step, "distribute", lambda module, team: module)
+    monkeypatch.setattr(Objective, "to", lambda self, *arguments, **options: self)  # there is no GPU
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *arguments, **options: None)
+    monkeypatch.setattr(step, "make_optimizer", lambda module, *arguments: torch.optim.SGD(module.parameters(), lr=0.1))
+    objective = SupervisedObjective(build_model(BACKBONE, 8, channels=16), config.method)  # type: ignore[arg-type]
+    team = Processes(0, world, torch.device(device))
+    stepper = Stepper(objective, replace(config.train, precision="fp32"), team, 10)
+    norms = [module for module in stepper.objective.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert {isinstance(module, nn.SyncBatchNorm) for module in norms} == {synchronised}
+
+
+def test_ddp_shares_memory_between_gradients_and_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda module, **options: asked.update(options))
+    distributed.distribute(nn.Linear(1, 1), Processes(0, 2, CPU))
+    assert asked == {"device_ids": None, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+
+
+# The best, and steps without labels
+
+
+def test_the_best_network_is_kept_when_later_ones_are_worse(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.5, 0.4, 0.5])
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments, **options: SimpleNamespace(miou=next(scores)))
+    run = train(tmp_path, small_scenes, "train.max_iterations=8", "evaluate.every=1")  # an epoch is 2 iterations
+    assert [line["miou"] for line in metrics(run) if "miou" in line] == [0.2, 0.5, 0.4, 0.5]
+    assert (read(run / "best.pt")["iteration"], read(run / "best.pt")["miou"]) == (4, 0.5)
+
+
+def test_steps_without_a_labelled_pixel_are_counted_and_the_first_is_told(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move = loop.to_device
+
+    def unlabel(sample: Any, device: torch.device, iteration: int) -> Batch:
+        batch = move(sample, device, iteration)
+        if iteration in (1, 2):
+            assert batch.labeled.label is not None
+            batch.labeled.label.fill_(255)
+        return batch
+
+    monkeypatch.setattr(loop, "to_device", unlabel)
+    run = train(tmp_path, small_scenes, "train.max_iterations=4")
+    assert [line.get("steps_without_labels", 0) for line in metrics(run)] == [0, 1, 2, 2]
+    said = capsys.readouterr().err
+    assert said.count("has a label in the crops that were drawn") == 1
+    assert "WARNING: iteration 2: no pixel of scene_" in said
