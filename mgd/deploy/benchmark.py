@@ -74,7 +74,7 @@ def benchmark(files: Sequence[Path], *, threads: Sequence[int] = (1, 0), runs: i
 def table(rows: Sequence[Row]) -> str:
     """For a terminal."""
     head = ("file", "precision", "photo", "threads", "median ms", "p95 ms", "photos/s", "peak MiB", "MB", "agrees %")
-    lines = [(*head, "mIoU", "of photos")]
+    lines: list[tuple[str, ...]] = [(*head, "mIoU", "of photos")]
     for r in rows:
         known = ["-" if v is None else f"{100 * v:.2f}" for v in (r.agreement, r.miou)]
         numbers = [f"{v:.1f}" for v in (r.median, r.p95, r.throughput, r.peak, r.megabytes)]

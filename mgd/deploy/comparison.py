@@ -57,7 +57,7 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
     elif not images.is_dir():
         raise UserError(f"--images {images} is not a folder; name one with photos, or with {IMAGES}/ and {LABELS}/")
     elif (images / IMAGES).is_dir() and (images / LABELS).is_dir():
-        items = [Item(*pair) for pair in pairs_in(images)[0]]
+        items = [Item(image.stem, image, label) for image, label in pairs_in(images)[0]]
     else:
         items = [Item(file.stem, file, None) for file in photos_in(images)]
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]

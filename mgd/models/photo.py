@@ -35,7 +35,7 @@ class PhotoGraph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """uint8 RGB (N,H,W,3) -> label uint8 (N,H,W); or logits float32 (N,K,H,W); or (label, confidence 0..1)."""
-        own_size = image.shape[1], image.shape[2]
+        own_size: Any = (image.shape[1], image.shape[2])
         pixels = image.permute(0, 3, 1, 2).float()
         size = own_size
         if self.short_side:
