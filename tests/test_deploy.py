@@ -1,16 +1,23 @@
 """Test what leaves the run folder: prediction, exported files, their cards, INT8, the page, the report."""
 
+import importlib.util
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from helpers import BACKBONE, CHANNELS, train, write_image
+from PIL import Image
 from torch import Tensor, nn
 
 import mgd
@@ -18,6 +25,7 @@ from mgd.__main__ import main
 from mgd.data.datasets import Item
 from mgd.deploy.comparison import compare_runners
 from mgd.deploy.media import find_media
+from mgd.deploy.page import MODEL, RUNTIME, find_runtime, write_page
 from mgd.deploy.predict import TILE, tiles
 from mgd.deploy.quantise import _between_convolutions
 from mgd.deploy.runtime import Runner, open_runner
@@ -29,9 +37,11 @@ from mgd.models.photo import PhotoGraph
 from mgd.report.statistics import ious, paired_bootstrap
 
 needs_export = pytest.mark.skipif(
-    any(__import__("importlib").util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="the extra mgd[export] is not installed",
 )
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CACHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgd/node_modules/onnxruntime-web/dist"
 
 
 class Reddest(NormalisingNetwork):
@@ -142,7 +152,7 @@ def test_predict_keeps_sizes_and_paths_and_skips_what_cannot_be_read(
     write_image(given / "sub" / "a.png", np.full((37, 53, 3), 90, np.uint8))
     write_image(given / "dot.png", np.full((1, 1, 3), 90, np.uint8))
     turned = np.full((20, 30, 3), 90, np.uint8)
-    exif = __import__("PIL.Image", fromlist=["Image"]).Exif()
+    exif = Image.Exif()
     exif[274] = 6  # turned by 90 degrees
     write_image(given / "turned.jpg", turned, exif=exif)
     (given / "empty.jpg").write_bytes(b"")
@@ -443,3 +453,50 @@ def test_a_report_has_settings_that_differ_commands_classes_and_every_image(repo
 
 def test_a_report_of_a_folder_without_a_run_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has no last.pt" in refused(capsys, "report", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's folder, with the runtime that npm left in the cache, or stand-ins."""
+    folder = tmp_path_factory.mktemp("page") / "page"
+    folder.mkdir()
+    for suffix in ("", ".json", ".npz"):
+        shutil.copy(f"{exported}{suffix}", folder / f"{MODEL}{suffix}")
+    runtime = CACHED
+    if not runtime.is_dir():
+        runtime = tmp_path_factory.mktemp("runtime")
+        for name in RUNTIME:
+            (runtime / name).write_text("stand-in")
+    write_page(folder, find_runtime(runtime))
+    return folder
+
+
+@needs_export
+def test_a_page_is_a_folder_that_fetches_from_itself_alone(page: Path) -> None:
+    found = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
+    assert found >= {"index.html", "page.js", "model.onnx", "model.onnx.json", "example.png", "example-label.png"}
+    assert {f"runtime/{name}" for name in RUNTIME} <= found
+    text = (page / "index.html").read_text() + (page / "page.js").read_text()
+    assert "default-src 'self'" in text
+    assert "http:" not in text
+    assert "https:" not in text
+
+
+@needs_export
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.skipif(
+    not CACHED.is_dir(), reason=f"onnxruntime-web is not in {CACHED}: mgd export --format web fetches it"
+)
+def test_the_page_in_a_browser_gives_pythons_labels(page: Path, tmp_path: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(page))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        command += ["--virtual-time-budget=2000000", f"--user-data-dir={tmp_path}", "--dump-dom"]
+        command += [f"http://127.0.0.1:{server.server_port}/"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    share = re.search(r"self-test: ([\d.]+) %", done.stdout)
+    assert share, done.stdout[-2000:]
+    assert float(share[1]) >= 99.9
