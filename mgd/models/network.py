@@ -98,6 +98,8 @@ class SegmentationNetwork(NormalisingNetwork):
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         multiple = self.backbone.multiple
+        if multiple == 1:  # an export of dynamic size has one thing less to reason about
+            return height, width
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
