@@ -24,12 +24,12 @@ import mgd
 from mgd.__main__ import main
 from mgd.data.datasets import Item
 from mgd.deploy.comparison import compare_runners
-from mgd.deploy.media import find_media
+from mgd.deploy.media import Photo, find_media
 from mgd.deploy.page import MODEL, RUNTIME, find_runtime, write_page
-from mgd.deploy.predict import TILE, tiles
+from mgd.deploy.predict import TILE, Job, predict_media, tiles
 from mgd.deploy.quantise import _between_convolutions
 from mgd.deploy.runtime import Runner, open_runner
-from mgd.deploy.source import open_source
+from mgd.deploy.source import Source, open_source
 from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.models.normalise import NormalisingNetwork
@@ -501,3 +501,16 @@ def test_the_page_in_a_browser_gives_pythons_labels(page: Path, tmp_path: Path) 
     share = re.search(r"self-test: ([\d.]+) %", done.stdout)
     assert share, done.stdout[-2000:]
     assert float(share[1]) >= 99.9
+
+
+def test_a_large_photo_goes_through_in_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WHOLE": 1, "TILE": 32, "OVERLAP": 8}.items():
+        monkeypatch.setattr(f"mgd.deploy.predict.{name}", value)
+    photo = np.random.default_rng(0).integers(0, 256, (70, 101, 3), dtype=np.uint8)
+    file = write_image(tmp_path / "photo.png", photo)
+    classes = mgd.data.classes.Classes(("dark", "red"), ((0, 0, 0), (255, 0, 0)))
+    source = Source(file, Reddest(), classes, None)  # type: ignore[arg-type]
+    tally = predict_media(source, [Photo(file, Path("photo"))], Job(out=tmp_path / "out"), torch.device("cpu"))
+    assert (tally.done, tally.problems) == (1, [])
+    label = cv2.imread(str(tmp_path / "out/label/photo.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(label, photo[..., 0] > 127)
