@@ -306,6 +306,8 @@ def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> N
         (["--opset", "9", "--size", "48x64"], "--opset 9 is not available; use 18"),
         (["--format", "torchscript"], "records one size"),
         (["--format", "web", "--runtime", "nowhere"], "npm install onnxruntime-web"),
+        (["--format", "openvino"], "pip install openvino and ovc"),
+        (["--format", "litert"], "pip install onnx2tf"),
         (["--images", "nowhere"], "nowhere is not a folder"),
     ],
 )

@@ -5,10 +5,15 @@ from pathlib import Path
 
 from mgd.errors import UserError
 
+CONVERTERS = {  # formats that others write from an ONNX file: (package, command)
+    "openvino": ("openvino", "ovc {}"),
+    "litert": ("onnx2tf", "onnx2tf -i {}"),
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="ours or an official one")
-    kinds = ("onnx", "pt2", "torchscript", "openvino", "litert", "web")
+    kinds = ("onnx", "pt2", "torchscript", "web", *CONVERTERS)
     parser.add_argument("--format", dest="kind", choices=kinds, default="onnx", help="default onnx")
     parser.add_argument("--out", type=Path, help="the file (web: the folder); default: beside the checkpoint")
     parser.add_argument("--size", default="dynamic", metavar="HxW", help="of photos, or dynamic (default)")
@@ -36,6 +41,13 @@ def run(options: argparse.Namespace) -> None:
     shape = Shape(size=_size(options.size), batch=_batch(options.batch))
     if options.count < 1 or (options.short_side is not None and options.short_side < 0):
         raise UserError("--count must be 1 or more, --short-side 0 or more")
+    if options.kind in CONVERTERS:
+        package, command = CONVERTERS[options.kind]
+        file = options.checkpoint.with_suffix(".onnx")
+        raise UserError(
+            f"--format {options.kind} is made from the ONNX file by its own converter: export --format onnx --out {file} "
+            f"first, then pip install {package} and {command.format(file)}"
+        )
     web = options.kind == "web"
     runtime = find_runtime(options.runtime) if web else None
     if web and options.output != "labels":
