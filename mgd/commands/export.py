@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> None:
         package, command = CONVERTERS[options.kind]
         file = options.checkpoint.with_suffix(".onnx")
         raise UserError(
-            f"--format {options.kind} is made from the ONNX file by its own converter: export --format onnx --out {file} "
-            f"first, then pip install {package} and {command.format(file)}"
+            f"--format {options.kind} is made from an ONNX file by its own converter: export --format onnx --out "
+            f"{file} first, then pip install {package} and {command.format(file)}"
         )
     web = options.kind == "web"
     runtime = find_runtime(options.runtime) if web else None
