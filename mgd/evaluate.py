@@ -91,7 +91,7 @@ def evaluate(
         counts.add(sample["index"], label, prediction)
         if pictures is not None and sample["index"] < how.pictures:
             row = panels(sample["image"], [label.cpu(), prediction.cpu()], classes)
-            write_png(below(pictures, item.name, ".png"), np.concatenate(row, axis=1))
+            write_png(below(pictures, item.name.removesuffix(".png"), ".png"), np.concatenate(row, axis=1))
     counts.share()
     report = Report(
         classes,

@@ -119,7 +119,8 @@ class _Whole:
 
     def __init__(self, network: NormalisingNetwork, image: Tensor, how: Evaluate) -> None:
         self.size = (image.shape[-2], image.shape[-1])
-        coarse = isinstance(network, DeepLabV3Plus)
+        # Where the backbone's images are padded, its logits are larger than theirs.
+        coarse = isinstance(network, DeepLabV3Plus) and network.backbone.multiple == 1
         self._scores = _forward(network, network.normalise(image[None]), how, coarse=coarse)[0]
         self._fine = Resized(_Given(self._scores), self.size, align_corners=True) if coarse else None
 

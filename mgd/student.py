@@ -91,6 +91,8 @@ def start_from(network: DeepLabV3Plus, path: str | Path, *, classes: Sequence[st
         and not (other_classes and name.startswith("classifier."))
     }
     network.load_state_dict(expected | fitting)
+    if "mean" in found.arch:
+        network.set_statistics(found.arch["mean"], found.arch["std"])
     left = [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]
     log.info("started from %s: %d of %d tensors loaded", path, len(fitting), len(expected))
     log.info("  loaded: %s", _groups(fitting))

@@ -1,7 +1,11 @@
 """Test evaluation: report, pictures, what it leaves alone, how processes share it."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from mgd.__main__ import main
-from mgd.config import Data, Evaluate, Experiment, Model, Supervised
+from mgd.checkpoint import save
+from mgd.config import Data, Evaluate, Experiment, Model, Supervised, load, override, to_dict
 from mgd.data.classes import Classes, read_classes
 from mgd.data.datasets import open_val
+from mgd.errors import UserError
 from mgd.evaluate import EveryNth, Report, evaluate
 from mgd.models import build_model
+from mgd.models.folding import SEEN
 from mgd.models.normalise import NormalisingNetwork
+from mgd.objectives import load_teacher
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220))
 CLASSES = Classes(("red", "green", "blue", "grey"), COLOURS)
@@ -204,3 +212,123 @@ def test_two_processes_give_the_report_of_one(small_scenes: Path, tmp_path: Path
     assert one == two
     pictures = [sorted(p.name for p in (tmp_path / name / "last-pictures").iterdir()) for name in ("one", "two")]
     assert pictures[0] == pictures[1] == [f"scene_val_0000{i}.png" for i in range(3)]
+
+
+# Class names, labels without a class, names with folders, memory
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("red", "green", "grey", "blue"), "class 2 is 'grey' in the file and 'blue' in the data (the same names in"),
+        (("red", "lime", "blue", "grey"), "class 1 is 'lime' in the file and 'green' in the data;"),
+        (("sky", "tree", "road", "car"), "class 0 is 'sky' in the file and 'red' in the data;"),
+    ],
+)
+def test_a_network_for_other_classes_is_refused_everywhere(
+    names: tuple[str, ...], words: str, painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.pt"
+    save(file, build_model("timm:test_resnet", 4, channels=16), classes=names)
+    path = write_config(tmp_path, painted)
+    for arguments in (["evaluate", str(path), "--checkpoint", str(file)], ["compare", f"a:{file}", f"b:{file}"]):
+        data = [] if arguments[0] == "evaluate" else None
+        if data is None:  # a comparison takes its settings from the first file
+            save(file, build_model("timm:test_resnet", 4, channels=16), classes=names, config=to_dict(load(path)))
+        assert main(arguments) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(UserError, match="trained for other classes"):
+        load_teacher(
+            override(load(path), ["method=mgd", f"method.deep_teacher={file}"]), "deep", 4, classes=CLASSES.names
+        )
+    save(file, build_model("timm:test_resnet", 4, channels=16), classes=CLASSES.names)
+    assert main(["evaluate", str(path), "--checkpoint", str(file)]) == 0
+
+
+def test_labels_that_are_ignored_everywhere_are_no_silent_success(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "void.png", np.full((6, 9), 255, np.uint8))
+    (tmp_path / "void.txt").write_text(f"val/image/image0.png\t{os.path.relpath(tmp_path / 'void.png', painted)}\n")
+    file = tmp_path / "x.pt"
+    save(file, build_model("timm:test_resnet", 4, channels=16), classes=CLASSES.names)
+    command = [
+        "evaluate",
+        str(write_config(tmp_path, painted)),
+        "--checkpoint",
+        str(file),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    report = tmp_path / "x.json"
+    assert main([*command, f"data.val_list={tmp_path}/void.txt", "--json", str(report)]) == 1
+    told = capsys.readouterr()
+    assert "ignored everywhere" in told.err
+    assert "absent" in told.out
+    for written in (report, tmp_path / "o/x.json"):
+        assert json.loads(written.read_text(), parse_constant=lambda word: 1 / 0)["miou"] is None
+
+
+def test_scores_of_images_come_in_the_lists_order_and_as_many_processes_as_there_are(
+    small_scenes: Path, tmp_path: Path
+) -> None:
+    run = train(tmp_path, small_scenes, "train.max_iterations=1")
+    run_processes(
+        2, "evaluate", str(run / "last.pt"), "--out", str(tmp_path / "two"), "evaluate.metrics=iou,boundary_iou"
+    )
+    assert (
+        main(["evaluate", str(run / "last.pt"), "--out", str(tmp_path / "one"), "evaluate.metrics=iou,boundary_iou"])
+        == 0
+    )
+    one, two = ((tmp_path / name / "last-images.csv").read_text() for name in ("one", "two"))
+    assert one == two
+    assert [line.split(",")[0] for line in one.splitlines()[1:]] == [f"scene_val_0000{i}" for i in range(3)]
+    scores = [json.loads((tmp_path / name / "last.json").read_text())["boundary_iou"] for name in ("one", "two")]
+    assert scores[0] == scores[1]
+
+
+def test_pictures_of_names_with_folders_lie_in_folders(config: Experiment, tmp_path: Path) -> None:
+    items = [replace(item, name=f"seq{i}/0001") for i, item in enumerate(open_val(config.data)[:2])]
+    evaluate(NearestColour(), items, CLASSES, config, CPU, pictures=tmp_path / "p")
+    assert sorted(path.relative_to(tmp_path / "p").as_posix() for path in tmp_path.rglob("*.png")) == [
+        "seq0/0001.png",
+        "seq1/0001.png",
+    ]
+    with pytest.raises(UserError, match="would be written outside"):
+        evaluate(NearestColour(), [replace(items[0], name="../x")], CLASSES, config, CPU, pictures=tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to "
+                     "allocate 4294967296 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB. GPU 0 has ..."),
+        MemoryError("Unable to allocate 4.00 GiB for an array"),
+    ],
+)  # fmt: skip
+def test_memory_that_ends_is_a_sentence_that_names_the_image(error: Exception, config: Experiment) -> None:
+    class Hungry(NearestColour):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] != SEEN:
+                raise error
+            return super().forward(x)
+
+    with pytest.raises(UserError, match=r"out of memory \(asked for 4\.00 GiB more\) on .*image0.png \(9x6\); use"):
+        evaluate(Hungry(), open_val(config.data), CLASSES, config, CPU)
+
+
+def test_another_error_stays_what_it_is(config: Experiment) -> None:
+    class Wrong(NearestColour):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] != SEEN:
+                raise RuntimeError("sizes do not match")
+            return super().forward(x)
+
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        evaluate(Wrong(), open_val(config.data), CLASSES, config, CPU)
+
+
+def test_evaluation_needs_no_tensorboard() -> None:
+    code = "import sys; sys.modules['tensorboard'] = None; import mgd.engine.log, mgd.commands.evaluate, mgd.evaluate"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=100)

@@ -1,12 +1,16 @@
 """Test inference: windows, whole image, scales, flip, size of the result."""
 
+import cv2
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Evaluate
-from mgd.infer import predict_scores
+from mgd.infer import predict_labels, predict_scores, resize_photo
+from mgd.models import build_model
 from mgd.models.normalise import NormalisingNetwork
+from mgd.rows import Resized
 
 SIZES = [(40, 60), (16, 16), (17, 16), (9, 60), (5, 7), (31, 64)]
 WHOLE = Evaluate(mode="whole")
@@ -140,3 +144,90 @@ def test_scores_are_given_in_the_size_that_is_asked_for(pixelwise: NormalisingNe
 
 def test_inference_leaves_no_graph_behind(pixelwise: NormalisingNetwork) -> None:
     assert not predict_scores(pixelwise, photo(8, 8), WHOLE).requires_grad
+
+
+# Bands: scores reduced as they come
+
+
+@pytest.fixture(scope="module")
+def deeplab() -> NormalisingNetwork:
+    torch.manual_seed(0)
+    return build_model("timm:test_resnet", 5, channels=16).eval()
+
+
+HOWS = [
+    WHOLE,
+    Evaluate(mode="whole", flip=True, scales=(0.5, 1.0, 1.3)),
+    windows(16, window_batch=2),
+    windows(16, stride=0.4, flip=True),
+    windows(16, scales=(0.5, 1.0, 1.3)),
+    windows(64),
+]
+
+
+@pytest.mark.parametrize("size", [None, (90, 33), (20, 25)])
+@pytest.mark.parametrize("how", HOWS)
+def test_labels_are_the_scores_greatest_however_high_a_band_is(
+    deeplab: NormalisingNetwork, how: Evaluate, size: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = photo(41, 50)
+    scores = predict_scores(deeplab, image, how, size=size)
+    assert torch.equal(predict_labels(deeplab, image, how, size=size), scores.argmax(dim=0).to(torch.uint8))
+    for band in (1, 5 * 50 * 7):
+        monkeypatch.setattr("mgd.infer.BAND", band)
+        torch.testing.assert_close(predict_scores(deeplab, image, how, size=size), scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_whole_image_upsampled_in_rows_has_the_networks_logits(deeplab: NormalisingNetwork, flip: bool) -> None:
+    image = photo(41, 50)
+    with torch.no_grad():
+        pixels = deeplab.normalise(image[None])
+        expected = deeplab(pixels) + (deeplab(pixels.flip(-1)).flip(-1) if flip else 0)
+    found = predict_scores(deeplab, image, Evaluate(mode="whole", flip=flip))
+    torch.testing.assert_close(found, expected[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(7, 9), (20, 31), (13, 5), (1, 1)])
+def test_rows_are_resized_as_the_whole_is(size: tuple[int, int], align_corners: bool) -> None:
+    class Source:
+        size = (13, 17)
+        rows = staticmethod(lambda start, stop: scores[:, start:stop])
+
+    scores = torch.randn(3, 13, 17, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=align_corners)[0]
+    resized = Resized(Source(), size, align_corners=align_corners)
+    found = torch.cat([resized.rows(row, min(row + 3, size[0])) for row in range(0, size[0], 3)], dim=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_photo_is_scaled_as_uint8_by_opencv() -> None:
+    image = photo(21, 34)
+    expected = cv2.resize(image.permute(1, 2, 0).numpy(), None, fx=0.75, fy=0.75, interpolation=cv2.INTER_LINEAR)
+    assert torch.equal(resize_photo(image, 0.75), torch.from_numpy(expected).permute(2, 0, 1))
+    assert resize_photo(photo(3, 40), 0.1).shape == (3, 1, 4)
+
+
+def test_windows_are_normalised_with_the_networks_own_statistics(pixelwise: NormalisingNetwork) -> None:
+    image = photo(10, 12)
+    before = predict_scores(pixelwise, image, windows(16))
+    pixelwise.mean, pixelwise.std = (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)
+    expected = pixelwise(pixelwise.normalise(image[None]))[0]
+    found = predict_scores(pixelwise, image, windows(16))
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-5)
+    assert not torch.allclose(found, before, atol=1e-2)
+
+
+def test_scores_that_are_not_finite_are_no_labels(pixelwise: NormalisingNetwork) -> None:
+    pixelwise.get_parameter("bias").data[2] = float("nan")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        predict_labels(pixelwise, photo(8, 8), WHOLE)
+
+
+def test_bf16_is_close_and_not_the_same(deeplab: NormalisingNetwork) -> None:
+    image = photo(41, 50)
+    exact = predict_scores(deeplab, image, WHOLE)
+    rough = predict_scores(deeplab, image, Evaluate(mode="whole", precision="bf16"))
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.1 * exact.abs().max()

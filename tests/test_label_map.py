@@ -104,6 +104,12 @@ def test_labels_are_found_by_pattern_and_are_no_photos(masks: Path) -> None:
     assert [item.name for item in open_splits(data).labeled] == [f"train/x/{name}.png" for name in "abcd"]
 
 
+def test_labels_among_unlabelled_photos_are_left_out(masks: Path) -> None:
+    chosen = {"train_list": "train", "val_list": "val", "label_pattern": "{stem}_mask.png", "partition": 1}
+    unlabeled = open_splits(Data(root=str(masks), unlabeled="train", **chosen)).unlabeled
+    assert [item.name for item in unlabeled] == [f"train/x/{name}.png" for name in "abcd"]
+
+
 def test_a_pattern_may_lead_into_another_folder(tmp_path: Path) -> None:
     write_image(tmp_path / "images/day/a.jpg", PHOTO)
     write_image(tmp_path / "labels/day/a_gt.png", PHOTO[..., 0])

@@ -1,5 +1,8 @@
 """The official evaluation: sliding windows, label map, confusion matrix, IoU."""
 
+import math
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,10 @@ from golden import array, needs_golden, network
 from torch import Tensor
 
 from mgd.config import Evaluate
-from mgd.infer import predict_scores
+from mgd.infer import predict_labels, predict_scores
 from mgd.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
+from mgd.models import DeepLabV3Plus
+from mgd.models.folding import for_inference
 
 pytestmark = needs_golden
 
@@ -60,3 +65,33 @@ def test_the_absent_class_is_nan_and_left_out_of_the_mean() -> None:
     iou = iou_per_class(recorded("metric_hist"))
     assert int(iou.isnan().sum()) == 1
     assert mean_iou(recorded("metric_hist")) == pytest.approx(float(iou[~iou.isnan()].mean()), abs=1e-15)
+
+
+def official_scores(net: DeepLabV3Plus, photo: np.ndarray, how: Evaluate) -> np.ndarray:
+    """(H,W,K) by the official steps: scaled as uint8, windows one by one, mirrored apart, sums scaled back."""
+    height, width = photo.shape[:2]
+    total = np.zeros((height, width, net.num_classes))
+    for scale in how.scales:
+        scaled = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        rows, columns, crop, step = *scaled.shape[:2], how.crop_size, math.ceil(how.crop_size * how.stride)
+        scores = torch.zeros(net.num_classes, rows, columns)
+        for i, j in np.ndindex(math.ceil((rows - crop) / step) + 1, math.ceil((columns - crop) / step) + 1):
+            top, left = min(i * step, rows - crop), min(j * step, columns - crop)
+            window = torch.from_numpy(scaled[top : top + crop, left : left + crop]).permute(2, 0, 1)[None]
+            with torch.no_grad():
+                one, mirrored = net(net.normalise(window)), net(net.normalise(window).flip(-1)).flip(-1)
+            scores[:, top : top + crop, left : left + crop] += one[0] + (mirrored[0] if how.flip else 0)
+        total += cv2.resize(scores.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+    return total
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.0, 1.25)])
+def test_scales_and_flip_give_the_official_label_map_except_at_ties(scales: tuple[float, ...]) -> None:
+    net, image = network("resnet18", variant_b=True), recorded("image")
+    how = Evaluate(crop_size=64, scales=scales, flip=True)
+    expected = torch.from_numpy(official_scores(net, image.numpy(), how))
+    best = expected.topk(2, dim=2).values
+    clear = best[..., 0] - best[..., 1] > 1e-3
+    found = predict_labels(for_inference(net), image.permute(2, 0, 1), how).long()
+    assert torch.equal(found[clear], expected.argmax(2)[clear])
+    assert clear.float().mean() > 0.99

@@ -7,7 +7,7 @@ from mgd.check.files import read_files
 from mgd.check.findings import Finding
 from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import disk, memory, network, shared_memory, start, teachers
+from mgd.check.needs import disk, evaluation_memory, largest, memory, network, shared_memory, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, into, open_splits
@@ -36,6 +36,8 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
         found += [disk(config, model), *shared_memory(config)]
         if splits.classes:  # their number decides how large the logits are
             found += [memory(config, model, frozen, cached)]
+            if any(size := largest(splits.val, config.data.short_side)):
+                found += [evaluation_memory(config, model, size)]
     return found + [Finding("error", "network", str(error)) for error in broken]
 
 

@@ -1,16 +1,20 @@
 """What a run needs besides its data: teachers, ImageNet weights, disk, memory."""
 
+import contextlib
+import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from mgd.check.findings import Finding
 from mgd.config import CPS, MGD, Experiment
+from mgd.data.datasets import Item
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
 from mgd.models.deeplab import DeepLabV3Plus
@@ -109,7 +113,9 @@ def memory(config: Experiment, model: DeepLabV3Plus, frozen: list[DeepLabV3Plus]
     copies = 2 if isinstance(config.method, CPS) else 1
     forwards = copies * (1 + config.method.uses_unlabeled) if processes > 1 else 1
     needed = 3 * copies * _bytes(model) + forwards * _kept(model, images, crop)
-    needed += sum(map(_bytes, frozen)) + max((_passing(teacher, 3 * images, crop) for teacher in frozen), default=0)
+    needed += sum(map(_bytes, frozen)) + max(
+        (_passing(teacher, 3 * images, crop, crop) for teacher in frozen), default=0
+    )
     needed += cached if config.data.cache else 0
     there = torch.cuda.mem_get_info()[1] if gpus else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = (
@@ -119,6 +125,48 @@ def memory(config: Experiment, model: DeepLabV3Plus, frozen: list[DeepLabV3Plus]
     if needed > there:
         return Finding("warning", "memory", f"{text}; use train.accumulate, or a smaller data.crop_size or batch")
     return Finding("ok", "memory", text)
+
+
+def largest(items: Iterable[Item], short_side: int) -> tuple[int, int]:
+    """Height and width of the largest photo as a network gets it, from the files' headers; (0, 0) without any."""
+    sizes = [(0, 0)]
+    for item in items:
+        with (
+            contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
+            Image.open(item.image) as photo,
+        ):
+            shrunk = min(1.0, short_side / min(photo.size)) if short_side else 1.0
+            sizes.append((round(photo.height * shrunk), round(photo.width * shrunk)))
+    return max(sizes, key=math.prod)
+
+
+def evaluation_memory(config: Experiment, model: DeepLabV3Plus, size: tuple[int, int]) -> Finding:
+    """What scoring one validation image of `size` (height, width; as the network gets it) holds at its peak, estimated.
+
+    Counted: the photo and its scaled copy, a row of windows' scores at the largest scale twice, and the largest layer
+    of a forward pass of `evaluate.window_batch` windows (of the whole image in whole-image mode), in fp32. Not
+    counted: PyTorch itself (0.7 GiB on a CPU) and a network's weights.
+    """
+    how, scale = config.evaluate, max(config.evaluate.scales)
+    crop = how.crop_size or config.data.crop_size
+    height, width = (max(1, round(side * scale)) for side in size)
+    photos = 3 * (size[0] * size[1] + height * width) + 2 * size[0] * size[1]  # with the label and what is predicted
+    if how.mode == "whole":
+        needed = photos + 12 * height * width + _passing(model, 1, height, width)
+    else:
+        rows = min(crop, height) * max(crop, width)
+        needed = photos + 2 * 4 * model.num_classes * rows + _passing(model, how.window_batch, crop, crop)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.run.device != "cpu" and torch.cuda.is_available():
+        there = torch.cuda.mem_get_info()[1]
+    text = (
+        f"about {needed / GIB:.1f} GiB to score a validation image of {size[1]}x{size[0]} ({how.mode}), besides "
+        f"PyTorch; {there / GIB:.1f} there"
+    )
+    if needed > there:
+        remedy = "use evaluate.mode=slide, evaluate.window_batch=1 or a smaller evaluate.crop_size"
+        return Finding("warning", "evaluation", f"{text}; {remedy}")
+    return Finding("ok", "evaluation", text)
 
 
 def _kept(model: DeepLabV3Plus, images: int, crop: int) -> int:
@@ -138,7 +186,7 @@ def _kept(model: DeepLabV3Plus, images: int, crop: int) -> int:
     return sum(storage.nbytes() for storage in kept.values()) + 2 * logits.nbytes
 
 
-def _passing(model: DeepLabV3Plus, images: int, crop: int) -> int:
+def _passing(model: DeepLabV3Plus, images: int, height: int, width: int) -> int:
     """Bytes of the largest layer's input and output, in a forward without gradients."""
     sizes: list[int] = []
 
@@ -147,7 +195,7 @@ def _passing(model: DeepLabV3Plus, images: int, crop: int) -> int:
 
     hooks = [m.register_forward_hook(see) for m in model.modules() if not list(m.children())]
     with torch.no_grad():
-        model(torch.empty(images, 3, crop, crop, device="meta"))
+        model.eval()(torch.empty(images, 3, height, width, device="meta"))
     for hook in hooks:
         hook.remove()
     return max(sizes)

@@ -10,6 +10,7 @@ from mgd.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="an experiment's config.py or folder")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes, such as data.root=photos")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here as well")
     parser.add_argument("--sheet", type=Path, help="draw training samples as the networks get them into this PNG")
 
 
@@ -17,12 +18,14 @@ def run(options: argparse.Namespace) -> int:
     """Returns 1 when there is an error, or no sheet though one was asked for, else 0."""
     from mgd.check import check, table
     from mgd.data.datasets import open_splits
-    from mgd.files import write_png
+    from mgd.files import write_json, write_png
     from mgd.sheet import contact_sheet
 
     config = load(options.config, options.overrides)
     findings = check(config)
     print(table(findings))
+    if options.json:
+        write_json(options.json, {"findings": [finding._asdict() for finding in findings]})
     failed = any(finding.level == "error" for finding in findings)
     if options.sheet:
         try:

@@ -1,15 +1,18 @@
 """Find the largest micro-batch that fits the memory, and how long the run takes."""
 
 import argparse
+from pathlib import Path
 
 from mgd.config import load
 from mgd.errors import UserError
+from mgd.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="an experiment's config.py or folder")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes, such as train.precision=bf16")
     parser.add_argument("--processes", type=int, help="that share a batch (default: one for each GPU of this machine)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the trials and the advice here as well")
     parser.add_argument("--memory", type=float, metavar="GIB", help="for one process (default: 0.9 of what there is)")
 
 
@@ -32,4 +35,7 @@ def run(options: argparse.Namespace) -> None:
         note = "" if trial.gib <= limit else "  does not fit"
         print(f"{trial.images:6}  {trial.accumulate:10}  {trial.gib:6.1f}  {trial.seconds:11.2f}{note}", flush=True)
         trials.append(trial)
-    print(advice(config, trials, processes=processes, limit=limit))
+    told = advice(config, trials, processes=processes, limit=limit)
+    if options.json:
+        write_json(options.json, {"trials": [trial._asdict() for trial in trials], "limit": limit, "advice": told})
+    print(told)

@@ -66,7 +66,7 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     with into(problems):
         labeled, unlabeled, source = _partition(data, root, problems)
     with into(problems):
-        unlabeled = unlabeled + (_photos(root / data.unlabeled, root, problems) if data.unlabeled else [])
+        unlabeled = unlabeled + (_photos(data, root, problems) if data.unlabeled else [])
     with into(problems):
         val = open_val(data, problems)
     unlabeled = [Item(item.name, item.image, None) for item in unlabeled]
@@ -183,10 +183,11 @@ def _partition(data: Data, root: Path, problems: Problems) -> tuple[list[Item], 
     return *split(items, data.partition), f"one in {data.partition} of {path}"
 
 
-def _photos(path: Path, root: Path, problems: Problems) -> list[Item]:
+def _photos(data: Data, root: Path, problems: Problems) -> list[Item]:
     """Photos of a folder or of a list."""
+    path = root / data.unlabeled
     if path.is_dir():
-        return [Item(name_of(below(root, file)), file, None) for file in photos_in(path)]
+        return [Item(name_of(below(root, file)), file, None) for file in photos_in(path, data.label_pattern)]
     if not path.is_file():
         raise UserError(f"data.unlabeled: {path.absolute()} does not exist; name a list or a folder of photos")
     return read_list(path, root, "", labels=False, problems=problems)

@@ -32,16 +32,23 @@ Pairs = list[tuple[Path, Path]]  # image, label
 Found = tuple[list[Path], dict[str, list[Path]]]  # image files in order of name; the reason -> what is left out
 
 
-def photos_in(folder: Path) -> list[Path]:
+def photos_in(folder: Path, pattern: str = "") -> list[Path]:
     """The images of a folder, at any depth and in order of name; of its images/ where it has one.
 
     Links to folders are followed. `left_out` tells what is no photo, or somebody else's.
 
+    Args:
+        pattern: of labels, as `pairs_in` takes it; those that lie among the photos are none.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none; the pattern lacks {stem}.
     """
     inner = folder / IMAGES
-    return _images(inner if inner.is_dir() else folder)
+    files = _images(inner if inner.is_dir() else folder)
+    if not pattern:
+        return files
+    labels = {label for file in files if (label := _label_of(file, folder, pattern)) != file}
+    return [file for file in files if Path(os.path.normpath(file)) not in labels]
 
 
 def left_out(folder: Path) -> dict[str, list[Path]]:
@@ -95,24 +102,23 @@ def pairs_in(folder: Path, pattern: str = "") -> tuple[Pairs, list[UserError]]:
 
 
 def _by_pattern(folder: Path, pattern: str) -> tuple[Pairs, list[UserError]]:
-    if "{stem}" not in pattern:
-        raise UserError(f"data.label_pattern={pattern} must hold {{stem}}, the image's name, as in {{stem}}_mask.png")
-    files = photos_in(folder)
-    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-    labels = folder / LABELS if (folder / LABELS).is_dir() else images
-
-    def label_of(image: Path) -> Path:
-        beside = (labels / image.relative_to(images)).parent
-        return Path(os.path.normpath(beside / pattern.replace("{stem}", image.stem)))
-
-    drawn = {label_of(file) for file in files if label_of(file) != file}  # labels may lie among the photos
-    pairs = [(image, label_of(image)) for image in files if image not in drawn]
+    pairs = [(image, _label_of(image, folder, pattern)) for image in photos_in(folder, pattern)]
     bare = [image for image, label in pairs if not label.is_file()]
     if not bare:
         return pairs, []
-    remedy = f"draw them ({label_of(bare[0])}), or move the photos to a folder data.unlabeled"
+    remedy = f"draw them ({_label_of(bare[0], folder, pattern)}), or move the photos to a folder data.unlabeled"
     problem = UserError(f"{len(bare)} images have no label: {few(bare)}; {remedy}", kind="pairs")
     return [(image, label) for image, label in pairs if label.is_file()], [problem]
+
+
+def _label_of(image: Path, folder: Path, pattern: str) -> Path:
+    """Where a photo's label lies by a pattern."""
+    if "{stem}" not in pattern:
+        raise UserError(f"data.label_pattern={pattern} must hold {{stem}}, the image's name, as in {{stem}}_mask.png")
+    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    labels = folder / LABELS if (folder / LABELS).is_dir() else images
+    beside = (labels / image.relative_to(images)).parent
+    return Path(os.path.normpath(beside / pattern.replace("{stem}", image.stem)))
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:

@@ -21,7 +21,7 @@ from mgd.data.loaders import Batch, to_device
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
 from mgd.engine.step import Stepper
-from mgd.errors import UserError
+from mgd.errors import UserError, is_out_of_memory
 from mgd.objectives import build_objective, find_teacher, teacher_paths
 
 GIB = 2**30
@@ -137,8 +137,8 @@ def _report(sender: Connection, config: Experiment, device: torch.device, alone:
         sender.send(_train(config, device, alone=alone))
     except UserError as error:
         sender.send(error)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         sender.send(OUT_OF_MEMORY)
 

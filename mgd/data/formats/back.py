@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mgd.data.classes import Classes, read_classes, write_classes
 from mgd.data.formats.export import IGNORE, Labelled, Photos, Region
@@ -17,6 +16,7 @@ from mgd.data.images import load_image, load_label
 from mgd.errors import UserError
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
+from mgd.progress import Progress
 
 
 class _Task(NamedTuple):
@@ -54,7 +54,7 @@ def export_labels(folder: Path, form: str, out: Path, *, images: Path | None = N
     pairs = [(_name(mask, base), mask) for mask in mask_files(base)]
     found = [(name, photos.find(name), mask) for name, mask in pairs]
     made = in_order(partial(_write, _Task(out, form, named)), found)
-    done = list(tqdm(made, "export", len(found), unit="photo", disable=None))
+    done = list(Progress(made, "export", len(found), unit="photo", disable=None))
     write_classes(out / "classes.csv", named.names, named.colors)
     told = WRITERS[form][1](out, done, named)
     unmarked = BACKGROUND if _leaves_background(named) else "ignore"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mgd.data.classes import write_classes
 from mgd.data.formats.export import Export, Photo, Reading, Size, named_classes, need
@@ -23,6 +22,7 @@ from mgd.errors import UserError, few
 from mgd.files import link, read_text, write_text
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
+from mgd.progress import Progress
 
 RECORD = "prepared.json"  # how the labels were made, beside them
 PARTS = ("train", "val", "test")
@@ -118,7 +118,7 @@ def _keep_record(out: Path, form: str, reading: Reading, rules: Rules, chosen: V
 
 def _run(task: _Task, photos: Sequence[Photo]) -> list[Made]:
     made = in_order(partial(_make, task), photos)
-    return list(tqdm(made, "labels", len(photos), unit="photo", disable=None))
+    return list(Progress(made, "labels", len(photos), unit="photo", disable=None))
 
 
 def _make(task: _Task, photo: Photo) -> Made:
