@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mgd.config import Evaluate
 from mgd.data.classes import Classes
@@ -23,6 +22,7 @@ from mgd.files import write_bytes, write_png
 from mgd.infer import predict_scores
 from mgd.models.normalise import NormalisingNetwork
 from mgd.models.photo import PhotoGraph
+from mgd.progress import Progress
 
 KINDS = ("label", "color", "overlay", "confidence")
 WHOLE = 4_000_000  # pixels of a photo, as the network sees it, above which it is cut into tiles
@@ -71,7 +71,7 @@ def predict_media(
     tally = Tally()
     segment = _segmenter(source, job, device)
     photos = [medium for medium in media if isinstance(medium, Photo)]
-    bar = tqdm(total=len(photos) or None, unit="image", disable=None if progress else True)
+    bar = Progress(total=len(photos) or None, unit="image", disable=None if progress else True)
     readable = _readable(photos, tally)
     for _, group in groupby(readable, key=lambda pair: pair[1].shape):
         rest = iter(group)
@@ -185,7 +185,7 @@ def _predict_video(
     segment: Callable[[np.ndarray], list[Maps]],
     classes: Classes,
     tally: Tally,
-    bar: tqdm,
+    bar: Progress,
 ) -> None:
     """Write <out>/overlay/<name>.mp4 (a whole file or none), and label maps frame by frame where they are asked for."""
     frames = Frames(video.source)

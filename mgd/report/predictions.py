@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mgd.config import Evaluate, Experiment
 from mgd.data.classes import Classes
@@ -15,6 +14,7 @@ from mgd.data.loaders import ValidationSamples
 from mgd.errors import UserError
 from mgd.infer import predict_scores
 from mgd.metrics import confusion_matrix
+from mgd.progress import Progress
 from mgd.report.runs import Run
 from mgd.report.statistics import ious
 
@@ -63,7 +63,7 @@ def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = ""
     agreements = np.zeros((len(runs), len(runs), count, count), np.int64)
     photos, maps = [], []
     samples = [ValidationSamples(items, _config(run, config), count) for run in runs]
-    for n in tqdm(range(len(items)), desc=progress, unit="image", disable=None if progress else True):
+    for n in Progress(range(len(items)), desc=progress, unit="image", disable=None if progress else True):
         labels = []
         for r, run in enumerate(runs):
             truth, label, photo = _predict(run, samples[r], n, device)
