@@ -35,4 +35,13 @@ side_by_side $supervised $mgd
 echo
 "$python" -m mgd compare T_W:"$(run wide)/last.pt" T_D:"$(run deep)/last.pt" \
   supervised:"$(run supervised)/last.pt" MGD:"$(run mgd)/last.pt" --out "exp.demo/demo-$seed.png"
+
+# The student leaves: one file that takes photos, tested against its card, and a report of what MGD gave.
+student=$(run mgd) report=exp.demo/report-$seed.html
+"$python" -m mgd export "$student/last.pt" --size 96x128 --out "$student/student.onnx"
+"$python" -m mgd verify "$student/student.onnx"
+"$python" -m mgd report supervised:"$(run supervised)" MGD:"$student" --out "$report"
+echo "report: open $report in a browser"
+echo "page:   $python -m mgd export $student/last.pt --size 96x128 --format web --out $student/page (needs npm), then"
+echo "        $python -m http.server --directory $student/page and http://localhost:8000"
 echo "seed $seed: $((SECONDS - started)) seconds"

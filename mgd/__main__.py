@@ -1,29 +1,18 @@
 """The command line: `mgd COMMAND ...`; `mgd/commands/` has a file for each."""
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from mgd.commands import (
-    check,
-    compare,
-    evaluate,
-    fit,
-    import_,
-    new,
-    partition,
-    prepare,
-    profile,
-    sweep,
-    teach,
-    train,
-)
 from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
-# In the order of `mgd --help`.
-COMMANDS = (check, fit, teach, train, evaluate, compare, sweep, profile, import_, prepare, new, partition)
+COMMANDS = (  # in the order of `mgd --help`
+    *("check", "fit", "teach", "train", "evaluate", "compare", "sweep", "report"),
+    *("predict", "export", "verify", "benchmark", "profile", "import", "prepare", "new", "partition"),
+)
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 
@@ -34,8 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: `check` found errors, a run of a sweep failed. 2: bad input, told in one sentence. 75: a signal stopped
     a run. 130: Ctrl-C.
     """
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # The command's own file alone is imported: `mgd verify` runs where there is no PyTorch.
+    parser = build_parser(given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS)
+    options, rest = parser.parse_known_args(given)
     # argparse cannot take the overrides itself when options stand between them.
     overrides = [text for text in rest if "=" in text and not text.startswith("-")]
     if unknown := [text for text in rest if text not in overrides]:
@@ -65,14 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     text = "Multi-granularity distillation for semantic segmentation."
     parser = argparse.ArgumentParser(prog="mgd", description=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2].rstrip("_")  # import is a keyword of Python
+    for name in names:
+        # import is a keyword of Python: its file is import_.py
+        module = importlib.import_module(f"mgd.commands.{'import_' if name == 'import' else name}")
         text = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=text, description=text, parents=[common])
         module.add_arguments(command)

@@ -165,6 +165,7 @@ def network_of(found: Recognised, path: str | Path) -> DeepLabV3Plus:
     check_fit(found.state, network.state_dict(), path, what)
     network.load_state_dict(found.state)
     network.classes = found.classes
+    network.short_side = (found.config or {}).get("data", {}).get("short_side", 0)
     return network
 
 

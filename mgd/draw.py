@@ -55,7 +55,7 @@ def draw_sheet(
     for row, text in zip(rows, texts or [""] * len(rows), strict=True):
         parts.append(np.hstack([np.pad(one, [(0, 0), (0, MARGIN), (0, 0)], constant_values=255) for one in row]))
         parts.append(_strip(text, width)[: CAPTION if text else MARGIN])
-    return np.concatenate([*parts, _legend(classes, width)])
+    return np.concatenate([*parts, legend(classes, width)])
 
 
 def _strip(text: str, width: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def _strip(text: str, width: int) -> np.ndarray:
     return strip
 
 
-def _legend(classes: Classes, width: int) -> np.ndarray:
+def legend(classes: Classes, width: int) -> np.ndarray:
     """Colour boxes with names, in as many lines as they need."""
     named = [*zip(classes.names, classes.colors, strict=True)]
     cells = [(name, color, 30 + cv2.getTextSize(name, FONT, 0.4, 1)[0][0]) for name, color in named]
@@ -74,13 +74,13 @@ def _legend(classes: Classes, width: int) -> np.ndarray:
         if lines[-1] and sum(c[2] for c in lines[-1]) + cell[2] > width:
             lines.append([])
         lines[-1].append(cell)
-    legend = np.full((CAPTION * len(lines), width, 3), 255, np.uint8)
+    strip = np.full((CAPTION * len(lines), width, 3), 255, np.uint8)
     for y, line in enumerate(lines):
         x = 4
         for name, color, cell_width in line:
             top = y * CAPTION + 5
-            cv2.rectangle(legend, (x, top), (x + 14, top + 12), color, -1)
-            cv2.rectangle(legend, (x, top), (x + 14, top + 12), (0, 0, 0), 1)
-            cv2.putText(legend, name, (x + 18, top + 11), FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+            cv2.rectangle(strip, (x, top), (x + 14, top + 12), color, -1)
+            cv2.rectangle(strip, (x, top), (x + 14, top + 12), (0, 0, 0), 1)
+            cv2.putText(strip, name, (x + 18, top + 11), FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
             x += cell_width
-    return legend
+    return strip

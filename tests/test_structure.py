@@ -16,15 +16,16 @@ LAYERS = (
     {"errors", "version"},
     {"fields"},
     {"metrics", "config", "files", "parallel", "progress"},
-    {"losses", "distillation_losses", "models", "data"},
+    {"losses", "distillation_losses", "data"},
+    {"models"},
     {"tensors", "draw", "rows", "scores"},
     {"checkpoint"},
     {"student"},
     {"published", "objectives", "infer", "new"},
     {"evaluate", "teach"},
-    {"compare", "convert", "check", "sheet", "deploy"},
-    {"engine"},
-    {"study"},
+    {"compare", "convert", "check", "sheet"},
+    {"engine", "deploy"},
+    {"study", "report"},
     {"commands"},
     {"__init__", "__main__"},
 )
@@ -101,9 +102,15 @@ def test_every_import_is_a_requirement_or_comes_with_python(file):
     # tensorboard comes in through torch.utils
     required = {"torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "tqdm", "yaml", "safetensors"}
     roots = {name.split(".")[0] for name in imports(file)}
-    # Used when it is there.
-    extras = {"optim.py": {"apex"}, "plot.py": {"matplotlib"}, "shapes.py": {"pycocotools"}}
-    optional = extras.get(file.name, set())
+    optional = {  # used when it is there
+        "optim.py": {"apex"},
+        "shapes.py": {"pycocotools"},
+        "quantise.py": {"onnxruntime"},
+        "verify.py": {"onnxruntime"},
+        "benchmark.py": {"matplotlib"},
+        "plots.py": {"matplotlib"},
+        "plot.py": {"matplotlib"},
+    }.get(file.name, set())
     assert roots <= required | optional | {"mgd"} | sys.stdlib_module_names
 
 

@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from mgd.config import Experiment
 from mgd.errors import UserError
 from mgd.fields import hints
@@ -21,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    import torch
+
     from mgd.compare import compare, comparison_table
     from mgd.engine.distributed import pick_device
     from mgd.evaluate import open_target

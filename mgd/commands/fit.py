@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from mgd.config import load
 from mgd.errors import UserError
 from mgd.files import write_json
@@ -19,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    import torch
+
     from mgd.engine.distributed import pick_device
     from mgd.engine.fit import advice, fit, memory_limit
 

@@ -185,6 +185,7 @@ class Trainer:
             self.stepper.network,
             config=to_dict(self.config),
             classes=self.splits.classes.names,
+            colors=self.splits.classes.colors,
             iteration=self.iteration,
             total=self.total,
             **extra,

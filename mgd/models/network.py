@@ -99,6 +99,8 @@ class SegmentationNetwork(NormalisingNetwork):
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """What an image of this size is padded to before the backbone gets it, at the right and below."""
         multiple = self.backbone.multiple
+        if multiple == 1:  # an export of dynamic size has one thing less to reason about
+            return height, width
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 

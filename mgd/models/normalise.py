@@ -1,9 +1,14 @@
 """Normalisation of uint8 photos with a network's own mean and standard deviation, on the device."""
 
 from functools import lru_cache
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mgd.data.images import load_image
+from mgd.models.photo import PhotoGraph
 
 Statistics = tuple[float, float, float]  # RGB, of pixels scaled to 0..1
 
@@ -16,10 +21,28 @@ class NormalisingNetwork(nn.Module):
 
     Attributes:
         mean, std: three numbers each, RGB, of pixels scaled to 0..1.
+        short_side: what photos are shrunk to before it sees them, as in its training; 0: their own size.
     """
 
     mean: Statistics = IMAGENET_MEAN
     std: Statistics = IMAGENET_STD
+    short_side: int = 0
+
+    @torch.inference_mode()
+    def predict(self, photo: str | Path | np.ndarray) -> np.ndarray:
+        """Label map uint8 (H,W) of a photo: a file, or RGB uint8 (H,W,3). The whole image at once, in eval mode.
+
+        Raises:
+            UserError: the file is missing, broken, or has more than 8 bits a channel.
+        """
+        pixels = load_image(Path(photo)) if isinstance(photo, (str, Path)) else photo
+        graph = PhotoGraph(self, short_side=self.short_side)
+        was_training = self.training
+        graph.eval()
+        batch = torch.from_numpy(np.ascontiguousarray(pixels))[None].to(graph.get_buffer("scale").device)
+        label = graph(batch)[0].cpu().numpy()
+        self.train(was_training)
+        return label
 
     def normalise(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
         """uint8 RGB (N,3,H,W) -> float32 as the network wants it; 0 where `valid` (N,H,W) is False (crop padding)."""

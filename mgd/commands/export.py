@@ -1,0 +1,106 @@
+"""Write a checkpoint as one file that takes photos and gives label maps, proven on real ones, with a card beside it."""
+
+import argparse
+from pathlib import Path
+
+from mgd.errors import UserError
+
+CONVERTERS = {  # formats that others write from an ONNX file: (package, command)
+    "openvino": ("openvino", "ovc {}"),
+    "litert": ("onnx2tf", "onnx2tf -i {}"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="ours or an official one")
+    kinds = ("onnx", "pt2", "torchscript", "web", *CONVERTERS)
+    parser.add_argument("--format", dest="kind", choices=kinds, default="onnx", help="default onnx")
+    parser.add_argument("--out", type=Path, help="the file (web: the folder); default: beside the checkpoint")
+    parser.add_argument("--size", default="dynamic", metavar="HxW", help="of photos, or dynamic (default)")
+    parser.add_argument("--batch", default="1", help="photos in a run: 1 (default), another number, or dynamic")
+    outputs = ("labels", "logits", "labels+confidence")
+    parser.add_argument("--output", choices=outputs, default="labels", help="what comes out (default labels)")
+    parser.add_argument("--opset", type=int, default=18, help="of ONNX (default 18)")
+    side = "shrink photos to this short side inside (default: as the checkpoint was trained; 0: never)"
+    parser.add_argument("--short-side", type=int, help=side)
+    images = "folder of photos to compare on, with labels where it has images/ and labels/ (default: validation list)"
+    parser.add_argument("--images", type=Path, help=images)
+    parser.add_argument("--count", type=int, default=200, help="of photos to compare on, at most (default 200)")
+    parser.add_argument("--int8", type=Path, metavar="DIR", help="quantise, calibrated with the photos of this folder")
+    runtime = "web: the folder dist/ of the npm package onnxruntime-web (default: fetched by npm)"
+    parser.add_argument("--runtime", type=Path, help=runtime)
+    parser.add_argument("--data-root", default="", help="where the checkpoint's data set lies now")
+
+
+def run(options: argparse.Namespace) -> None:
+    from mgd.deploy.export import Order, export
+    from mgd.deploy.formats import SUFFIXES, Shape
+    from mgd.deploy.page import MODEL, find_runtime, write_page
+    from mgd.deploy.source import open_source
+
+    shape = Shape(size=_size(options.size), batch=_batch(options.batch))
+    if options.count < 1 or (options.short_side is not None and options.short_side < 0):
+        raise UserError("--count must be 1 or more, --short-side 0 or more")
+    if options.kind in CONVERTERS:
+        package, command = CONVERTERS[options.kind]
+        file = options.checkpoint.with_suffix(".onnx")
+        raise UserError(
+            f"--format {options.kind} is made from an ONNX file by its own converter: export --format onnx --out "
+            f"{file} first, then pip install {package} and {command.format(file)}"
+        )
+    web = options.kind == "web"
+    runtime = find_runtime(options.runtime) if web else None
+    if web and options.output != "labels":
+        raise UserError(f"--format web shows labels; leave out --output {options.output}")
+    suffix = "-web" if web else SUFFIXES[options.kind]
+    folder = out = options.out or options.checkpoint.with_name(f"{options.checkpoint.stem}{suffix}")
+    if web:
+        out = folder / MODEL
+    order = Order(
+        kind="onnx" if web else options.kind,
+        out=out,
+        shape=shape,
+        output=options.output,
+        opset=options.opset,
+        short_side=options.short_side,
+        images=options.images,
+        count=options.count,
+        int8=options.int8,
+    )
+    card = export(open_source(options.checkpoint, data_root=options.data_root), order)
+    print(_summary(card))
+    if runtime is not None:
+        write_page(folder, runtime)
+        print(f"to open the page: python -m http.server --directory {folder}, then http://localhost:8000")
+    print(f"{out} ({card['bytes'] / 1e6:.1f} MB), {out.name}.json (card), {out.name}.npz (a photo to test with)")
+
+
+def _summary(card: dict) -> str:
+    compared = card["comparison"]
+    parts = [f"{100 * compared['agreement']:.3f} % of the pixels of {compared['photos']} photos agree with PyTorch"]
+    if compared["miou"] is not None:
+        parts.append(f"mIoU {100 * compared['miou']:.2f} (PyTorch {100 * compared['miou_pytorch']:.2f})")
+    if compared["logit_difference"] is not None:
+        parts.append(f"logits differ by at most {compared['logit_difference']:.2g}")
+    parts.append(f"{card['latency']['milliseconds']} ms on one thread")
+    return "; ".join(parts)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text == "dynamic":
+        return None
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        height, width = 0, 0
+    if min(height, width) < 1:
+        raise UserError(f"--size {text} must be HEIGHTxWIDTH, such as 512x512, or dynamic")
+    return height, width
+
+
+def _batch(text: str) -> int:
+    if text == "dynamic":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch {text} must be a number of photos or dynamic")
+    return int(text)

@@ -1,0 +1,51 @@
+"""Segment photos, folders, videos or a webcam, no labels needed."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from mgd.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="ours or an official one")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="photo, folder, glob, video, or a webcam's number")
+    parser.add_argument("--out", type=Path, required=True, help="folder; one below it for each kind of picture")
+    kinds = "what to write, some of label,color,overlay,confidence (default: all)"
+    parser.add_argument("--write", default="label,color,overlay,confidence", metavar="KINDS", help=kinds)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--whole", action="store_true", help="the whole image at once, as a phone does (default)")
+    mode.add_argument("--slide", action="store_true", help="sliding windows, as in the published evaluation")
+    parser.add_argument("--batch", type=int, default=1, help="photos of one size that go through together (default 1)")
+    parser.add_argument("--frames", type=int, default=0, help="of a video or webcam, at most (default: all)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 1 when something could not be read, else 0."""
+    import torch
+
+    from mgd.deploy.media import find_media
+    from mgd.deploy.predict import KINDS, Job, predict_media
+    from mgd.deploy.source import open_source
+    from mgd.engine.distributed import pick_device
+
+    kinds = tuple(options.write.split(","))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UserError(f"--write {unknown[0]} is unknown; use some of {','.join(KINDS)}")
+    if options.batch < 1 or options.frames < 0:
+        raise UserError("--batch must be 1 or more, --frames 0 or more")
+    media = find_media(options.paths)
+    source = open_source(options.checkpoint)
+    device = pick_device(options.device, 0, torch.cuda.device_count())
+    job = Job(out=options.out, kinds=kinds, slide=options.slide, batch=options.batch, frames=options.frames)
+    start = time.perf_counter()
+    tally = predict_media(source, media, job, device, progress=True)
+    rate = tally.done / (time.perf_counter() - start)
+    print(f"{tally.done} images, {rate:.1f} images/s; {', '.join(kinds)} in {options.out}")
+    for problem in tally.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if tally.problems:
+        print(f"{len(tally.problems)} could not be read to the end", file=sys.stderr)
+    return int(bool(tally.problems))

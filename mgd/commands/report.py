@@ -1,0 +1,36 @@
+"""Runs side by side in one HTML file: curves, classes with intervals, worst images, agreement, cost, commands."""
+
+import argparse
+from pathlib import Path
+
+from mgd.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    runs = "folders of runs, the one that others are compared with first; NAME:FOLDER gives one a name"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=runs)
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="default report.html")
+    parser.add_argument("--images", type=int, default=12, help="that are shown, worst first (default 12)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def run(options: argparse.Namespace) -> None:
+    import torch
+
+    from mgd.deploy.extras import need
+    from mgd.engine.distributed import pick_device
+    from mgd.files import write_text
+    from mgd.report.html import report_html
+    from mgd.report.predictions import predict_all
+    from mgd.report.runs import read_runs
+
+    if options.images < 1:
+        raise UserError(f"--images {options.images} must be 1 or more")
+    need("matplotlib", extra="report")
+    device = pick_device(options.device, 0, torch.cuda.device_count())
+    runs = read_runs(options.runs)
+    found = predict_all(runs, device, progress="predicting")
+    for one in runs:
+        one.source.network.cpu()
+    write_text(options.out, report_html(runs, found, images=options.images))
+    print(f"{len(runs)} runs, {len(found.names)} images: {options.out.absolute()}")

@@ -1,0 +1,147 @@
+"""Exported files and their PyTorch networks side by side: time, memory, size, agreement, mIoU."""
+
+import io
+import multiprocessing
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgd.deploy.card import golden_path, read_card
+from mgd.deploy.extras import need
+from mgd.deploy.runtime import Runner, open_runner, torch_runner
+from mgd.deploy.source import open_source
+from mgd.deploy.timing import latencies
+from mgd.errors import UserError
+from mgd.files import write_bytes
+from mgd.models.photo import PhotoGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One file under one number of threads; agreement and mIoU are those of its card.
+
+    Attributes:
+        threads: 0: all cores.
+        peak: memory of the process beyond what it had before it loaded the file, MiB.
+    """
+
+    name: str
+    precision: str
+    size: str
+    threads: int
+    median: float  # ms
+    p95: float  # ms
+    throughput: float  # photos/s
+    peak: float
+    megabytes: float
+    agreement: float | None
+    miou: float | None
+    photos: int | None  # that the two were measured on: compare files of equal ones
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def benchmark(files: Sequence[Path], *, threads: Sequence[int] = (1, 0), runs: int = 30) -> list[Row]:
+    """Measure each file in a process of its own, on the golden photo of its card; a checkpoint is measured in PyTorch,
+    on the photo of the first exported file.
+
+    Raises:
+        UserError: a file is missing or has no card, or a checkpoint comes without an exported file.
+    """
+    cards = {file: read_card(file) for file in files if file.is_file()}
+    for file in files:
+        if file not in cards:
+            raise UserError(f"{file} does not exist; name files that mgd export wrote, and checkpoints")
+    first = next((file for file, card in cards.items() if card is not None), None)
+    if first is None:
+        raise UserError(f"{files[0]} has no card beside it; name at least one file that mgd export wrote")
+    spawn = multiprocessing.get_context("spawn")
+    rows = []
+    for file in files:
+        for count in threads:
+            with spawn.Pool(1) as pool:  # peak memory is a process's: each gets a fresh one
+                rows.append(pool.apply(_measure, (file, first, count, runs)))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For a terminal."""
+    head = ("file", "precision", "photo", "threads", "median ms", "p95 ms", "photos/s", "peak MiB", "MB", "agrees %")
+    lines: list[tuple[str, ...]] = [(*head, "mIoU", "of photos")]
+    for r in rows:
+        known = ["-" if v is None else f"{100 * v:.2f}" for v in (r.agreement, r.miou)]
+        numbers = [f"{v:.1f}" for v in (r.median, r.p95, r.throughput, r.peak, r.megabytes)]
+        lines.append((r.name, r.precision, r.size, str(r.threads or "all"), *numbers, *known, str(r.photos or "-")))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """mIoU (agreement where no labels were there) against latency with the fewest threads, as PNG."""
+    need("matplotlib", extra="report")
+    from matplotlib.figure import Figure
+
+    chosen = [row for row in rows if row.threads == rows[0].threads]
+    scored = all(row.miou is not None for row in chosen)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for row in chosen:
+        value = row.miou if scored else row.agreement
+        if value is not None:
+            axes.scatter(row.median, 100 * value, label=row.name)
+    axes.set(xlabel=f"ms a photo, threads: {rows[0].threads or 'all'}")
+    axes.set_ylabel("mIoU, %" if scored else "pixels as in PyTorch, %")
+    axes.margins(0.2)
+    axes.set_xlim(left=0)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_bytes(path, buffer.getvalue())
+
+
+def _measure(file: Path, first: Path, threads: int, runs: int) -> Row:
+    """In a fresh process."""
+    import torch
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    card = read_card(file)
+    with np.load(golden_path(first if card is None else file)) as golden:
+        photo = golden["image"]
+    before = _peak()
+    runner = _open(file, read_card(first) or {}) if card is None else open_runner(file, threads=threads)
+    times = latencies(runner, photo, runs=runs)
+    compared = (card or {}).get("comparison", {})
+    reference = (read_card(first) or {}).get("comparison", {}).get("miou_pytorch")
+    return Row(
+        name=file.name if card else f"{file.name} (PyTorch)",
+        precision=card["precision"] if card else "float32",
+        size=f"{photo.shape[1]}x{photo.shape[2]}",
+        threads=threads,
+        median=round(float(np.median(times)), 2),
+        p95=round(float(np.percentile(times, 95)), 2),
+        throughput=round(1000 * len(photo) / float(times.mean()), 2),
+        peak=round(_peak() - before, 1),
+        megabytes=round(file.stat().st_size / 1e6, 2),
+        agreement=compared.get("agreement") if card else 1.0,
+        miou=compared.get("miou") if card else reference,
+        photos=((card or read_card(first) or {}).get("comparison") or {}).get("photos"),
+    )
+
+
+def _open(checkpoint: Path, card: dict[str, Any]) -> Runner:
+    network = open_source(checkpoint).network
+    return torch_runner(PhotoGraph(network, short_side=card.get("short_side", 0)).eval(), None)
+
+
+def _peak() -> float:
+    """MiB that this process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

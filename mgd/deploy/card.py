@@ -1,0 +1,51 @@
+"""The card beside an exported file: what it is, how far it is from the checkpoint, and one photo to test it with."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgd.files import write_bytes, write_json
+
+FORMAT = "mgd-card-1"
+LICENCE = (
+    "The weights are as free as the photos and labels that they were trained on and the ImageNet weights that they "
+    "started from; this program's own licence (MIT) does not cover them."
+)
+
+
+def card_path(file: Path) -> Path:
+    """student.onnx -> student.onnx.json."""
+    return file.with_name(f"{file.name}.json")
+
+
+def golden_path(file: Path) -> Path:
+    """student.onnx -> student.onnx.npz: one photo (`image`) and what the file made of it, by the outputs' names."""
+    return file.with_name(f"{file.name}.npz")
+
+
+def write_golden(file: Path, image: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
+    """Write the golden photo and its outputs beside `file`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, image=image, **outputs)  # type: ignore[arg-type]
+    write_bytes(golden_path(file), buffer.getvalue())
+
+
+def write_card(file: Path, content: dict[str, Any]) -> None:
+    """Write the card beside `file`."""
+    write_json(card_path(file), {"format": FORMAT, "file": file.name, **content})
+
+
+def read_card(file: Path) -> dict[str, Any] | None:
+    """The card of an exported file; None when there is none."""
+    path = card_path(file)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()

@@ -1,0 +1,125 @@
+"""A file against the network that it was made from, on real photos: agreement, differences of logits, mIoU of both."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from mgd.data.classes import Classes
+from mgd.data.datasets import Item, open_val
+from mgd.data.folders import IMAGES, LABELS, pairs_in, photos_in
+from mgd.data.images import load_image, load_label
+from mgd.deploy.runtime import Runner
+from mgd.deploy.source import Source
+from mgd.errors import UserError, few
+from mgd.metrics import confusion_matrix, mean_iou
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Shares are 0..1; None: not known (no labels, or no logits).
+
+    Attributes:
+        agreement: of pixels that get the same class from both.
+        logit_difference: the largest.
+        miou, miou_pytorch: against labels, as shipped: the whole photo, stretched to a fixed size where there is one.
+    """
+
+    photos: int
+    agreement: float
+    logit_difference: float | None
+    miou: float | None
+    miou_pytorch: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def choose_photos(source: Source, images: Path | None, *, count: int) -> list[Item]:
+    """At most `count` photos, spread evenly: of a folder (with labels where it has images/ and labels/), else of the
+    checkpoint's validation list.
+
+    Raises:
+        UserError: there is none.
+    """
+    if images is None:
+        if source.config is None:
+            raise UserError(f"{source.path} does not say what data it was trained on; name photos with --images")
+        try:
+            items = open_val(source.config.data)
+        except UserError as error:
+            raise UserError(f"no photos to compare on ({error}); name some with --images") from error
+    elif not images.is_dir():
+        raise UserError(f"--images {images} is not a folder; name one with photos, or with {IMAGES}/ and {LABELS}/")
+    elif (images / IMAGES).is_dir() and (images / LABELS).is_dir():
+        items = [Item(image.stem, image, label) for image, label in pairs_in(images)[0]]
+    else:
+        items = [Item(file.stem, file, None) for file in photos_in(images)]
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
+
+
+def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]:
+    """The photos that can be read, and the sentences about the others.
+
+    Raises:
+        UserError: none can.
+    """
+    photos, problems = [], []
+    for item in items:
+        try:
+            photos.append(load_image(item.image))
+        except UserError as error:
+            problems.append(str(error))
+    if not photos:
+        raise UserError(f"none of {len(items)} photos can be read: {few(problems)}")
+    return photos, problems
+
+
+def compare_runners(
+    file: Runner, reference: Runner, items: Sequence[Item], classes: Classes, *, ignore_values: tuple[int, ...] = ()
+) -> Comparison:
+    """Run both on the items.
+
+    Args:
+        file: gives `label`, `logits` or both.
+        reference: gives `logits`.
+
+    Raises:
+        UserError: a photo or label cannot be read, or the scores are not finite.
+    """
+    count = len(classes)
+    confusions = [torch.zeros(count, count, dtype=torch.int64) for _ in range(2)]
+    same, pixels, difference, labelled = 0, 0, None, 0
+    for item in items:
+        photo = file.fit(load_image(item.image))[None]
+        expected, found = reference.run(photo)["logits"], file.run(photo)
+        if not np.isfinite(expected).all():
+            raise UserError(f"the network gives scores that are not finite on {item.image}; its weights are broken")
+        maps = [label_of(found), expected.argmax(axis=1)[0].astype(np.uint8)]
+        same, pixels = same + int((maps[0] == maps[1]).sum()), pixels + maps[0].size
+        if "logits" in found:
+            difference = max(difference or 0.0, float(np.abs(found["logits"] - expected).max()))
+        if item.label is not None:
+            truth = load_label(item.label, count, ignore_values)
+            for confusion, one in zip(confusions, maps, strict=True):
+                confusion += _confusion(truth, one, count)
+            labelled += 1
+    miou, miou_pytorch = (mean_iou(c) if labelled else None for c in confusions)
+    return Comparison(len(items), same / pixels, difference, miou, miou_pytorch)
+
+
+def label_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    """(H,W) uint8: the first photo's label map."""
+    if "label" in outputs:
+        return outputs["label"][0]
+    return outputs["logits"][0].argmax(axis=0).astype(np.uint8)
+
+
+def _confusion(truth: np.ndarray, label: np.ndarray, count: int) -> torch.Tensor:
+    resized = cv2.resize(label, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return confusion_matrix(torch.from_numpy(truth), torch.from_numpy(resized), count)

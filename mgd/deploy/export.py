@@ -1,0 +1,198 @@
+"""Checkpoint -> one file that segments photos, compared with the network on real ones before it gets its name."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgd.data.classes import Classes
+from mgd.data.datasets import Item
+from mgd.data.images import load_image
+from mgd.deploy.card import LICENCE, sha256, write_card, write_golden
+from mgd.deploy.comparison import choose_photos, compare_runners
+from mgd.deploy.extras import need
+from mgd.deploy.formats import WRITERS, Shape
+from mgd.deploy.quantise import quantise
+from mgd.deploy.runtime import Runner, onnx_runner, open_runner, torch_runner
+from mgd.deploy.source import Source
+from mgd.deploy.timing import latencies
+from mgd.errors import UserError
+from mgd.files import atomic
+from mgd.models.folding import fold_batch_norm
+from mgd.models.photo import Output, PhotoGraph
+from mgd.version import __version__
+
+LEAST_AGREEMENT = 0.9999  # of pixels, float32 file against PyTorch
+LEAST_AGREEMENT_INT8 = 0.98  # golden photo on another machine's INT8 instructions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is asked for.
+
+    Attributes:
+        kind: a key of `mgd.deploy.formats.WRITERS`.
+        short_side: what the graph shrinks photos to; None: as the checkpoint was trained.
+        images: folder of photos to compare on; None: the checkpoint's validation list.
+        count: at most so many of them.
+        int8: folder of photos to calibrate with; None: float32.
+    """
+
+    kind: str
+    out: Path
+    shape: Shape = field(default_factory=Shape)
+    output: Output = "labels"
+    opset: int = 18
+    short_side: int | None = None
+    images: Path | None = None
+    count: int = 200
+    int8: Path | None = None
+
+
+def export(source: Source, order: Order) -> dict[str, Any]:
+    """Write the file, its card (`.json`) and its golden photo (`.npz`).
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: photos, size, opset or destination will not do; or the file differs from the network by more than
+            rounding, in which case nothing is written.
+    """
+    check_destination(order.out)
+    items = choose_photos(source, order.images, count=order.count)
+    short_side = source.network.short_side if order.short_side is None else order.short_side
+    if order.shape.size and min(order.shape.size) <= short_side:
+        short_side = 0  # nothing to shrink
+    reference = PhotoGraph(source.network, short_side=short_side, output="logits").eval()
+    _try(reference, order.shape)
+    graph = PhotoGraph(fold_batch_norm(source.network), short_side=short_side, output=order.output).eval()
+    measure = partial(
+        compare_runners,
+        reference=torch_runner(reference, order.shape.size),
+        items=items,
+        classes=source.classes,
+        ignore_values=source.config.data.ignore_values if source.config else (),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / f"made{order.out.suffix}"
+        metadata = {"classes": _classes(source.classes), "producer": f"mgd {__version__}"}
+        WRITERS[order.kind](graph.requires_grad_(False), order.shape, made, opset=order.opset, metadata=metadata)
+        compared = measure(_with_logits(made))
+        if compared.agreement < LEAST_AGREEMENT:
+            raise UserError(
+                f"the exported file gives {100 * (1 - compared.agreement):.2f} % of the pixels another class than the "
+                f"network (at most {100 * (1 - LEAST_AGREEMENT):.2f} % are rounding): {order.out} is not written; try "
+                "another --opset, --size or --format"
+            )
+        int8 = None
+        if order.int8 is not None:
+            int8 = quantise(made, order.int8, measure, float32=compared, photo=_photo(open_runner(made), items))
+            made.write_bytes(int8.model)
+            compared = int8.comparison
+        runner = open_runner(made, threads=1)
+        photo = _photo(runner, items)
+        outputs = runner.run(photo)
+        card = {
+            **_file_facts(made, order, outputs),
+            **_network_facts(source, short_side, reference, photo),
+            "comparison": {"photos_from": str(order.images or "validation list"), **compared.to_dict()},
+            "tolerance": {"agreement": LEAST_AGREEMENT_INT8 if int8 else LEAST_AGREEMENT},
+            "latency": {"milliseconds": round(float(np.median(latencies(runner, photo))), 2), "threads": 1},
+            "int8": int8.to_dict() if int8 else None,
+        }
+        write_golden(order.out, photo, outputs)
+        write_card(order.out, card)
+        with open(made, "rb") as content, atomic(order.out) as file:
+            shutil.copyfileobj(content, file)
+    return card
+
+
+def check_destination(path: Path) -> None:
+    """Raise UserError where nothing can be written, before the work is done."""
+    with atomic(path.with_name(f"{path.name}.probe")) as file:
+        file.write(b"0")
+    path.with_name(f"{path.name}.probe").unlink()
+
+
+def multiply_accumulates(graph: PhotoGraph, photo: np.ndarray) -> int:
+    """Of the convolutions and matrix products for these photos."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        graph(torch.from_numpy(photo))
+    return counter.get_total_flops() // 2
+
+
+def _try(graph: PhotoGraph, shape: Shape) -> None:
+    """Raise UserError where the network cannot have the size."""
+    try:
+        with torch.no_grad():
+            graph(shape.example())
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:
+        size = "x".join(map(str, shape.size or ()))
+        raise UserError(
+            f"--size {size} is not one that the network can have ({error}); use a larger one, such as 256x256"
+        ) from error
+
+
+def _with_logits(made: Path) -> Runner:
+    """A runner of a file that also gives the logits, where these can be tapped (ONNX), for the comparison."""
+    if made.suffix != ".onnx":
+        return open_runner(made)
+    onnx = need("onnx", extra="export")
+    model = onnx.load(str(made))
+    argmax = [node for node in model.graph.node if node.op_type == "ArgMax"]
+    if argmax:
+        logits = onnx.helper.make_empty_tensor_value_info("logits")
+        model.graph.node.append(onnx.helper.make_node("Identity", [argmax[-1].input[0]], ["logits"]))
+        logits.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        model.graph.output.append(logits)
+    return onnx_runner(model.SerializeToString(), made)
+
+
+def _photo(runner: Runner, items: Sequence[Item]) -> np.ndarray:
+    """(1,H,W,3): the first photo, as the file takes it."""
+    return np.ascontiguousarray(runner.fit(load_image(items[0].image))[None])
+
+
+def _file_facts(made: Path, order: Order, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    size = order.shape.size or ("height", "width")
+    return {
+        "sha256": sha256(made),
+        "bytes": made.stat().st_size,
+        "kind": order.kind,
+        "precision": "float32" if order.int8 is None else "int8",
+        "input": {
+            "name": "image",
+            "dtype": "uint8",
+            "colors": "RGB",
+            "shape": [order.shape.batch or "batch", *size, 3],
+        },
+        "outputs": {name: {"dtype": str(array.dtype), "axes": array.ndim} for name, array in outputs.items()},
+        "versions": {"mgd": __version__, "torch": torch.__version__},
+        "licence": LICENCE,
+    }
+
+
+def _network_facts(source: Source, short_side: int, graph: PhotoGraph, photo: np.ndarray) -> dict[str, Any]:
+    return {
+        "checkpoint": {"name": source.path.name, "sha256": sha256(source.path)},
+        "architecture": {key: value for key, value in source.network.arch.items() if value is not None},
+        "short_side": short_side,
+        "normalisation": {"mean": source.network.mean, "std": source.network.std, "inside": True},
+        "classes": _classes(source.classes),
+        "parameters": sum(p.numel() for p in source.network.parameters()),
+        "multiply_accumulates": multiply_accumulates(graph, photo),
+        "photo": [*photo.shape[1:3]],
+    }
+
+
+def _classes(classes: Classes) -> list[dict[str, Any]]:
+    named = zip(classes.names, classes.colors, strict=True)
+    return [{"index": i, "name": name, "color": [*color]} for i, (name, color) in enumerate(named)]

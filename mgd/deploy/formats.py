@@ -1,0 +1,119 @@
+"""Write a photo graph as ONNX, as PyTorch's own programs, or through OpenVINO's and LiteRT's converters."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mgd.deploy.extras import need
+from mgd.errors import UserError
+from mgd.models.photo import NAMES, PhotoGraph
+
+AXES = ("batch", "height", "width")
+OPSETS = range(18, 24)  # 18 has the antialiased Resize; ONNX Runtime reads them all
+SMALLEST, LARGEST = 33, 8192  # sides in pixels of photos for a graph of dynamic size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What photos a file takes. `size`: (height, width), None for any; `batch`: 0 for any."""
+
+    size: tuple[int, int] | None = None
+    batch: int = 1
+
+    def example(self) -> Tensor:
+        """Photos to trace with: uint8 (N,H,W,3)."""
+        return torch.zeros(self.batch or 2, *(self.size or (96, 128)), 3, dtype=torch.uint8)
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """The axes that may change."""
+        return (() if self.batch else AXES[:1]) + (() if self.size else AXES[1:])
+
+
+def write_onnx(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, metadata: dict[str, Any]) -> None:
+    """One file, weights inside. Raises UserError for an opset that the graph cannot have."""
+    need("onnxscript", extra="export")
+    onnx = need("onnx", extra="export")
+    if opset not in OPSETS:
+        raise UserError(f"--opset {opset} is not available; use {OPSETS[0]} to {OPSETS[-1]}")
+    names = [*NAMES[graph.output]]
+    with _quiet():
+        program = torch.onnx.export(
+            _program(graph, shape),
+            (),
+            input_names=["image"],
+            output_names=names,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _name_axes(model)
+    onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    onnx.save(model, str(path))
+
+
+def write_pt2(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
+    """`torch.export`'s archive."""
+    with _quiet():
+        torch.export.save(_program(graph, shape), path)
+
+
+def write_torchscript(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
+    """A traced TorchScript module. Raises UserError for a dynamic size, which a trace cannot have."""
+    if shape.size is None:
+        raise UserError("--format torchscript records one size; name it, such as --size 512x512, or use pt2 or onnx")
+    with _quiet(), torch.no_grad():
+        torch.jit.save(torch.jit.trace(graph, shape.example(), check_trace=False), str(path))
+
+
+WRITERS: dict[str, Callable[..., None]] = {"onnx": write_onnx, "pt2": write_pt2, "torchscript": write_torchscript}
+SUFFIXES = {kind: f".{kind}" for kind in WRITERS}
+
+
+def _program(graph: PhotoGraph, shape: Shape) -> torch.export.ExportedProgram:
+    sides = {name: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in AXES[1:]}
+    dims = {"batch": torch.export.Dim("batch", min=1, max=1024), **sides}
+    axes = {i: dims[name] for i, name in enumerate(AXES) if name in shape.dynamic}
+    return torch.export.export(
+        graph,
+        (shape.example(),),
+        dynamic_shapes=(axes,) if axes else None,
+        strict=False,
+        # Sizes after strides are floors that the solver cannot compare: checked when it runs, not promised beforehand.
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+
+
+def _name_axes(model: Any) -> None:
+    """Call the dynamic axes batch, height and width, instead of the tracer's s62."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    names = {dim.dim_param: name for dim, name in zip(dims, AXES, strict=False) if dim.dim_param}
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+    del model.graph.value_info[:]  # they name the old axes; runtimes infer them again
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks about themselves."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

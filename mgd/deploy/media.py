@@ -1,0 +1,94 @@
+"""What predictions are made on: photos, folders, globs, video files, a webcam."""
+
+import glob
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mgd.data.folders import photos_in
+from mgd.errors import UserError
+
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file to predict, and where below the output folder its results go (no suffix)."""
+
+    file: Path
+    name: Path
+
+
+@dataclass(frozen=True)
+class Video:
+    """A file, or a webcam's number as text."""
+
+    source: str
+    name: Path
+
+
+def find_media(paths: Sequence[str]) -> list[Photo | Video]:
+    """Everything that the paths name; a folder's photos keep their paths below it.
+
+    Raises:
+        UserError: a path does not exist, a glob or folder has nothing, or two results would get one name.
+    """
+    found: list[Photo | Video] = []
+    for text in paths:
+        if text.isdecimal() and not Path(text).exists():
+            found.append(Video(text, Path(f"webcam-{text}")))
+            continue
+        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise UserError(f"{text} does not exist and matches nothing; name a photo, folder, glob, video or webcam")
+        for match in matches:
+            found += _in(Path(match))
+    counts = Counter(medium.name for medium in found)
+    if twice := [str(name) for name, count in counts.items() if count > 1]:
+        raise UserError(f"two of the files would be written as {twice[0]}; predict them into different --out folders")
+    return found
+
+
+def _in(path: Path) -> list[Photo | Video]:
+    if path.is_dir():
+        return [Photo(file, file.relative_to(path).with_suffix("")) for file in photos_in(path)]
+    name = Path(path.stem)
+    return [Video(str(path), name) if path.suffix.lower() in VIDEO_SUFFIXES else Photo(path, name)]
+
+
+class Frames:
+    """The frames of a video, RGB uint8 (H,W,3).
+
+    Attributes:
+        fps: frames a second, 25 where the source does not say.
+        expected: how many the file says it has; 0: unknown, or a webcam.
+        read: how many came.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+
+    def __init__(self, source: str) -> None:
+        webcam = source.isdecimal()
+        self.capture = cv2.VideoCapture(int(source) if webcam else source)
+        if not self.capture.isOpened():
+            kind = "webcam" if webcam else "video"
+            raise UserError(f"{source} cannot be opened as a {kind}; expected one that OpenCV can read")
+        self.fps = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
+        self.expected = 0 if webcam else max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.read = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            while True:
+                more, frame = self.capture.read()
+                if not more:
+                    return
+                self.read += 1
+                yield np.ascontiguousarray(frame[..., ::-1])
+        finally:
+            self.capture.release()

@@ -1,0 +1,223 @@
+"""Photos and videos without labels -> label maps, colours, overlays with a legend, confidence maps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from mgd.config import Evaluate
+from mgd.data.classes import Classes
+from mgd.data.images import load_image
+from mgd.data.transforms import shrink
+from mgd.deploy.media import Frames, Photo, Video
+from mgd.deploy.source import Source
+from mgd.draw import legend, overlay
+from mgd.errors import UserError
+from mgd.files import write_bytes, write_png
+from mgd.infer import predict_scores
+from mgd.models.normalise import NormalisingNetwork
+from mgd.models.photo import PhotoGraph
+from mgd.progress import Progress
+
+KINDS = ("label", "color", "overlay", "confidence")
+WHOLE = 4_000_000  # pixels of a photo, as the network sees it, above which it is cut into tiles
+SCORES = 2**28  # scores (classes x pixels) that may be in memory at once: 1 GiB
+TILE, OVERLAP = 1024, 128  # pixels
+AHEAD = 4  # photos that are decoded while others are predicted
+
+Maps = tuple[np.ndarray, np.ndarray]  # label uint8 (H,W), confidence float32 (H,W), 0..1
+
+
+def predict(network: NormalisingNetwork, image: str | Path | np.ndarray) -> np.ndarray:
+    """Label map uint8 (H,W) of a photo: a file, or RGB uint8 (H,W,3). Raises UserError as `load_image`."""
+    return network.predict(image)
+
+
+@dataclass
+class Tally:
+    """What came of a prediction."""
+
+    done: int = 0  # photos and frames
+    problems: list[str] = field(default_factory=list)  # sentences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """How and where to.
+
+    Attributes:
+        kinds: some of `KINDS`, each a folder below `out`.
+        slide: the published sliding windows in place of the whole image.
+        batch: photos of one size that go through the network together.
+        frames: of a video or webcam, at most; 0: all.
+    """
+
+    out: Path
+    kinds: tuple[str, ...] = KINDS
+    slide: bool = False
+    batch: int = 1
+    frames: int = 0
+
+
+def predict_media(
+    source: Source, media: Sequence[Photo | Video], job: Job, device: torch.device, *, progress: bool = False
+) -> Tally:
+    """Predict everything and write it; what cannot be read is told in the tally and left out."""
+    tally = Tally()
+    segment = _segmenter(source, job, device)
+    photos = [medium for medium in media if isinstance(medium, Photo)]
+    bar = Progress(total=len(photos) or None, unit="image", disable=None if progress else True)
+    readable = _readable(photos, tally)
+    for _, group in groupby(readable, key=lambda pair: pair[1].shape):
+        rest = iter(group)
+        while chunk := [pair for pair, _ in zip(rest, range(job.batch), strict=False)]:
+            for (photo, pixels), maps in zip(chunk, segment(np.stack([pixels for _, pixels in chunk])), strict=True):
+                _write(job, photo.name, pixels, maps, source.classes)
+                tally.done += 1
+                bar.update()
+    for medium in media:
+        if isinstance(medium, Video):
+            try:
+                _predict_video(medium, job, segment, source.classes, tally, bar)
+            except UserError as error:
+                tally.problems.append(str(error))
+    bar.close()
+    return tally
+
+
+def tiles(length: int) -> Iterator[tuple[int, int, int, int]]:
+    """(start, stop, from, to) along a side: a tile's ends, and the part of it that counts, half the overlap away."""
+    if length <= TILE:
+        yield 0, length, 0, length
+        return
+    step = TILE - OVERLAP
+    starts = [*range(0, length - TILE, step), length - TILE]
+    for i, start in enumerate(starts):
+        first = 0 if i == 0 else (start + starts[i - 1] + TILE) // 2
+        last = length if i == len(starts) - 1 else (starts[i + 1] + start + TILE) // 2
+        yield start, start + TILE, first, last
+
+
+def _readable(photos: Sequence[Photo], tally: Tally) -> Iterator[tuple[Photo, np.ndarray]]:
+    """The photos that can be read, in order; the next ones are decoded meanwhile."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting = [pool.submit(load_image, photo.file) for photo in photos[:AHEAD]]
+        for i, photo in enumerate(photos):
+            if i + AHEAD < len(photos):
+                waiting.append(pool.submit(load_image, photos[i + AHEAD].file))
+            try:
+                yield photo, waiting.pop(0).result()
+            except UserError as error:
+                tally.problems.append(str(error))
+
+
+def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.ndarray], list[Maps]]:
+    """uint8 (N,H,W,3) -> label and confidence of each."""
+    network = source.network.to(device).eval()
+    graph = PhotoGraph(network, short_side=network.short_side, output="labels+confidence").eval()
+    windows = Evaluate(mode="slide") if source.config is None else replace(source.config.evaluate, mode="slide")
+    windows = replace(windows, crop_size=windows.crop_size or (source.config.data.crop_size if source.config else 512))
+
+    @torch.inference_mode()
+    def whole(photos: np.ndarray) -> list[Maps]:
+        label, confidence = graph(torch.from_numpy(photos).to(device))
+        return [*zip(label.cpu().numpy(), confidence.cpu().numpy(), strict=True)]
+
+    def slide(photo: np.ndarray) -> Maps:
+        small = torch.from_numpy(shrink(photo, network.short_side)).permute(2, 0, 1).to(device)
+        scores = predict_scores(network, small, windows, size=photo.shape[:2])
+        share, label = scores.softmax(dim=0).max(dim=0)
+        return label.to(torch.uint8).cpu().numpy(), share.cpu().numpy()
+
+    def large(photo: np.ndarray) -> Maps:
+        """In tiles of the shrunk photo, enlarged pixel by pixel: memory does not grow with the scores."""
+        small = shrink(photo, network.short_side)
+        label, confidence = np.empty(small.shape[:2], np.uint8), np.empty(small.shape[:2], np.float32)
+        for y, y_end, top, bottom in tiles(small.shape[0]):
+            for x, x_end, left, right in tiles(small.shape[1]):
+                ((own, share),) = whole(np.ascontiguousarray(small[None, y:y_end, x:x_end]))
+                label[top:bottom, left:right] = own[top - y : bottom - y, left - x : right - x]
+                confidence[top:bottom, left:right] = share[top - y : bottom - y, left - x : right - x]
+        size = photo.shape[1::-1]
+        return tuple(cv2.resize(one, size, interpolation=cv2.INTER_NEAREST) for one in (label, confidence))  # type: ignore[return-value]
+
+    def segment(photos: np.ndarray) -> list[Maps]:
+        height, width = photos.shape[1:3]
+        side = min(network.short_side or min(height, width), height, width)
+        seen = height * width * (side / min(height, width)) ** 2
+        if seen > WHOLE or height * width * len(source.classes) > SCORES:
+            return [large(photo) for photo in photos]
+        return [slide(photo) for photo in photos] if job.slide else whole(photos)
+
+    return segment
+
+
+def _write(job: Job, name: Path, photo: np.ndarray, maps: Maps, classes: Classes) -> None:
+    label, confidence = maps
+    pictures: dict[str, Callable[[], np.ndarray]] = {
+        "color": lambda: classes.palette()[label],
+        "overlay": lambda: overlay_with_legend(photo, label, classes),
+    }
+    for kind in job.kinds:
+        path = job.out / kind / name.parent / f"{name.name}.png"
+        if kind in pictures:
+            write_png(path, pictures[kind]())
+        else:
+            grey = label if kind == "label" else (255 * confidence).round().astype(np.uint8)
+            write_bytes(path, cv2.imencode(".png", grey)[1].tobytes())
+
+
+def overlay_with_legend(photo: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:
+    """RGB: the photo under the colours of its labels, the classes that occur below it."""
+    found = [i for i in np.unique(label) if i < len(classes)]
+    occurring = Classes(tuple(classes.names[i] for i in found), tuple(classes.colors[i] for i in found))
+    return np.concatenate([overlay(photo, label, classes), legend(occurring, photo.shape[1])])
+
+
+def _predict_video(
+    video: Video,
+    job: Job,
+    segment: Callable[[np.ndarray], list[Maps]],
+    classes: Classes,
+    tally: Tally,
+    bar: Progress,
+) -> None:
+    """Write <out>/overlay/<name>.mp4 (a whole file or none), and label maps frame by frame where they are asked for."""
+    frames = Frames(video.source)
+    path = job.out / "overlay" / f"{video.name}.mp4"
+    temporary = path.with_name(f".{path.name}.tmp.mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer: cv2.VideoWriter | None = None
+    other = replace(job, kinds=tuple(kind for kind in job.kinds if kind in ("label", "confidence")))
+    try:
+        for frame in frames:
+            (maps,) = segment(frame[None])
+            if writer is None:
+                codec = cv2.VideoWriter.fourcc(*"mp4v")
+                writer = cv2.VideoWriter(str(temporary), codec, frames.fps, frame.shape[1::-1])
+                if not writer.isOpened():
+                    raise UserError(f"{path} cannot be written as a video; choose another folder")
+            writer.write(np.ascontiguousarray(overlay(frame, maps[0], classes)[..., ::-1]))
+            _write(other, video.name / f"{frames.read:06}", frame, maps, classes)
+            tally.done += 1
+            bar.update()
+            if job.frames and frames.read >= job.frames:
+                break
+    except KeyboardInterrupt:  # the way to end a webcam: what was seen is kept
+        if not video.source.isdecimal():
+            raise
+    finally:
+        if writer is not None:
+            writer.release()
+    if not frames.read:
+        raise UserError(f"{video.source} has no frame that can be read; replace the file")
+    temporary.replace(path)
+    if not job.frames and frames.read < frames.expected:
+        tally.problems.append(
+            f"{video.source} ends after {frames.read} of {frames.expected} frames; what is there was predicted"
+        )

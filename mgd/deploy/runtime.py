@@ -1,0 +1,109 @@
+"""Run exported files: photos (N,H,W,3) uint8 in, named arrays out, whatever the format."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from mgd.deploy.extras import need
+from mgd.errors import UserError
+from mgd.models.photo import NAMES, PhotoGraph
+
+Outputs = dict[str, np.ndarray]
+Size = tuple[int, int]  # height, width
+SUFFIXES = (".onnx", ".pt2", ".torchscript")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Something that segments photos.
+
+    Attributes:
+        run: uint8 (N,H,W,3) -> outputs by name.
+        size: what photos must have; None takes any.
+    """
+
+    run: Callable[[np.ndarray], Outputs]
+    size: Size | None = None
+
+    def fit(self, photo: np.ndarray) -> np.ndarray:
+        """A photo (H,W,3) stretched to `size`, as an app does with a camera's picture."""
+        if self.size is None or photo.shape[:2] == self.size:
+            return photo
+        shrinks = photo.shape[0] * photo.shape[1] > self.size[0] * self.size[1]
+        return cv2.resize(photo, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def torch_runner(graph: PhotoGraph, size: Size | None) -> Runner:
+    """The network in PyTorch."""
+    return Runner(lambda photos: _run_torch(graph, NAMES[graph.output], photos), size)
+
+
+def open_runner(path: Path, *, threads: int = 0) -> Runner:
+    """Open an exported file by its suffix, on the CPU.
+
+    Args:
+        threads: of one run; 0: as many as there are cores.
+
+    Raises:
+        UserError: it is missing, damaged or of another kind; or its runtime is not installed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a file that mgd export wrote")
+    if path.suffix == ".onnx":
+        return _open_onnx(path.read_bytes(), path, threads)
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} is not an exported file; expected one of {', '.join(SUFFIXES)}")
+    try:
+        module: Any = torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(path)
+    except Exception as error:  # the two loaders raise whatever a damaged zip leads them to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be loaded ({reason}); export it again") from error
+    return Runner(lambda photos: _run_torch(module, (), photos))
+
+
+def onnx_runner(model: bytes, name: Path, *, threads: int = 0) -> Runner:
+    """As `open_runner`, of an ONNX model in memory."""
+    return _open_onnx(model, name, threads)
+
+
+def session_of(model: bytes, *, threads: int = 0, profile: str = "") -> Any:
+    """An ONNX Runtime session on the CPU; `profile`: where its profile goes."""
+    ort = need("onnxruntime", extra="export")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _open_onnx(model: bytes, path: Path, threads: int) -> Runner:
+    try:
+        session = session_of(model, threads=threads)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime has an exception of its own for every status
+        raise UserError(f"{path} is not a model that ONNX Runtime can run ({str(error)[:200]})") from error
+    names = [output.name for output in session.get_outputs()]
+    (image,) = session.get_inputs()
+    height, width = image.shape[1:3]
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+    def run(photos: np.ndarray) -> Outputs:
+        return dict(zip(names, session.run(names, {image.name: photos}), strict=True))
+
+    return Runner(run, size)
+
+
+@torch.inference_mode()
+def _run_torch(module: Callable[..., Any], names: tuple[str, ...], photos: np.ndarray) -> Outputs:
+    found = module(torch.from_numpy(np.ascontiguousarray(photos)))
+    arrays = [tensor.numpy() for tensor in (found if isinstance(found, (tuple, list)) else (found,))]
+    if not names:  # a loaded program does not know them: the outputs tell
+        names = ("label", "confidence")[: len(arrays)] if arrays[0].dtype == np.uint8 else ("logits",)
+    return dict(zip(names, arrays, strict=True))

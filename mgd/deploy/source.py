@@ -1,0 +1,70 @@
+"""What deployment needs of a checkpoint: network, classes with their colours, config."""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mgd.checkpoint import Recognised, network_of, read, recognise
+from mgd.config import Experiment, from_dict
+from mgd.data.classes import BUILT_IN, Classes, read_classes, voc_color
+from mgd.errors import UserError
+from mgd.models.network import SegmentationNetwork
+from mgd.published import experiment_for
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that is to be used.
+
+    Attributes:
+        config: what it was trained with; the published evaluation for an official file; None when neither is known.
+    """
+
+    path: Path
+    network: SegmentationNetwork
+    classes: Classes
+    config: Experiment | None
+
+
+def open_source(path: str | Path, *, data_root: str = "") -> Source:
+    """Load a checkpoint, ours or an official one, in eval mode.
+
+    Args:
+        data_root: where its data set lies now; "" takes what its config says.
+
+    Raises:
+        UserError: as `load_student`.
+    """
+    path = Path(path)
+    found = recognise(read(path), path)
+    network = network_of(found, path).eval()
+    config = _config_of(found, path)
+    if config is not None and data_root:
+        config = replace(config, data=replace(config.data, root=data_root))
+    return Source(path, network, _classes_of(found, config), config)
+
+
+def _config_of(found: Recognised, path: Path) -> Experiment | None:
+    if found.config is not None:
+        return from_dict(found.config)
+    try:
+        return experiment_for(found.arch["backbone"], found.arch["num_classes"], path)
+    except UserError:  # another class count: an official layout on data of one's own
+        return None
+
+
+def _classes_of(found: Recognised, config: Experiment | None) -> Classes:
+    """Names and colours: the file's own, the data set's, or numbers and VOC's colour map."""
+    count = found.arch["num_classes"]
+    colors = tuple(tuple(map(int, color)) for color in found.extra.get("colors", ()))
+    names = found.classes or tuple(f"class {i}" for i in range(count))
+    if len(colors) == count:
+        return Classes(names, colors)  # type: ignore[arg-type]
+    candidates = [*BUILT_IN.values()]
+    if config is not None:
+        with suppress(UserError):  # the data set is elsewhere: the names are in the checkpoint
+            candidates.insert(0, read_classes(config.data.classes, Path(config.data.root)))
+    for known in candidates:
+        if known.names == names or (found.classes is None and len(known) == count):
+            return known
+    return Classes(names, tuple(voc_color(i) for i in range(count)))

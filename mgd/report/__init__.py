@@ -1,0 +1,1 @@
+"""Runs side by side in one HTML file that needs nothing else."""

@@ -1,0 +1,206 @@
+"""The report: one HTML file with all its pictures inside, which fetches nothing."""
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mgd.config import to_dict
+from mgd.data.classes import Classes
+from mgd.deploy.export import multiply_accumulates
+from mgd.metrics import IGNORE_INDEX
+from mgd.models.photo import PhotoGraph
+from mgd.report.plots import confusion, learning_curves
+from mgd.report.predictions import Predictions
+from mgd.report.runs import Run
+from mgd.report.statistics import Difference, ious, paired_bootstrap
+
+PAIRS = 5  # of classes that two runs disagree on
+
+
+def report_html(runs: Sequence[Run], found: Predictions, *, images: int = 12) -> str:
+    """The whole page; `images`: how many validation images are shown, the last run's worst first."""
+    sections = {
+        "Scores": _scores(runs, found),
+        "Learning curves": learning_curves(runs),
+        "Classes": _classes(runs, found),
+        "Worst images first": _panels(runs, found, images),
+        "Agreement": _agreement(runs, found),
+        "Confusion": '<div class="row">'
+        + "".join(confusion(c.sum(0), found.classes, r.name) for r, c in zip(runs, found.confusions, strict=True))
+        + "</div>",
+        "Cost": _cost(runs, found),
+        "Settings that differ": _settings(runs),
+        "Commands": _commands(runs),
+    }
+    body = "".join(f"<h2>{name}</h2>\n{content}\n" for name, content in sections.items())
+    template = Template(files("mgd.report").joinpath("page", "report.html").read_text(encoding="utf-8"))
+    return template.substitute(title=escape(" / ".join(run.name for run in runs)), body=body)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML already."""
+    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    return f'<div class="scroll"><table><tr>{top}</tr>\n{lines}</table></div>'
+
+
+def _percent(value: float) -> str:
+    return "absent" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _scores(runs: Sequence[Run], found: Predictions) -> str:
+    rows = []
+    for run, confusions in zip(runs, found.confusions, strict=True):
+        total = confusions.sum(0)
+        config = run.source.config
+        method = to_dict(config)["method"]["name"] if config else "not known"
+        accuracy = total.trace() / max(1, total.sum())
+        miou = float(np.nanmean(ious(total)))
+        rows.append([escape(run.name), method, _percent(miou), _percent(float(accuracy)), f"{len(found.names):,}"])
+    note = "Scored as each run's config says (evaluate.mode), on the first run's validation list."
+    return _table(["run", "method", "mIoU, %", "pixel accuracy, %", "images"], rows) + f'<p class="note">{note}</p>'
+
+
+def _classes(runs: Sequence[Run], found: Predictions) -> str:
+    columns = [ious(confusions.sum(0)) for confusions in found.confusions]
+    columns = [np.append(column, np.nanmean(column)) for column in columns]
+    compared = [paired_bootstrap(found.confusions[0], other) for other in found.confusions[1:]]
+    rows = []
+    for i, name in enumerate([*found.classes.names, "mIoU"]):
+        cells = [f"<b>{escape(name)}</b>" if name == "mIoU" else escape(name), _percent(columns[0][i])]
+        for column, differences in zip(columns[1:], compared, strict=True):
+            cells += [_percent(column[i]), _difference(differences[i])]
+        rows.append(cells)
+    head = ["class", runs[0].name]
+    for run in runs[1:]:
+        head += [run.name, f"minus {runs[0].name}"]
+    note = (
+        "IoU in percent. Differences with their 95 % intervals from 1,000 paired resamples of the images: what other "
+        "images of the same kind would do to them. Other seeds of training are not in it."
+    )
+    return _table(head, rows) + f'<p class="note">{note}</p>'
+
+
+def _difference(difference: Difference) -> str:
+    if math.isnan(difference.value):
+        return "absent"
+    text = f"{100 * difference.value:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    if not difference.distinguishable:
+        return f'<span class="same">{text} not distinguishable</span>'
+    return f'<span class="{"up" if difference.value > 0 else "down"}">{text}</span>'
+
+
+def _panels(runs: Sequence[Run], found: Predictions, images: int) -> str:
+    chosen = found.worst_first()[:images]
+    legend = "".join(
+        f'<span><i style="background:rgb{color}"></i>{escape(name)}</span>'
+        for name, color in zip(found.classes.names, found.classes.colors, strict=True)
+    )
+    panels = "".join(_panel(runs, found, index) for index in chosen)
+    note = f"The slider uncovers the photo. Worst of {len(found.names):,} images for {escape(runs[-1].name)}."
+    return f'<p class="note">{note}</p><p class="legend">{legend}</p><div class="panels">{panels}</div>'
+
+
+def _panel(runs: Sequence[Run], found: Predictions, index: int) -> str:
+    names = ["truth", *(run.name for run in runs)]
+    shown = len(names) - 1
+    maps, buttons = "", ""
+    for i, (name, label) in enumerate(zip(names, found.maps[index], strict=True)):
+        mark = " shown" if i == shown else ""
+        maps += f'<img class="map{mark}" alt="{escape(name)}" src="{_png(label, found.classes)}">'
+        buttons += f'<button class="{mark.strip()}">{escape(name)}</button> '
+    scores = ", ".join(
+        f"{escape(run.name)} {_percent(float(np.nanmean(ious(one[index]))))}"
+        for run, one in zip(runs, found.confusions, strict=True)
+        if one[index].any()
+    )
+    return (
+        f'<figure class="panel"><div class="stack"><img alt="photo" src="{_jpeg(found.photos[index])}">{maps}</div>'
+        f'<input type="range" min="0" max="100" value="40" aria-label="photo / labels"><div>{buttons}</div>'
+        f'<figcaption class="note">{escape(found.names[index])}: mIoU {scores}</figcaption></figure>'
+    )
+
+
+def _agreement(runs: Sequence[Run], found: Predictions) -> str:
+    """How often each pair says the same, and which classes the last run and each other see in each other's place."""
+    rows = []
+    for r, run in enumerate(runs):
+        shares = (found.agreements[r, s].trace() / max(1, found.agreements[r, s].sum()) for s in range(len(runs)))
+        rows.append([escape(run.name), *(_percent(float(share)) for share in shares)])
+    text = _table(["pixels with the same class, %", *(run.name for run in runs)], rows)
+    last = len(runs) - 1
+    for r, run in enumerate(runs[:-1]):
+        apart = found.agreements[r, last].copy()
+        np.fill_diagonal(apart, 0)
+        order = np.argsort(-apart, axis=None)[:PAIRS]
+        pairs = [(*np.unravel_index(i, apart.shape), apart.flat[i]) for i in order if apart.flat[i]]
+        names = found.classes.names
+        share = [
+            f"{escape(names[a])} / {escape(names[b])} {100 * count / found.agreements[r, last].sum():.2f} %"
+            for a, b, count in pairs
+        ]
+        if share:
+            text += f"<p>{escape(run.name)} / {escape(runs[last].name)} disagree most on: {'; '.join(share)}.</p>"
+    return text
+
+
+def _cost(runs: Sequence[Run], found: Predictions) -> str:
+    photo = np.zeros((1, 512, 512, 3), np.uint8)
+    rows = []
+    for run in runs:
+        network = run.source.network
+        parameters = sum(p.numel() for p in network.parameters())
+        macs = multiply_accumulates(PhotoGraph(network).eval(), photo)
+        backbone, rate = network.arch["backbone"], [line["images_per_second"] for line in run.metrics if "lr" in line]
+        speed = f"{np.median(rate):.1f}" if rate else "not recorded"
+        size = f"{run.source.path.stat().st_size / 1e6:.1f}"
+        rows.append([escape(run.name), escape(backbone), f"{parameters / 1e6:.2f}", f"{macs / 1e9:.2f}", size, speed])
+    head = ["run", "backbone", "parameters, M", "multiply-accumulates at 512x512, G", "last.pt, MB"]
+    return _table([*head, "training images/s"], rows)
+
+
+def _settings(runs: Sequence[Run]) -> str:
+    flat = [_flat(to_dict(run.source.config)) if run.source.config else {} for run in runs]
+    keys = sorted({key for one in flat for key in one if len({str(other.get(key)) for other in flat}) > 1})
+    rows = [[escape(key), *(escape(str(one.get(key, ""))) for one in flat)] for key in keys]
+    return _table(["key", *(run.name for run in runs)], rows) if rows else "<p>None.</p>"
+
+
+def _commands(runs: Sequence[Run]) -> str:
+    parts = []
+    for run in runs:
+        versions = ", ".join(f"{k} {v}" for k, v in run.facts.get("versions", {}).items())
+        revision = run.facts.get("git") or "not recorded"
+        command = run.command or "not recorded"
+        facts = f"git {revision}; {versions}" if versions else f"git {revision}"
+        parts.append(f"<p>{escape(run.name)}</p><pre>{escape(command)}</pre><p class='note'>{escape(facts)}</p>")
+    return "".join(parts)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _png(label: np.ndarray, classes: Classes) -> str:
+    """A label map in its colours; ignored pixels let the photo through."""
+    alpha = np.where(label == IGNORE_INDEX, 0, 255).astype(np.uint8)
+    rgba = np.dstack([classes.palette()[label][..., ::-1], alpha])
+    return _data("png", cv2.imencode(".png", rgba)[1])
+
+
+def _jpeg(photo: np.ndarray) -> str:
+    return _data("jpeg", cv2.imencode(".jpg", photo[..., ::-1])[1])
+
+
+def _data(kind: str, encoded: np.ndarray) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"

@@ -1,0 +1,66 @@
+"""Learning curves and confusion matrices as SVG text, by matplotlib."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mgd.data.classes import Classes
+from mgd.deploy.extras import need
+from mgd.report.runs import Run
+
+
+def learning_curves(runs: Sequence[Run]) -> str:
+    """Total loss, mIoU on the validation list where it was scored, and learning rate, against iterations."""
+    figure = _figure(10, 3)
+    panels = [("loss/total", "loss", 1.0), ("miou", "mIoU, %", 100.0), ("lr", "learning rate", 1.0)]
+    for axes, (key, title, factor) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for run in runs:
+            points = [(line["step"], factor * value) for line in run.metrics if (value := _find(line, key)) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=run.name, marker="." if len(points) < 30 else "")
+        axes.set(xlabel="iteration", title=title)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=7)
+        else:
+            axes.text(0.5, 0.5, "not recorded", ha="center", transform=axes.transAxes)
+    return _svg(figure)
+
+
+def confusion(matrix: np.ndarray, classes: Classes, title: str) -> str:
+    """(K,K) counts as shares of each row's label."""
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = 2.2 + 0.3 * len(classes)
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes.names, rotation=90, fontsize=7)
+    axes.set_yticks(ticks, classes.names, fontsize=7)
+    axes.set(title=title, xlabel="prediction", ylabel="label")
+    if len(classes) <= 25:
+        for (y, x), value in np.ndenumerate(share):
+            if value >= 0.05:
+                color = "white" if value > 0.5 else "black"
+                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=color)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    need("matplotlib", extra="report")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def _find(line: dict[str, Any], key: str) -> float | None:
+    """The value of a key, or of one that ends in /key: val/miou."""
+    return next((value for name, value in line.items() if name == key or name.endswith(f"/{key}")), None)

@@ -1,0 +1,98 @@
+"""Every run's label maps on one validation list: confusion matrices of each image, agreement, small pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+
+from mgd.config import Evaluate, Experiment
+from mgd.data.classes import Classes
+from mgd.data.datasets import open_val
+from mgd.data.loaders import ValidationSamples
+from mgd.errors import UserError
+from mgd.infer import predict_scores
+from mgd.metrics import confusion_matrix
+from mgd.progress import Progress
+from mgd.report.runs import Run
+from mgd.report.statistics import ious
+
+WIDTH = 320  # pixels of the pictures in the report
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What all runs say about N images.
+
+    Attributes:
+        confusions: (R,N,K,K), rows: label.
+        agreements: (R,R,K,K) pixels by two runs' labels, over all images.
+        photos: N RGB pictures of `WIDTH`.
+        maps: N times truth and each run's label map, of the picture's size.
+    """
+
+    classes: Classes
+    names: tuple[str, ...]
+    confusions: np.ndarray
+    agreements: np.ndarray
+    photos: list[np.ndarray]
+    maps: list[list[np.ndarray]]
+
+    def worst_first(self, run: int = -1) -> list[int]:
+        """Images in order of the run's mean IoU over the classes that an image has."""
+        scores = np.nan_to_num(np.nanmean(ious(self.confusions[run]), axis=1), nan=2.0)
+        return np.argsort(scores, kind="stable").tolist()
+
+
+def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = "") -> Predictions:
+    """Predict the first run's validation list with every run, each in the way that its config says.
+
+    Raises:
+        UserError: no config, other classes than the first run's, or a file of the list that cannot be read.
+    """
+    config = runs[0].source.config
+    if config is None:
+        raise UserError(f"{runs[0].folder} does not say what data it was trained on; name a run of this program first")
+    classes, items = runs[0].source.classes, open_val(config.data)
+    for run in runs:
+        if run.source.classes.names != classes.names:
+            raise UserError(f"{run.name} and {runs[0].name} have other classes; report runs on the same data together")
+    count, size = len(classes), (len(runs), len(items))
+    confusions = np.zeros((*size, count, count), np.int64)
+    agreements = np.zeros((len(runs), len(runs), count, count), np.int64)
+    photos, maps = [], []
+    samples = [ValidationSamples(items, _config(run, config), count) for run in runs]
+    for n in Progress(range(len(items)), desc=progress, unit="image", disable=None if progress else True):
+        labels = []
+        for r, run in enumerate(runs):
+            truth, label, photo = _predict(run, samples[r], n, device)
+            confusions[r, n] = confusion_matrix(truth, label, count).numpy()
+            labels.append(label)
+        for r, one in enumerate(labels):
+            for s, other in enumerate(labels):
+                agreements[r, s] += confusion_matrix(one, other, count).numpy()
+        small = (WIDTH, max(1, round(truth.shape[0] * WIDTH / truth.shape[1])))
+        photos.append(cv2.resize(photo, small, interpolation=cv2.INTER_AREA))
+        both = (truth, *labels)
+        maps.append([cv2.resize(one.numpy(), small, interpolation=cv2.INTER_NEAREST) for one in both])
+    return Predictions(classes, tuple(item.name for item in items), confusions, agreements, photos, maps)
+
+
+def _config(run: Run, first: Experiment) -> Experiment:
+    """The run's own way to score, on the first run's data."""
+    own = run.source.config or first
+    return replace(own, data=replace(first.data, short_side=own.data.short_side, crop_size=own.data.crop_size))
+
+
+def _predict(
+    run: Run, samples: ValidationSamples, index: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """(truth, label, photo) of one validation image, uint8 maps of the truth's size."""
+    config = run.source.config
+    how = Evaluate(mode="whole") if config is None else config.evaluate
+    how = replace(how, crop_size=how.crop_size or samples.data.crop_size)
+    sample = samples[index]
+    image, truth = sample["image"], sample["label"]
+    scores = predict_scores(run.source.network.to(device), image.to(device), how, size=tuple(truth.shape))
+    return truth, scores.argmax(dim=0).to(torch.uint8).cpu(), image.permute(1, 2, 0).numpy()

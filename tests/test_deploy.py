@@ -1,0 +1,518 @@
+"""Test what leaves the run folder: prediction, exported files, their cards, INT8, the page, the report."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import BACKBONE, CHANNELS, train, write_image
+from PIL import Image
+from torch import Tensor, nn
+
+import mgd
+from mgd.__main__ import main
+from mgd.data.datasets import Item
+from mgd.deploy.comparison import compare_runners
+from mgd.deploy.media import Photo, find_media
+from mgd.deploy.page import MODEL, RUNTIME, find_runtime, write_page
+from mgd.deploy.predict import TILE, Job, predict_media, tiles
+from mgd.deploy.quantise import _between_convolutions
+from mgd.deploy.runtime import Runner, open_runner
+from mgd.deploy.source import Source, open_source
+from mgd.errors import UserError
+from mgd.models import build_model
+from mgd.models.normalise import NormalisingNetwork
+from mgd.models.photo import PhotoGraph
+from mgd.report.statistics import ious, paired_bootstrap
+
+needs_export = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="the extra mgd[export] is not installed",
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CACHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgd/node_modules/onnxruntime-web/dist"
+
+
+class Reddest(NormalisingNetwork):
+    """Class 1 where a pixel is redder than half, else class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = (0.5 - self.mean[0]) / self.std[0]
+        return torch.stack([torch.zeros_like(x[:, 0]), x[:, 0] - middle], dim=1)
+
+
+@pytest.fixture(scope="module")
+def run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three iterations."""
+    return train(tmp_path_factory.mktemp("deploy") / "exp", small_scenes)
+
+
+@pytest.fixture(scope="module")
+def photos(small_scenes: Path) -> Path:
+    return small_scenes / "val" / "image"
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file for photos of 48x64."""
+    out = tmp_path_factory.mktemp("export") / "student.onnx"
+    assert main(["export", str(run / "last.pt"), "--size", "48x64", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def copied(exported: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    for file in exported.parent.glob("student.onnx*"):
+        shutil.copy(file, tmp_path)
+    return tmp_path / exported.name
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence in which a command ends."""
+    assert main([str(a) for a in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len([line for line in lines if line.startswith("mgd ")]) == 1
+    return lines[-1]
+
+
+# Graph and prediction
+
+
+def test_the_graph_takes_uint8_photos_and_gives_uint8_labels() -> None:
+    photo = torch.zeros(2, 4, 6, 3, dtype=torch.uint8)
+    photo[0, 1:3, 2:5, 0] = 200
+    label = PhotoGraph(Reddest())(photo)
+    assert label.dtype == torch.uint8
+    assert torch.equal(label, (photo[..., 0] > 127).to(torch.uint8))
+
+
+def test_the_graph_shrinks_to_the_short_side_and_gives_labels_of_the_photos_size() -> None:
+    seen = []
+
+    class Watching(Reddest):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape[-2:]))
+            return super().forward(x)
+
+    label = PhotoGraph(Watching(), short_side=20)(torch.zeros(1, 40, 61, 3, dtype=torch.uint8))
+    assert (seen, tuple(label.shape)) == ([(20, 31)], (1, 40, 61))  # 61 * 20 / 40 = 30.5
+    PhotoGraph(Watching(), short_side=20)(torch.zeros(1, 10, 12, 3, dtype=torch.uint8))
+    assert seen[1:] == [(10, 12)]  # never enlarged
+
+
+def test_confidence_is_the_chosen_class_probability() -> None:
+    photo = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
+    network = Reddest()
+    label, confidence = PhotoGraph(network, output="labels+confidence")(photo)
+    score = 0.5 / network.std[0]
+    assert label.unique().tolist() == [1]
+    assert confidence[0, 0, 0].item() == pytest.approx(1 / (1 + np.exp(-score)), abs=1e-5)
+
+
+def test_a_network_predicts_a_photo_file_and_an_array_alike(run: Path, photos: Path) -> None:
+    network = mgd.load_student(run / "last.pt")
+    file = sorted(photos.glob("*.jpg"))[0]
+    label = network.predict(str(file))
+    array = np.ascontiguousarray(cv2.imread(str(file))[..., ::-1])
+    assert (label.dtype, label.shape) == (np.uint8, array.shape[:2])
+    assert np.array_equal(label, mgd.predict(network, array))
+    assert not network.training
+
+
+def test_a_checkpoint_brings_its_colours_and_its_short_side(small_scenes: Path, tmp_path: Path) -> None:
+    folder = train(tmp_path / "exp", small_scenes, "data.short_side=40", "train.max_iterations=1")
+    source = open_source(folder / "last.pt", data_root="gone")
+    assert source.network.short_side == 40
+    assert source.classes == mgd.data.classes.read_classes("classes.csv", small_scenes)
+
+
+def test_tiles_cover_every_pixel_once() -> None:
+    for length in (1, TILE, TILE + 1, 5000):
+        found = [*tiles(length)]
+        assert [i for *_, first, last in found for i in range(first, last)] == [*range(length)]
+        assert all(start <= first < last <= stop for start, stop, first, last in found)
+
+
+def test_predict_keeps_sizes_and_paths_and_skips_what_cannot_be_read(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "in"
+    write_image(given / "sub" / "a.png", np.full((37, 53, 3), 90, np.uint8))
+    write_image(given / "dot.png", np.full((1, 1, 3), 90, np.uint8))
+    turned = np.full((20, 30, 3), 90, np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 90 degrees
+    write_image(given / "turned.jpg", turned, exif=exif)
+    (given / "empty.jpg").write_bytes(b"")
+    cv2.imwrite(str(given / "deep.png"), np.zeros((9, 9, 3), np.uint16))
+    assert main(["predict", str(run / "last.pt"), str(given), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
+    told = capsys.readouterr().err
+    assert "empty.jpg cannot be decoded" in told
+    assert "deep.png has 16 bits" in told
+    assert "2 could not be read" in told
+    sizes = {"sub/a": (37, 53), "dot": (1, 1), "turned": (30, 20)}
+    for name, size in sizes.items():
+        for kind in ("label", "confidence"):
+            assert cv2.imread(str(tmp_path / f"out/{kind}/{name}.png"), cv2.IMREAD_UNCHANGED).shape == size
+        assert cv2.imread(str(tmp_path / f"out/color/{name}.png")).shape == (*size, 3)
+        assert cv2.imread(str(tmp_path / f"out/overlay/{name}.png")).shape[0] > size[0]  # the legend
+    assert not (tmp_path / "out/label/empty.png").exists()
+
+
+def test_a_video_that_ends_early_is_predicted_to_its_end_and_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(12):
+        writer.write(noise.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    out = tmp_path / "out"
+    arguments = [str(run / "last.pt"), str(tmp_path / "cut.avi"), "--out", str(out), "--write", "overlay"]
+    assert main(["predict", *arguments]) == 1
+    assert "of 12 frames" in capsys.readouterr().err
+    assert [file.name for file in (out / "overlay").iterdir()] == ["cut.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("nothing-here*.jpg", "matches nothing"), ("99", "webcam"), ("folder", "has no image")]
+)
+def test_a_path_that_has_nothing_ends_in_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    given = path if path.isdecimal() else str(tmp_path / path)
+    status = main(["predict", str(run / "last.pt"), given, "--out", str(tmp_path / "out")])
+    assert status in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_image(tmp_path / folder / "same.png", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(UserError, match="would be written as same"):
+        find_media([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+# Export and verify
+
+
+@needs_export
+def test_an_exported_file_agrees_with_the_network_and_says_so_on_its_card(exported: Path, run: Path) -> None:
+    card = json.loads(exported.with_name("student.onnx.json").read_text())
+    assert card["comparison"]["agreement"] >= 0.9999
+    assert card["comparison"]["miou"] == pytest.approx(card["comparison"]["miou_pytorch"], abs=1e-4)
+    assert card["comparison"]["logit_difference"] < 1e-3
+    assert card["comparison"]["photos"] == 3
+    assert card["input"] == {"name": "image", "dtype": "uint8", "colors": "RGB", "shape": [1, 48, 64, 3]}
+    assert card["outputs"] == {"label": {"dtype": "uint8", "axes": 3}}
+    assert [c["name"] for c in card["classes"]] == [*mgd.load_student(run / "last.pt").classes]
+    assert card["parameters"] == sum(p.numel() for p in mgd.load_student(run / "last.pt").parameters())
+    assert [file.name for file in exported.parent.glob("*.data")] == []  # weights inside
+
+
+@needs_export
+def test_verify_holds_where_there_is_no_pytorch(exported: Path) -> None:
+    blocked = "import sys; [sys.modules.__setitem__(m, None) for m in ('torch', 'cv2', 'timm', 'PIL', 'tqdm')]"
+    code = f"{blocked}; from mgd.__main__ import main; sys.exit(main(['verify', {str(exported)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, "holds: 100.000 %" in done.stdout) == (0, True), done.stderr
+
+
+@needs_export
+def test_verify_refuses_a_file_that_is_not_the_one_of_its_card(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied.write_bytes(copied.read_bytes() + b"\0")
+    assert "is not the file of its card" in refused(capsys, "verify", copied)
+
+
+@needs_export
+def test_verify_refuses_outputs_that_differ(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    golden = copied.with_name("student.onnx.npz")
+    with np.load(golden) as stored:
+        np.savez(golden, image=stored["image"], label=stored["label"] + 1)
+    assert "computes something else" in refused(capsys, "verify", copied)
+
+
+@needs_export
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_verify_names_what_is_missing_beside_a_file(
+    copied: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    copied.with_name(f"student.onnx.{suffix}").unlink()
+    assert f"student.onnx.{suffix} does not exist" in refused(capsys, "verify", copied)
+
+
+@needs_export
+def test_a_file_that_differs_from_the_network_does_not_get_its_name(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(network: nn.Module) -> nn.Module:
+        other = build_model(BACKBONE, network.num_classes, channels=CHANNELS).eval()  # type: ignore[arg-type]
+        nn.init.normal_(other.classifier.bias, std=100.0)  # type: ignore[arg-type]
+        return other
+
+    monkeypatch.setattr("mgd.deploy.export.fold_batch_norm", spoilt)
+    out = tmp_path / "student.torchscript"
+    arguments = ("export", run / "last.pt", "--format", "torchscript", "--size", "48x64", "--out", out)
+    assert "is not written" in refused(capsys, *arguments)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("kind", ["pt2", "torchscript"])
+def test_pytorchs_own_formats_are_written_and_verified(run: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / f"student.{kind}"
+    assert main(["export", str(run / "last.pt"), "--format", kind, "--size", "48x64", "--out", str(out)]) == 0
+    assert main(["verify", str(out)]) == 0
+
+
+@needs_export
+@pytest.mark.slow
+def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "any.onnx"
+    assert main(["export", str(run / "last.pt"), "--batch", "dynamic", "--short-side", "40", "--out", str(out)]) == 0
+    runner, network = open_runner(out), mgd.load_student(run / "last.pt")
+    assert runner.size is None
+    network.short_side = 40
+    drawn = np.random.default_rng(0)
+    for size in ((50, 70), (97, 45), (36, 36)):
+        photo = cv2.resize(drawn.integers(0, 256, (5, 5, 3), dtype=np.uint8), size[::-1])
+        both = runner.run(np.stack([photo, photo[::-1]]))["label"]
+        assert both.shape == (2, *size)
+        assert (both[0] == network.predict(photo)).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--size", "big"], "HEIGHTxWIDTH"),
+        (["--size", "0x64"], "HEIGHTxWIDTH"),
+        (["--batch", "none"], "number of photos or dynamic"),
+        (["--opset", "9", "--size", "48x64"], "--opset 9 is not available; use 18"),
+        (["--format", "torchscript"], "records one size"),
+        (["--format", "web", "--runtime", "nowhere"], "npm install onnxruntime-web"),
+        (["--format", "openvino"], "pip install openvino and ovc"),
+        (["--format", "litert"], "pip install onnx2tf"),
+        (["--images", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_an_export_that_cannot_be_ends_in_a_sentence_and_writes_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert said in refused(capsys, "export", run / "last.pt", "--out", tmp_path / "out", *arguments)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_destination_that_cannot_be_written_is_told_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("mgd.deploy.export.choose_photos", lambda *_, **__: pytest.fail("too late"))
+    assert "cannot be written" in refused(capsys, "export", run / "last.pt", "--out", tmp_path / "file" / "x.onnx")
+
+
+def test_a_missing_extra_is_a_sentence_with_the_pip_command(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    arguments = ("export", run / "last.pt", "--size", "48x64", "--out", tmp_path / "x.onnx")
+    assert "pip install 'mgd[export]'" in refused(capsys, *arguments)
+
+
+def test_scores_that_are_not_finite_are_refused(photos: Path) -> None:
+    broken = Runner(lambda image: {"logits": np.full((1, 2, *image.shape[1:3]), np.nan, np.float32)})
+    item = Item("x", sorted(photos.glob("*.jpg"))[0], None)
+    with pytest.raises(UserError, match="not finite"):
+        compare_runners(broken, broken, [item], mgd.data.classes.Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))))
+
+
+# INT8
+
+
+@needs_export
+def test_int8_is_smaller_loses_little_and_leaves_out_broken_calibration_photos(
+    run: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, exported: Path
+) -> None:
+    calibration = tmp_path / "photos"
+    shutil.copytree(photos, calibration)
+    (calibration / "broken.jpg").write_bytes(b"\xff\xd8")
+    out = tmp_path / "int8.onnx"
+    arguments = ["export", str(run / "last.pt"), "--size", "48x64", "--out", str(out), "--int8", str(calibration)]
+    assert main(arguments) == 0
+    assert "1 of 4 calibration photos are left out" in caplog.text
+    card = json.loads(out.with_name("int8.onnx.json").read_text())
+    assert card["precision"] == "int8"
+    assert card["comparison"]["miou"] >= card["comparison"]["miou_pytorch"] - 0.005 - 1e-4
+    assert card["int8"]["calibration_photos"] == 3
+    assert card["int8"]["int8_convolutions"] > 0
+    assert out.stat().st_size < 0.5 * exported.stat().st_size
+    assert main(["verify", str(out)]) == 0
+
+
+@needs_export
+def test_int8_without_a_readable_photo_is_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8")
+    out = tmp_path / "int8.onnx"
+    arguments = ("export", run / "last.pt", "--size", "48x64", "--out", out, "--int8", tmp_path / "photos")
+    assert "none of 1 photos can be read" in refused(capsys, *arguments)
+    assert not out.exists()
+
+
+@needs_export
+def test_the_photos_and_the_logits_handling_stay_in_float32(exported: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    nodes = onnx.load(str(exported)).graph.node
+    inner = set(_between_convolutions(nodes))
+    outside = [node.op_type for node in nodes if node.name not in inner]
+    assert "ArgMax" in outside
+    assert "Conv" not in outside
+    assert nodes[0].name not in inner
+
+
+# Benchmark, page, report
+
+
+@needs_export
+@pytest.mark.slow
+def test_a_benchmark_measures_files_and_the_pytorch_network(
+    exported: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, picture = tmp_path / "rows.json", tmp_path / "rows.png"
+    files = [str(exported), str(run / "last.pt")]
+    assert main(["benchmark", *files, "--runs", "3", "--json", str(out), "--picture", str(picture)]) == 0
+    rows = json.loads(out.read_text())
+    assert [(row["name"], row["threads"]) for row in rows] == [
+        *(("student.onnx", 1), ("student.onnx", 0), ("last.pt (PyTorch)", 1), ("last.pt (PyTorch)", 0))
+    ]
+    assert all(0 < row["median"] <= row["p95"] for row in rows)
+    assert "student.onnx" in capsys.readouterr().out
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_benchmark_without_an_exported_file_is_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has no card" in refused(capsys, "benchmark", run / "last.pt")
+
+
+def test_bootstrap_tells_a_clear_difference_and_none() -> None:
+    rng = np.random.default_rng(1)
+    right = rng.integers(20, 80, (40, 2))
+    good = np.stack([np.diag(row) for row in right])
+    bad = good.copy()
+    bad[:, 0, 1] = 30  # a third of class 0 is missed everywhere
+    clear, *_, mean = paired_bootstrap(bad, good)
+    assert clear.distinguishable
+    assert clear.low < clear.value < clear.high
+    assert mean.distinguishable
+    assert not paired_bootstrap(good, good)[-1].distinguishable
+
+
+def test_iou_of_stacked_matrices_is_that_of_each() -> None:
+    stack = np.array([[[3, 1], [0, 2]], [[5, 0], [0, 0]]])
+    assert ious(stack)[0].tolist() == [3 / 4, 2 / 3]
+    assert ious(stack)[1][0] == 1.0
+    assert np.isnan(ious(stack)[1][1])
+
+
+@pytest.fixture(scope="module")
+def report(run: Path, small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("report")
+    other = train(folder / "other", small_scenes, "train.lr=0.1", "train.seed=1")
+    assert main(["report", f"first:{run}", f"second:{other}", "--out", str(folder / "report.html")]) == 0
+    return (folder / "report.html").read_text()
+
+
+def test_a_report_fetches_nothing(report: str) -> None:
+    assert "default-src 'none'" in report
+    outside = [part for part in report.split('src="')[1:] if not part.startswith("data:image/")]
+    assert outside == []
+    assert '<link rel="stylesheet"' not in report
+
+
+def test_a_report_has_settings_that_differ_commands_classes_and_every_image(report: str) -> None:
+    for text in ("train.lr", "<pre>python -m mgd", "minus first", "disagree most on", "Learning curves"):
+        assert text in report
+    assert report.count('class="panel"') == 3
+    assert "train.batch_size" not in report
+
+
+def test_a_report_of_a_folder_without_a_run_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has no last.pt" in refused(capsys, "report", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's folder, with the runtime that npm left in the cache, or stand-ins."""
+    folder = tmp_path_factory.mktemp("page") / "page"
+    folder.mkdir()
+    for suffix in ("", ".json", ".npz"):
+        shutil.copy(f"{exported}{suffix}", folder / f"{MODEL}{suffix}")
+    runtime = CACHED
+    if not runtime.is_dir():
+        runtime = tmp_path_factory.mktemp("runtime")
+        for name in RUNTIME:
+            (runtime / name).write_text("stand-in")
+    write_page(folder, find_runtime(runtime))
+    return folder
+
+
+@needs_export
+def test_a_page_is_a_folder_that_fetches_from_itself_alone(page: Path) -> None:
+    found = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
+    assert found >= {"index.html", "page.js", "model.onnx", "model.onnx.json", "example.png", "example-label.png"}
+    assert {f"runtime/{name}" for name in RUNTIME} <= found
+    text = (page / "index.html").read_text() + (page / "page.js").read_text()
+    assert "default-src 'self'" in text
+    assert "http:" not in text
+    assert "https:" not in text
+
+
+@needs_export
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.skipif(
+    not CACHED.is_dir(), reason=f"onnxruntime-web is not in {CACHED}: mgd export --format web fetches it"
+)
+def test_the_page_in_a_browser_gives_pythons_labels(page: Path, tmp_path: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(page))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        command += ["--virtual-time-budget=2000000", f"--user-data-dir={tmp_path}", "--dump-dom"]
+        command += [f"http://127.0.0.1:{server.server_port}/"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    share = re.search(r"self-test: ([\d.]+) %", done.stdout)
+    assert share, done.stdout[-2000:]
+    assert float(share[1]) >= 99.9
+
+
+def test_a_large_photo_goes_through_in_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WHOLE": 1, "TILE": 32, "OVERLAP": 8}.items():
+        monkeypatch.setattr(f"mgd.deploy.predict.{name}", value)
+    photo = np.random.default_rng(0).integers(0, 256, (70, 101, 3), dtype=np.uint8)
+    file = write_image(tmp_path / "photo.png", photo)
+    classes = mgd.data.classes.Classes(("dark", "red"), ((0, 0, 0), (255, 0, 0)))
+    source = Source(file, Reddest(), classes, None)  # type: ignore[arg-type]
+    tally = predict_media(source, [Photo(file, Path("photo"))], Job(out=tmp_path / "out"), torch.device("cpu"))
+    assert (tally.done, tally.problems) == (1, [])
+    label = cv2.imread(str(tmp_path / "out/label/photo.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(label, photo[..., 0] > 127)
