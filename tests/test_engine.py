@@ -20,6 +20,7 @@ from helpers import differences, read, run_processes, start, train, write_config
 from torch import nn
 
 import mgd.engine.loop as loop
+import mgd.engine.step as step
 from mgd.__main__ import main
 from mgd.config import Data, Experiment, Model, Supervised, Train
 from mgd.data.classes import BUILT_IN
@@ -389,7 +390,9 @@ def test_two_processes_train_and_evaluate_one_network_and_save_it_once(
 
 
 def freeze_batch_norm() -> None:
+    """The statistics of micro-batches are those of a part, which no process can change."""
     nn.BatchNorm2d.forward = frozen_forward  # type: ignore[method-assign]
+    step.synchronise = lambda module: module  # type: ignore[attr-defined]
 
 
 def frozen_forward(self: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -419,9 +422,7 @@ def test_a_batch_trains_the_same_however_it_is_divided(
     criterion: str,
 ) -> None:
     """1 process x 4 images, 2 x 2, and 2 images accumulated twice; the crops have unequal shares of padding."""
-    # The statistics of micro-batches are those of a part.
-    monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_forward)
-    monkeypatch.setattr("mgd.engine.step.synchronise", lambda module: module)
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_forward)  # its statistics are those of a part
     hard = [f"method.criterion.kind={criterion}", "method.criterion.min_kept=200"]
     short = ["train.max_iterations=8"]
     special = {  # at higher rates rounding grows

@@ -19,6 +19,7 @@ from mgd.engine import distributed, step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.step import Stepper
+from mgd.engine.sync_batch_norm import SyncBatchNorm2d
 from mgd.models import build_model
 from mgd.objectives.base import Objective, Pass, Terms
 from mgd.objectives.supervised import SupervisedObjective
@@ -150,10 +151,8 @@ def test_networks_are_trained_channels_last(config: Experiment) -> None:
         assert not any(kernel.is_contiguous() for kernel in kernels)
 
 
-@pytest.mark.parametrize(
-    ("world", "device", "synchronised"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)]
-)
-def test_batch_norm_is_synchronised_over_several_gpus(
+@pytest.mark.parametrize(("world", "device", "synchronised"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", True)])
+def test_batch_norm_is_synchronised_over_several_processes(
     config: Experiment, monkeypatch: pytest.MonkeyPatch, world: int, device: str, synchronised: bool
 ) -> None:
     monkeypatch.setattr(step, "distribute", lambda module, team: module)
@@ -165,7 +164,7 @@ def test_batch_norm_is_synchronised_over_several_gpus(
     stepper = Stepper(objective, replace(config.train, precision="fp32"), team, 10)
     norms = [module for module in stepper.objective.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert norms
-    assert {isinstance(module, nn.SyncBatchNorm) for module in norms} == {synchronised}
+    assert {isinstance(module, SyncBatchNorm2d) for module in norms} == {synchronised}
 
 
 def test_ddp_shares_memory_between_gradients_and_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
