@@ -181,10 +181,9 @@ class _Mean:
 def open_teachers(config: Experiment, splits: Splits, device: torch.device) -> list[Teacher]:
     """The teachers that the config names. Raises UserError as `load_teacher` does."""
     assert isinstance(config.method, MGD)
-    names, count = teacher_paths(config.method), len(splits.classes)
-    return [
-        Teacher(name, load_teacher(config, name, count, classes=splits.classes.names), config, device) for name in names
-    ]
+    classes = splits.classes.names
+    loaded = {name: load_teacher(config, name, len(classes), classes=classes) for name in teacher_paths(config.method)}
+    return [Teacher(name, network, config, device) for name, network in loaded.items()]
 
 
 def teach(

@@ -116,11 +116,9 @@ def fill(network: SegmentationNetwork, values: Tensor, value: int) -> Tensor:
     """(N,H,W) of an image's size -> of the size that the network pads the image to."""
     height, width = values.shape[1:]
     rows, columns = network.padded(height, width)
-    return (
-        values
-        if (rows, columns) == (height, width)
-        else F.pad(values, (0, columns - width, 0, rows - height), value=value)
-    )
+    if (rows, columns) == (height, width):
+        return values
+    return F.pad(values, (0, columns - width, 0, rows - height), value=value)
 
 
 def supervised_pass(network: SegmentationNetwork, labeled: Views, criterion: Criterion) -> Pass:
