@@ -17,6 +17,7 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
         UserError: matplotlib is not installed.
     """
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("a plot needs matplotlib: pip install 'mgd[report]'") from error
@@ -24,6 +25,7 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
     partitions = sorted({partition for _, partition in found}, reverse=True)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=colormaps["tab20"](range(20)))
     for row in dict.fromkeys(row for row, _ in found):
         own = [p for p in partitions if (row, p) in found]
         means = [found[row, p].mean for p in own]
