@@ -64,6 +64,18 @@ def predict_labels(network: NormalisingNetwork, image: Tensor, how: Evaluate, *,
     return torch.cat(labels)
 
 
+def predict_confidence(
+    network: NormalisingNetwork, image: Tensor, how: Evaluate, *, size: Size | None = None
+) -> tuple[Tensor, Tensor]:
+    """Labels as `predict_labels` and the softmax of the scores there, (*size) float32; NaN where a score is NaN."""
+    labels, shares = [], []
+    for band in _bands(network, image, how, size):
+        share, label = band.softmax(dim=0).max(dim=0)
+        labels.append(label.to(torch.uint8))
+        shares.append(share)
+    return torch.cat(labels), torch.cat(shares)
+
+
 @torch.inference_mode()
 def _bands(network: NormalisingNetwork, image: Tensor, how: Evaluate, size: Size | None) -> Iterator[Tensor]:
     """(K, rows, width) of the summed scores, from the top down."""

@@ -30,7 +30,5 @@ def run(options: argparse.Namespace) -> None:
     device = pick_device(options.device, 0, torch.cuda.device_count())
     runs = read_runs(options.runs)
     found = predict_all(runs, device, progress="predicting")
-    for one in runs:
-        one.source.network.cpu()
     write_text(options.out, report_html(runs, found, images=options.images))
     print(f"{len(runs)} runs, {len(found.names)} images: {options.out.absolute()}")

@@ -1,6 +1,5 @@
 """The card beside an exported file: what it is, how far it is from the checkpoint, and one photo to test it with."""
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -43,9 +42,3 @@ def read_card(file: Path) -> dict[str, Any] | None:
     """The card of an exported file; None when there is none."""
     path = card_path(file)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()

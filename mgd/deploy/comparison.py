@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -13,6 +12,7 @@ from mgd.data.classes import Classes
 from mgd.data.datasets import Item, open_val
 from mgd.data.folders import IMAGES, LABELS, pairs_in, photos_in
 from mgd.data.images import load_image, load_label
+from mgd.data.transforms import resize
 from mgd.deploy.runtime import Runner
 from mgd.deploy.source import Source
 from mgd.errors import UserError, first_few
@@ -121,5 +121,5 @@ def label_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _confusion(truth: np.ndarray, label: np.ndarray, count: int) -> torch.Tensor:
-    resized = cv2.resize(label, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    resized = np.ascontiguousarray(resize(label, *truth.shape, nearest=True))
     return confusion_matrix(torch.from_numpy(truth), torch.from_numpy(resized), count)

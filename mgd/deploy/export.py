@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
 from mgd.data.images import load_image
-from mgd.deploy.card import LICENCE, sha256, write_card, write_golden
+from mgd.deploy.card import LICENCE, write_card, write_golden
 from mgd.deploy.comparison import choose_photos, compare_runners
 from mgd.deploy.extras import need
 from mgd.deploy.formats import WRITERS, Shape
+from mgd.deploy.profile import count
 from mgd.deploy.quantise import quantise
 from mgd.deploy.runtime import Runner, onnx_runner, open_runner, torch_runner
 from mgd.deploy.source import Source
 from mgd.deploy.timing import latencies
 from mgd.errors import UserError
-from mgd.files import atomic
+from mgd.files import atomic, sha256_of
 from mgd.models.folding import fold_batch_norm
-from mgd.models.photo import Output, PhotoGraph
+from mgd.models.photo import Output, PhotoGraph, shrunk_size
 from mgd.version import __version__
 
 LEAST_AGREEMENT = 0.9999  # of pixels, float32 file against PyTorch
@@ -102,7 +102,7 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         outputs = runner.run(photo)
         card = {
             **_file_facts(made, order, outputs),
-            **_network_facts(source, short_side, reference, photo),
+            **_network_facts(source, short_side, photo),
             "comparison": {"photos_from": str(order.images or "validation list"), **compared.to_dict()},
             "tolerance": {"agreement": LEAST_AGREEMENT_INT8 if int8 else LEAST_AGREEMENT},
             "latency": {"milliseconds": round(float(np.median(latencies(runner, photo))), 2), "threads": 1},
@@ -120,13 +120,6 @@ def check_destination(path: Path) -> None:
     with atomic(path.with_name(f"{path.name}.probe")) as file:
         file.write(b"0")
     path.with_name(f"{path.name}.probe").unlink()
-
-
-def multiply_accumulates(graph: PhotoGraph, photo: np.ndarray) -> int:
-    """Of the convolutions and matrix products for these photos."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        graph(torch.from_numpy(photo))
-    return counter.get_total_flops() // 2
 
 
 def _try(graph: PhotoGraph, shape: Shape) -> None:
@@ -164,7 +157,7 @@ def _photo(runner: Runner, items: Sequence[Item]) -> np.ndarray:
 def _file_facts(made: Path, order: Order, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
     size = order.shape.size or ("height", "width")
     return {
-        "sha256": sha256(made),
+        "sha256": sha256_of(made),
         "bytes": made.stat().st_size,
         "kind": order.kind,
         "precision": "float32" if order.int8 is None else "int8",
@@ -180,15 +173,15 @@ def _file_facts(made: Path, order: Order, outputs: dict[str, np.ndarray]) -> dic
     }
 
 
-def _network_facts(source: Source, short_side: int, graph: PhotoGraph, photo: np.ndarray) -> dict[str, Any]:
+def _network_facts(source: Source, short_side: int, photo: np.ndarray) -> dict[str, Any]:
     return {
-        "checkpoint": {"name": source.path.name, "sha256": sha256(source.path)},
+        "checkpoint": {"name": source.path.name, "sha256": sha256_of(source.path)},
         "architecture": {key: value for key, value in source.network.arch.items() if value is not None},
         "short_side": short_side,
         "normalisation": {"mean": source.network.mean, "std": source.network.std, "inside": True},
         "classes": _classes(source.classes),
         "parameters": sum(p.numel() for p in source.network.parameters()),
-        "multiply_accumulates": multiply_accumulates(graph, photo),
+        "multiply_accumulates": count(source.network, shrunk_size(photo.shape[1:3], short_side))[0].whole,
         "photo": [*photo.shape[1:3]],
     }
 

@@ -1,5 +1,6 @@
 """Photos and videos without labels -> label maps, colours, overlays with a legend, confidence maps."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,20 +14,21 @@ import torch
 from mgd.config import Evaluate
 from mgd.data.classes import Classes
 from mgd.data.images import load_image
-from mgd.data.transforms import shrink
+from mgd.data.transforms import resize, shrink
 from mgd.deploy.media import Frames, Photo, Video
 from mgd.deploy.source import Source
 from mgd.draw import legend, overlay
 from mgd.errors import UserError
 from mgd.files import write_bytes, write_png
-from mgd.infer import predict_scores
+from mgd.infer import predict_confidence
+from mgd.models.folding import for_inference
 from mgd.models.normalise import NormalisingNetwork
-from mgd.models.photo import PhotoGraph
+from mgd.models.photo import PhotoGraph, shrunk_size
 from mgd.progress import Progress
 
 KINDS = ("label", "color", "overlay", "confidence")
 WHOLE = 4_000_000  # pixels of a photo, as the network sees it, above which it is cut into tiles
-SCORES = 2**28  # scores (classes x pixels) that may be in memory at once: 1 GiB
+SCORES = 2**28  # scores (classes x pixels) that may be in memory at once: 1 GiB; more are made row by row
 TILE, OVERLAP = 1024, 128  # pixels
 AHEAD = 4  # photos that are decoded while others are predicted
 
@@ -118,24 +120,27 @@ def _readable(photos: Sequence[Photo], tally: Tally) -> Iterator[tuple[Photo, np
 
 def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.ndarray], list[Maps]]:
     """uint8 (N,H,W,3) -> label and confidence of each."""
-    network = source.network.to(device).eval()
+    network = for_inference(source.network).to(device)
     graph = PhotoGraph(network, short_side=network.short_side, output="labels+confidence").eval()
-    windows = Evaluate(mode="slide") if source.config is None else replace(source.config.evaluate, mode="slide")
-    windows = replace(windows, crop_size=windows.crop_size or (source.config.data.crop_size if source.config else 512))
+    how = Evaluate(mode="whole")
+    if job.slide:
+        how = Evaluate() if source.config is None else source.config.evaluate
+        crop = how.crop_size or (source.config.data.crop_size if source.config else 512)
+        how = replace(how, mode="slide", crop_size=crop)
 
     @torch.inference_mode()
     def whole(photos: np.ndarray) -> list[Maps]:
         label, confidence = graph(torch.from_numpy(photos).to(device))
         return [*zip(label.cpu().numpy(), confidence.cpu().numpy(), strict=True)]
 
-    def slide(photo: np.ndarray) -> Maps:
+    def in_bands(photo: np.ndarray) -> Maps:
+        """No more than some rows of scores are held at a time."""
         small = torch.from_numpy(shrink(photo, network.short_side)).permute(2, 0, 1).to(device)
-        scores = predict_scores(network, small, windows, size=photo.shape[:2])
-        share, label = scores.softmax(dim=0).max(dim=0)
-        return label.to(torch.uint8).cpu().numpy(), share.cpu().numpy()
+        label, share = predict_confidence(network, small, how, size=(photo.shape[0], photo.shape[1]))
+        return label.cpu().numpy(), share.cpu().numpy()
 
-    def large(photo: np.ndarray) -> Maps:
-        """In tiles of the shrunk photo, enlarged pixel by pixel: memory does not grow with the scores."""
+    def in_tiles(photo: np.ndarray) -> Maps:
+        """Of the shrunk photo, enlarged pixel by pixel: memory does not grow with the scores."""
         small = shrink(photo, network.short_side)
         label, confidence = np.empty(small.shape[:2], np.uint8), np.empty(small.shape[:2], np.float32)
         for y, y_end, top, bottom in tiles(small.shape[0]):
@@ -143,16 +148,20 @@ def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.n
                 ((own, share),) = whole(np.ascontiguousarray(small[None, y:y_end, x:x_end]))
                 label[top:bottom, left:right] = own[top - y : bottom - y, left - x : right - x]
                 confidence[top:bottom, left:right] = share[top - y : bottom - y, left - x : right - x]
-        size = photo.shape[1::-1]
-        return tuple(cv2.resize(one, size, interpolation=cv2.INTER_NEAREST) for one in (label, confidence))  # type: ignore[return-value]
+        height, width = photo.shape[:2]
+        return resize(label, height, width, nearest=True), resize(confidence, height, width, nearest=True)
 
     def segment(photos: np.ndarray) -> list[Maps]:
-        height, width = photos.shape[1:3]
-        side = min(network.short_side or min(height, width), height, width)
-        seen = height * width * (side / min(height, width)) ** 2
-        if seen > WHOLE or height * width * len(source.classes) > SCORES:
-            return [large(photo) for photo in photos]
-        return [slide(photo) for photo in photos] if job.slide else whole(photos)
+        size = photos.shape[1:3]
+        if math.prod(shrunk_size(size, network.short_side)) > WHOLE:
+            found = [in_tiles(photo) for photo in photos]
+        elif job.slide or math.prod(size) * len(source.classes) > SCORES:
+            found = [in_bands(photo) for photo in photos]
+        else:
+            found = whole(photos)
+        if not all(np.isfinite(confidence).all() for _, confidence in found):
+            raise UserError(f"{source.path} gives scores that are not finite; its weights are broken")
+        return found
 
     return segment
 

@@ -119,12 +119,17 @@ def profile(
     )
 
 
-def count(network: SegmentationNetwork, size: int) -> tuple[Macs, int]:
-    """Multiply-accumulates and the peak of activations' bytes (fp32) of one image; nothing is computed for it."""
+def count(network: SegmentationNetwork, size: int | tuple[int, int]) -> tuple[Macs, int]:
+    """Multiply-accumulates and the peak of activations' bytes (fp32) of one image; nothing is computed for it.
+
+    Args:
+        size: of the image that the network sees, a side or (height, width).
+    """
+    height, width = (size, size) if isinstance(size, int) else size
     with torch.device("meta"):
         arch = {k: v for k, v in network.arch.items() if k not in ("mean", "std")}
         empty = SegmentationNetwork(arch.pop("backbone"), arch.pop("num_classes"), **arch).eval()
-        image = torch.zeros(1, 3, size, size)
+        image = torch.zeros(1, 3, height, width)
     counter, memory = FlopCounterMode(display=False, depth=2), _Alive()
     with torch.no_grad(), counter:
         empty(image)

@@ -14,6 +14,15 @@ NAMES: dict[str, tuple[str, ...]] = {  # of what comes out
 }
 
 
+def shrunk_size(size: Any, short_side: int) -> Any:
+    """(height, width), numbers or a tracer's symbols, shrunk to this short side and rounded; 0: as it is."""
+    if not short_side:
+        return size
+    shortest = torch.sym_min(*size)
+    side = torch.sym_min(shortest, short_side)
+    return tuple((2 * length * side + shortest) // (2 * shortest) for length in size)
+
+
 class PhotoGraph(nn.Module):
     """Shrinking to the network's size, normalisation, upsampling and argmax around a network.
 
@@ -39,9 +48,7 @@ class PhotoGraph(nn.Module):
         pixels = image.permute(0, 3, 1, 2).float()
         size = own_size
         if self.short_side:
-            shortest = torch.sym_min(*own_size)
-            side = torch.sym_min(shortest, self.short_side)
-            size = tuple((2 * length * side + shortest) // (2 * shortest) for length in own_size)  # rounded
+            size = shrunk_size(own_size, self.short_side)
             pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
         logits = self.network(pixels * self.get_buffer("scale") + self.get_buffer("shift")).float()
         if self.short_side:

@@ -13,9 +13,8 @@ import numpy as np
 
 from mgd.config import to_dict
 from mgd.data.classes import Classes
-from mgd.deploy.export import multiply_accumulates
+from mgd.deploy.profile import count
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.photo import PhotoGraph
 from mgd.report.plots import confusion, learning_curves
 from mgd.report.predictions import Predictions
 from mgd.report.runs import Run
@@ -152,12 +151,11 @@ def _agreement(runs: Sequence[Run], found: Predictions) -> str:
 
 
 def _cost(runs: Sequence[Run], found: Predictions) -> str:
-    photo = np.zeros((1, 512, 512, 3), np.uint8)
     rows = []
     for run in runs:
         network = run.source.network
         parameters = sum(p.numel() for p in network.parameters())
-        macs = multiply_accumulates(PhotoGraph(network).eval(), photo)
+        macs = count(network, 512)[0].whole
         backbone, rate = network.arch["backbone"], [line["images_per_second"] for line in run.metrics if "lr" in line]
         speed = f"{np.median(rate):.1f}" if rate else "not recorded"
         size = f"{run.source.path.stat().st_size / 1e6:.1f}"

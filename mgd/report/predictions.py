@@ -11,9 +11,12 @@ from mgd.config import Evaluate, Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import open_val
 from mgd.data.loaders import ValidationSamples
+from mgd.data.transforms import resize
 from mgd.errors import UserError
-from mgd.infer import predict_scores
+from mgd.infer import predict_labels
 from mgd.metrics import confusion_matrix
+from mgd.models.folding import for_inference
+from mgd.models.network import SegmentationNetwork
 from mgd.progress import Progress
 from mgd.report.runs import Run
 from mgd.report.statistics import ious
@@ -63,10 +66,11 @@ def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = ""
     agreements = np.zeros((len(runs), len(runs), count, count), np.int64)
     photos, maps = [], []
     samples = [ValidationSamples(items, _config(run, config), count) for run in runs]
+    networks = [for_inference(run.source.network).to(device) for run in runs]
     for n in Progress(range(len(items)), desc=progress, unit="image", disable=None if progress else True):
         labels = []
         for r, run in enumerate(runs):
-            truth, label, photo = _predict(run, samples[r], n, device)
+            truth, label, photo = _predict(run, networks[r], samples[r], n, device)
             confusions[r, n] = confusion_matrix(truth, label, count).numpy()
             labels.append(label)
         for r, one in enumerate(labels):
@@ -75,7 +79,7 @@ def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = ""
         small = (WIDTH, max(1, round(truth.shape[0] * WIDTH / truth.shape[1])))
         photos.append(cv2.resize(photo, small, interpolation=cv2.INTER_AREA))
         both = (truth, *labels)
-        maps.append([cv2.resize(one.numpy(), small, interpolation=cv2.INTER_NEAREST) for one in both])
+        maps.append([resize(one.numpy(), small[1], small[0], nearest=True) for one in both])
     return Predictions(classes, tuple(item.name for item in items), confusions, agreements, photos, maps)
 
 
@@ -86,7 +90,7 @@ def _config(run: Run, first: Experiment) -> Experiment:
 
 
 def _predict(
-    run: Run, samples: ValidationSamples, index: int, device: torch.device
+    run: Run, network: SegmentationNetwork, samples: ValidationSamples, index: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """(truth, label, photo) of one validation image, uint8 maps of the truth's size."""
     config = run.source.config
@@ -94,5 +98,8 @@ def _predict(
     how = replace(how, crop_size=how.crop_size or samples.data.crop_size)
     sample = samples[index]
     image, truth = sample["image"], sample["label"]
-    scores = predict_scores(run.source.network.to(device), image.to(device), how, size=tuple(truth.shape))
-    return truth, scores.argmax(dim=0).to(torch.uint8).cpu(), image.permute(1, 2, 0).numpy()
+    try:
+        label = predict_labels(network, image.to(device), how, size=(truth.shape[0], truth.shape[1]))
+    except FloatingPointError as error:
+        raise UserError(f"{run.name} gives scores that are not finite; its training has failed") from error
+    return truth, label.cpu(), image.permute(1, 2, 0).numpy()
