@@ -1,5 +1,6 @@
 """Checkpoint files: ours (config inside, atomic, strict) and the official ones, told apart by what they hold."""
 
+import json
 import re
 import struct
 import warnings
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save as to_safetensors
 
 from mgd.errors import UserError
 from mgd.files import atomic
@@ -22,6 +24,8 @@ from mgd.tensors import USUAL, Candidate, State, describe, find_networks
 from mgd.tensors import flat_state as flat_state  # what to ask of `read`'s result besides `recognise`
 
 FORMAT = "mgd-1"
+METADATA = "mgd"  # key in a safetensors file under which all but the tensors stands, as JSON
+WEIGHTS = "model.safetensors"  # in a folder laid out as on the Hugging Face Hub
 MAIN_BRANCH = "branch1"  # of the networks in an official file the one that counts
 IMAGENET_HEADS = ("backbone.fc.", "backbone.classifier.")  # in some official files, used by no one
 LOCAL = re.compile(r"(timm:)?[\w.-]+")  # a backbone that is code on this machine: nothing to fetch, no address, no path
@@ -75,13 +79,32 @@ def save(
         torch.save(content, file)
 
 
+def save_safetensors(
+    path: Path,
+    network: SegmentationNetwork,
+    *,
+    config: dict[str, Any] | None = None,
+    classes: tuple[str, ...] | None = None,
+    **extra: Any,
+) -> None:
+    """Write our format as safetensors: what `save` writes beside the tensors is JSON in the file's metadata."""
+    content = {"format": FORMAT, "arch": network.arch, "classes": classes, "config": config, **extra}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(path) as file:
+        file.write(to_safetensors(tensors, {"format": "pt", METADATA: json.dumps(content)}))
+
+
 def read(path: str | Path) -> Any:
     """Load a file of tensors and plain values, of torch.save or safetensors; code in it is never run.
+
+    Of a folder its model.safetensors is read: the layout of the Hugging Face Hub.
 
     Raises:
         UserError: missing, a folder, truncated, no checkpoint, or a pickle that wants to run code.
     """
     path = Path(path)
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path.absolute()} {found}; expected a checkpoint file")
@@ -101,9 +124,15 @@ def read(path: str | Path) -> Any:
         raise UserError(f"{path} {complaint}; expected a file of tensors written by torch.save") from error
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> Any:
+    """The tensors; what `save` writes, where `save_safetensors` wrote the file."""
     try:
-        return load_safetensors(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        state = load_safetensors(path)
+        return {**json.loads(metadata[METADATA]), "model": state} if METADATA in metadata else state
+    except ValueError as error:
+        raise UserError(f"{path} has damaged metadata ({error}); copy it again") from error
     except (SafetensorError, OSError, struct.error) as error:
         raise UserError(f"{path} is a truncated or damaged safetensors file ({error}); copy it again") from error
 

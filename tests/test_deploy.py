@@ -11,6 +11,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -24,11 +25,12 @@ import mgd
 from mgd.__main__ import main
 from mgd.data.datasets import Item
 from mgd.deploy.comparison import compare_runners
+from mgd.deploy.formats import Shape, write_onnx
 from mgd.deploy.media import Photo, find_media
 from mgd.deploy.page import MODEL, RUNTIME, find_runtime, write_page
 from mgd.deploy.predict import TILE, Job, predict_media, tiles
-from mgd.deploy.quantise import _between_convolutions
-from mgd.deploy.runtime import Runner, open_runner
+from mgd.deploy.quantise import _between_convolutions, _Graph, quantise
+from mgd.deploy.runtime import Runner, open_runner, torch_runner
 from mgd.deploy.source import Source, open_source
 from mgd.errors import UserError
 from mgd.models import build_model
@@ -171,6 +173,38 @@ def test_predict_keeps_sizes_and_paths_and_skips_what_cannot_be_read(
     assert not (tmp_path / "out/label/empty.png").exists()
 
 
+def test_predictions_go_to_an_annotation_tool_and_come_back(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pycocotools")
+    out, back = tmp_path / "out", tmp_path / "back"
+    arguments = ["predict", str(run / "last.pt"), str(photos), "--out", str(out)]
+    assert main([*arguments, "--write", "label,coco,cvat"]) == 0
+    assert "in CVAT: Upload annotations" in capsys.readouterr().out
+    words = ["--format", "coco", "--unmarked", "ignore", "--classes", str(out / "coco/classes.csv")]
+    assert main(["prepare", "labels", str(out / "coco"), *words, "--out", str(back)]) == 0
+    labels = sorted((out / "label").glob("*.png"))
+    assert len(labels) == 3
+    for label in labels:
+        found = cv2.imread(str(next(back.rglob(f"labels/**/{label.name}"))), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(found, cv2.imread(str(label), cv2.IMREAD_UNCHANGED))
+    assert "is not empty" in refused(capsys, *arguments, "--write", "coco")  # what was corrected there is kept
+
+
+def test_a_photo_of_more_scores_than_memory_has_room_for_gets_the_same_labels(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["predict", str(run / "last.pt"), str(photos), "--write", "label", "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr("mgd.deploy.predict.SCORES", 1)
+    assert main([*arguments, "--out", str(tmp_path / "bands")]) == 0
+    for file in (tmp_path / "whole/label").iterdir():
+        both = [
+            cv2.imread(str(tmp_path / kind / "label" / file.name), cv2.IMREAD_UNCHANGED) for kind in ("whole", "bands")
+        ]
+        assert (both[0] == both[1]).mean() > 0.999
+
+
 def test_a_video_that_ends_early_is_predicted_to_its_end_and_told(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +317,28 @@ def test_pytorchs_own_formats_are_written_and_verified(run: Path, tmp_path: Path
 
 @needs_export
 @pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra mgd[openvino] is not installed")
+def test_openvinos_format_is_two_files_written_and_verified_together(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "student.xml"
+    assert main(["export", str(run / "last.pt"), "--format", "openvino", "--size", "48x64", "--out", str(out)]) == 0
+    assert main(["verify", str(out)]) == 0
+    weights = out.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    assert "is not the file of its card" in refused(capsys, "verify", out)
+
+
+def test_without_openvino_its_pip_command_is_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    arguments = ("export", run / "last.pt", "--format", "openvino", "--size", "48x64", "--out", tmp_path / "x.xml")
+    assert "pip install 'mgd[openvino]'" in refused(capsys, *arguments)
+
+
+@needs_export
+@pytest.mark.slow
 def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "any.onnx"
     assert main(["export", str(run / "last.pt"), "--batch", "dynamic", "--short-side", "40", "--out", str(out)]) == 0
@@ -306,7 +362,7 @@ def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> N
         (["--opset", "9", "--size", "48x64"], "--opset 9 is not available; use 18"),
         (["--format", "torchscript"], "records one size"),
         (["--format", "web", "--runtime", "nowhere"], "npm install onnxruntime-web"),
-        (["--format", "openvino"], "pip install openvino and ovc"),
+        (["--format", "pt2", "--int8", "photos"], "leave out --format pt2"),
         (["--format", "litert"], "pip install onnx2tf"),
         (["--images", "nowhere"], "nowhere is not a folder"),
     ],
@@ -362,6 +418,52 @@ def test_int8_is_smaller_loses_little_and_leaves_out_broken_calibration_photos(
     assert card["int8"]["int8_convolutions"] > 0
     assert out.stat().st_size < 0.5 * exported.stat().st_size
     assert main(["verify", str(out)]) == 0
+
+
+class Fragile(NormalisingNetwork):
+    """Class 1 where a pixel is redder than half; beside what decides lies something 10,000 times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(4)))
+        self.spread, self.decide = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)
+        for conv in self.plain:
+            conv.weight.data = torch.eye(3).view(3, 3, 1, 1)
+            conv.bias.data.zero_()
+        self.spread.weight.data = torch.tensor([[0.0, 1e4, 0.0], [1.0, 0.0, 0.0]]).view(2, 3, 1, 1)
+        self.spread.bias.data = torch.tensor([0.0, -(0.5 - self.mean[0]) / self.std[0]])
+        self.decide.weight.data = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).view(2, 2, 1, 1)
+        self.decide.bias.data.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decide(self.spread(self.plain(x)))
+
+
+@needs_export
+def test_layers_that_quantise_badly_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mgd.deploy.quantise._Graph.slower_layers", lambda *_: [])
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image = write_image(tmp_path / "photos/a.png", photo)
+    label = write_image(tmp_path / "label.png", (photo[..., 0] > 127).astype(np.uint8))
+    classes = mgd.data.classes.Classes(("dark", "red"), ((0, 0, 0), (255, 0, 0)))
+    network, file = Fragile(), tmp_path / "x.onnx"
+    write_onnx(PhotoGraph(network).requires_grad_(False), Shape(size=(32, 32)), file, opset=18, metadata={})
+    reference = torch_runner(PhotoGraph(network, output="logits"), None)
+    measure = partial(compare_runners, reference=reference, items=[Item("a", image, label)], classes=classes)
+    float32 = measure(open_runner(file))
+    assert float32.miou == 1.0
+    found = quantise(file, tmp_path / "photos", measure, float32=float32, photo=photo[None])
+    assert 2 <= len(found.kept) <= 3
+    assert set(found.kept.values()) == {"loses accuracy"}
+    assert found.comparison.miou is not None
+    assert found.comparison.miou >= 0.995
+
+
+def test_layers_stay_in_float32_for_speed_where_that_gains_most_for_its_bytes() -> None:
+    graph = SimpleNamespace(weights={"depthwise": 40, "large": 4000, "small": 400})
+    gains = {"depthwise": 30, "large": 50, "small": 20}  # 0.75, 0.0125 and 0.05 us a byte
+    assert _Graph._that_fit(graph, gains, 330) == ["depthwise", "small"]  # type: ignore[arg-type]  # 30 + 300 bytes
+    assert _Graph._that_fit(graph, gains, 329) == ["depthwise"]  # type: ignore[arg-type]
 
 
 @needs_export

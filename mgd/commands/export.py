@@ -5,16 +5,16 @@ from pathlib import Path
 
 from mgd.errors import UserError
 
-CONVERTERS = {  # formats that others write from an ONNX file: (package, command)
-    "openvino": ("openvino", "ovc {}"),
-    "litert": ("onnx2tf", "onnx2tf -i {}"),
-}
+CONVERTERS = {"litert": ("onnx2tf", "onnx2tf -i {}")}  # that others write from an ONNX file: (package, command)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="ours or an official one")
-    kinds = ("onnx", "pt2", "torchscript", "web", *CONVERTERS)
-    parser.add_argument("--format", dest="kind", choices=kinds, default="onnx", help="default onnx")
+    kinds = ("onnx", "pt2", "torchscript", "openvino", "web", *CONVERTERS, "safetensors", "hub")
+    told = (
+        "default onnx; web: a page; safetensors: the weights; hub: a folder for the Hugging Face Hub, with a model card"
+    )
+    parser.add_argument("--format", dest="kind", choices=kinds, default="onnx", help=told)
     parser.add_argument("--out", type=Path, help="the file (web: the folder); default: beside the checkpoint")
     parser.add_argument("--size", default="dynamic", metavar="HxW", help="of photos, or dynamic (default)")
     parser.add_argument("--batch", default="1", help="photos in a run: 1 (default), another number, or dynamic")
@@ -33,6 +33,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.kind in ("safetensors", "hub"):
+        _write_weights(options)
+    else:
+        _write_graph(options)
+
+
+def _write_weights(options: argparse.Namespace) -> None:
+    """For `load_student`, which reads both."""
+    from mgd.deploy.source import open_source
+
+    hub = options.kind == "hub"
+    out = options.out or options.checkpoint.with_name(f"{options.checkpoint.stem}{'-hub' if hub else '.safetensors'}")
+    source = open_source(options.checkpoint, data_root=options.data_root)
+    if hub:
+        from mgd.deploy.hub import write_folder
+
+        write_folder(source, out)
+        print(f"{out}: weights, config.json and a model card to look through; hf upload USER/NAME {out} publishes it")
+    else:
+        from mgd.deploy.source import write_safetensors
+
+        write_safetensors(source, out)
+        print(f'{out}: mgd.load_student("{out}") reads it')
+
+
+def _write_graph(options: argparse.Namespace) -> None:
     from mgd.deploy.export import Order, export
     from mgd.deploy.formats import SUFFIXES, Shape
     from mgd.deploy.page import MODEL, find_runtime, write_page

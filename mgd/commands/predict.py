@@ -12,7 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="ours or an official one")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="photo, folder, glob, video, or a webcam's number")
     parser.add_argument("--out", type=Path, required=True, help="folder; one below it for each kind of picture")
-    kinds = "what to write, some of label,color,overlay,confidence (default: all)"
+    kinds = (
+        "what to write, some of label,color,overlay,confidence (default: these), and formats of annotation tools, to "
+        "correct there: cvat,coco,labelme,label-studio"
+    )
     parser.add_argument("--write", default="label,color,overlay,confidence", metavar="KINDS", help=kinds)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--whole", action="store_true", help="the whole image at once, as a phone does (default)")
@@ -27,13 +30,13 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from mgd.deploy.media import find_media
-    from mgd.deploy.predict import KINDS, Job, predict_media
+    from mgd.deploy.predict import KINDS, TOOLS, Job, predict_media
     from mgd.deploy.source import open_source
     from mgd.engine.distributed import pick_device
 
     kinds = tuple(options.write.split(","))
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise UserError(f"--write {unknown[0]} is unknown; use some of {','.join(KINDS)}")
+    if unknown := [kind for kind in kinds if kind not in (*KINDS, *TOOLS)]:
+        raise UserError(f"--write {unknown[0]} is unknown; use some of {','.join((*KINDS, *TOOLS))}")
     if options.batch < 1 or options.frames < 0:
         raise UserError("--batch must be 1 or more, --frames 0 or more")
     media = find_media(options.paths)
@@ -44,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
     tally = predict_media(source, media, job, device, progress=True)
     rate = tally.done / (time.perf_counter() - start)
     print(f"{tally.done} images, {rate:.1f} images/s; {', '.join(kinds)} in {options.out}")
+    for note in tally.notes:
+        print(note)
     for problem in tally.problems:
         print(f"left out: {problem}", file=sys.stderr)
     if tally.problems:

@@ -23,6 +23,7 @@ from mgd.deploy.quantise import quantise
 from mgd.deploy.runtime import Runner, onnx_runner, open_runner, torch_runner
 from mgd.deploy.source import Source
 from mgd.deploy.timing import latencies
+from mgd.deploy.verify import fingerprint
 from mgd.errors import UserError
 from mgd.files import atomic, sha256_of
 from mgd.models.folding import fold_batch_norm
@@ -63,9 +64,11 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         The card.
 
     Raises:
-        UserError: photos, size, opset or destination will not do; or the file differs from the network by more than
-            rounding, in which case nothing is written.
+        UserError: photos, size, opset, destination or INT8 in this format will not do; or the file differs from the
+            network by more than rounding, in which case nothing is written.
     """
+    if order.int8 is not None and order.kind != "onnx":
+        raise UserError(f"--int8 is ONNX Runtime's and makes ONNX files; leave out --format {order.kind}")
     check_destination(order.out)
     items = choose_photos(source, order.images, count=order.count)
     short_side = source.network.short_side if order.short_side is None else order.short_side
@@ -110,9 +113,15 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         }
         write_golden(order.out, photo, outputs)
         write_card(order.out, card)
-        with open(made, "rb") as content, atomic(order.out) as file:
-            shutil.copyfileobj(content, file)
+        for file in reversed(files_of(made)):
+            with open(file, "rb") as content, atomic(order.out.with_suffix(file.suffix)) as target:
+                shutil.copyfileobj(content, target)
     return card
+
+
+def files_of(made: Path) -> list[Path]:
+    """An exported file, and the weights beside it where OpenVINO wrote them."""
+    return [made, made.with_suffix(".bin")] if made.suffix == ".xml" else [made]
 
 
 def check_destination(path: Path) -> None:
@@ -157,8 +166,8 @@ def _photo(runner: Runner, items: Sequence[Item]) -> np.ndarray:
 def _file_facts(made: Path, order: Order, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
     size = order.shape.size or ("height", "width")
     return {
-        "sha256": sha256_of(made),
-        "bytes": made.stat().st_size,
+        "sha256": fingerprint(made),
+        "bytes": sum(file.stat().st_size for file in files_of(made)),
         "kind": order.kind,
         "precision": "float32" if order.int8 is None else "int8",
         "input": {

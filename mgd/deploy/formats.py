@@ -76,8 +76,21 @@ def write_torchscript(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> 
         torch.jit.save(torch.jit.trace(graph, shape.example(), check_trace=False), str(path))
 
 
-WRITERS: dict[str, Callable[..., None]] = {"onnx": write_onnx, "pt2": write_pt2, "torchscript": write_torchscript}
-SUFFIXES = {kind: f".{kind}" for kind in WRITERS}
+def write_openvino(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, metadata: dict[str, Any]) -> None:
+    """OpenVINO's IR in float32, from the ONNX file: the graph in `path`, the weights beside it in .bin."""
+    openvino = need("openvino", extra="openvino")
+    onnx = path.with_suffix(".onnx")
+    write_onnx(graph, shape, onnx, opset=opset, metadata=metadata)
+    openvino.save_model(openvino.convert_model(str(onnx)), str(path), compress_to_fp16=False)
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    "onnx": write_onnx,
+    "pt2": write_pt2,
+    "torchscript": write_torchscript,
+    "openvino": write_openvino,
+}
+SUFFIXES = {kind: f".{kind}" for kind in WRITERS} | {"openvino": ".xml"}
 
 
 def _program(graph: PhotoGraph, shape: Shape) -> torch.export.ExportedProgram:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 
 from mgd.config import Evaluate
 from mgd.data.classes import Classes
+from mgd.data.formats.back import check_empty, write_one, write_rest
+from mgd.data.formats.table import WRITERS
 from mgd.data.images import load_image
 from mgd.data.transforms import resize, shrink
 from mgd.deploy.media import Frames, Photo, Video
@@ -27,6 +30,7 @@ from mgd.models.photo import PhotoGraph, shrunk_size
 from mgd.progress import Progress
 
 KINDS = ("label", "color", "overlay", "confidence")
+TOOLS = tuple(WRITERS)  # annotation tools that take label maps to correct
 WHOLE = 4_000_000  # pixels of a photo, as the network sees it, above which it is cut into tiles
 SCORES = 2**28  # scores (classes x pixels) that may be in memory at once: 1 GiB; more are made row by row
 TILE, OVERLAP = 1024, 128  # pixels
@@ -46,6 +50,7 @@ class Tally:
 
     done: int = 0  # photos and frames
     problems: list[str] = field(default_factory=list)  # sentences
+    notes: list[str] = field(default_factory=list)  # how annotation tools take what was written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Job:
     """How and where to.
 
     Attributes:
-        kinds: some of `KINDS`, each a folder below `out`.
+        kinds: some of `KINDS` and `TOOLS`, each a folder below `out`. Annotation tools get photos, not frames.
         slide: the published sliding windows in place of the whole image.
         batch: photos of one size that go through the network together.
         frames: of a video or webcam, at most; 0: all.
@@ -69,17 +74,27 @@ class Job:
 def predict_media(
     source: Source, media: Sequence[Photo | Video], job: Job, device: torch.device, *, progress: bool = False
 ) -> Tally:
-    """Predict everything and write it; what cannot be read is told in the tally and left out."""
+    """Predict everything and write it; what cannot be read is told in the tally and left out.
+
+    Raises:
+        UserError: the folder of an annotation tool's format is not empty, a file cannot be written.
+    """
     tally = Tally()
+    made: dict[str, list[Any]] = {kind: [] for kind in job.kinds if kind in TOOLS}
+    for form in made:
+        check_empty(job.out / form)
     segment = _segmenter(source, job, device)
     photos = [medium for medium in media if isinstance(medium, Photo)]
     bar = Progress(total=len(photos) or None, unit="image", disable=None if progress else True)
     readable = _readable(photos, tally)
     for _, group in groupby(readable, key=lambda pair: pair[1].shape):
         rest = iter(group)
-        while chunk := [pair for pair, _ in zip(rest, range(job.batch), strict=False)]:
+        while chunk := [*islice(rest, job.batch)]:
             for (photo, pixels), maps in zip(chunk, segment(np.stack([pixels for _, pixels in chunk])), strict=True):
                 _write(job, photo.name, pixels, maps, source.classes)
+                for form, so_far in made.items():
+                    name = photo.name.as_posix()
+                    so_far.append(write_one(job.out / form, form, name, photo.file, maps[0], source.classes))
                 tally.done += 1
                 bar.update()
     for medium in media:
@@ -89,6 +104,7 @@ def predict_media(
             except UserError as error:
                 tally.problems.append(str(error))
     bar.close()
+    tally.notes = [write_rest(job.out / form, form, found, source.classes) for form, found in made.items() if found]
     return tally
 
 
@@ -172,7 +188,7 @@ def _write(job: Job, name: Path, photo: np.ndarray, maps: Maps, classes: Classes
         "color": lambda: classes.palette()[label],
         "overlay": lambda: overlay_with_legend(photo, label, classes),
     }
-    for kind in job.kinds:
+    for kind in (kind for kind in job.kinds if kind in KINDS):
         path = job.out / kind / name.parent / f"{name.name}.png"
         if kind in pictures:
             write_png(path, pictures[kind]())

@@ -82,9 +82,9 @@ def open_network(target: str, classes: int, overrides: Sequence[str] = ()) -> tu
         config = load(path, overrides)
         known = BUILT_IN.get(config.data.classes)
         network = build_network(config.model, len(known) if known else classes)
-        return network, _score(Path(config.run.dir) / "evaluation/last.json")
+        return network, evaluated_miou(Path(config.run.dir) / "last.pt")
     if path.is_file():
-        return load_student(path), _score(path.parent / "evaluation" / f"{path.stem}.json")
+        return load_student(path), evaluated_miou(path)
     if path.exists() or path.suffix in (".pt", ".pth"):
         raise UserError(f"{target} is no experiment and no checkpoint; name a config.py, a file or a backbone")
     backbone, *rest = target.split("/")
@@ -284,9 +284,9 @@ def plot(found: Sequence[Profile], out: Path) -> None:
     figure.savefig(out, dpi=150)
 
 
-def _score(file: Path) -> float | None:
-    """The mIoU of an evaluation; None where there is none."""
+def evaluated_miou(checkpoint: Path) -> float | None:
+    """The mIoU (0..1) of the evaluation beside a run's checkpoint; None where there is none."""
     try:
-        return float(json.loads(file.read_text())["miou"])
+        return float(json.loads((checkpoint.parent / "evaluation" / f"{checkpoint.stem}.json").read_text())["miou"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -22,6 +22,7 @@ from mgd.errors import UserError, first_few
 
 log = logging.getLogger(__name__)
 MOST_LOST = 0.005  # mIoU, 0..1
+LARGEST = 0.3  # of the float32 file: layers that stay in float32 for their speed fill no more
 CALIBRATION = 64  # photos
 OPERATORS = [  # that have INT8 kernels; what does not lie between two convolutions stays in float32
     *("Conv", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "LeakyRelu"),
@@ -131,6 +132,7 @@ class _Graph:
         self.file, self.count = file, len(photos)
         self.nodes = self._load().graph.node
         self.convs = [node.name for node in self.nodes if node.op_type == "Conv"]
+        self.weights = self._weights()
         self.inner = _between_convolutions(self.nodes)
         with tempfile.TemporaryDirectory() as folder:
             augmented = str(Path(folder) / "augmented.onnx")
@@ -162,7 +164,10 @@ class _Graph:
         return quantizer.model.model.SerializeToString()
 
     def slower_layers(self, photo: np.ndarray) -> list[str]:
-        """Convolutions that take no less time in INT8, by both models' profiles; none where the whole gets slower."""
+        """Convolutions that take more time in INT8, by both models' profiles; none where the whole gets slower.
+
+        Where not all of them fit into `LARGEST`, those that gain most time for their weights.
+        """
         everything = self.quantised(())
         float32, int8 = _profile(self.file.read_bytes(), photo), _profile(everything, photo)
         outputs = {node.name: {node.output[0]} for node in self.nodes if node.op_type == "Conv"}
@@ -170,16 +175,33 @@ class _Graph:
             for tensors in outputs.values():
                 if node.op_type in ("Relu", "Clip", "LeakyRelu") and node.input[0] in tensors:
                     tensors.add(node.output[0])
-        slower = []
+        gains = {}
         for name, tensors in outputs.items():
             before = [float32[key] for tensor in tensors if (key := f"{tensor}_nchwc") in float32]
             after = [time for key, time in int8.items() if re.fullmatch(rf"{re.escape(name)}(_token_\d+)?", key)]
-            if before and after and min(after) >= min(before):
-                slower.append(name)
+            if before and after and min(after) > min(before):
+                gains[name] = min(after) - min(before)
+        slower = self._that_fit(gains, LARGEST * self.file.stat().st_size - len(everything))
         if not slower:
             return []
         times = _best_times({"all": everything, "some": self.quantised(slower)}, photo)
         return slower if times["some"] < times["all"] else []
+
+    def _that_fit(self, gains: dict[str, int], room: float) -> list[str]:
+        """The layers with most gain a byte, as long as they enlarge the INT8 file by no more than `room` bytes."""
+        chosen = []
+        for name in sorted(gains, key=lambda name: -gains[name] / self.weights[name]):
+            more = self.weights[name] * 3 / 4  # float32 in place of INT8
+            if more <= room:
+                chosen.append(name)
+                room -= more
+        return chosen
+
+    def _weights(self) -> dict[str, int]:
+        """Bytes of every convolution's weight in float32."""
+        graph = self._load().graph
+        sizes = {tensor.name: 4 * int(np.prod(tensor.dims)) for tensor in graph.initializer}
+        return {node.name: sizes[node.input[1]] for node in graph.node if node.op_type == "Conv"}
 
     def by_loss(self, photo: np.ndarray) -> list[str]:
         """All convolutions, first the one that changes most of the photo's pixels when it alone is INT8."""

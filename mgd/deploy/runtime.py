@@ -15,7 +15,7 @@ from mgd.models.photo import NAMES, PhotoGraph
 
 Outputs = dict[str, np.ndarray]
 Size = tuple[int, int]  # height, width
-SUFFIXES = (".onnx", ".pt2", ".torchscript")
+SUFFIXES = (".onnx", ".xml", ".pt2", ".torchscript")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def open_runner(path: Path, *, threads: int = 0) -> Runner:
         raise UserError(f"{path} does not exist; expected a file that mgd export wrote")
     if path.suffix == ".onnx":
         return _open_onnx(path.read_bytes(), path, threads)
+    if path.suffix == ".xml":
+        return _open_openvino(path, threads)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is not an exported file; expected one of {', '.join(SUFFIXES)}")
     try:
@@ -96,6 +98,24 @@ def _open_onnx(model: bytes, path: Path, threads: int) -> Runner:
 
     def run(photos: np.ndarray) -> Outputs:
         return dict(zip(names, session.run(names, {image.name: photos}), strict=True))
+
+    return Runner(run, size)
+
+
+def _open_openvino(path: Path, threads: int) -> Runner:
+    """In float32, which OpenVINO would else leave for bfloat16 on some processors."""
+    openvino = need("openvino", extra="openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    try:
+        model = openvino.Core().compile_model(str(path), "CPU", settings)
+    except RuntimeError as error:
+        raise UserError(f"{path} is not a model that OpenVINO can run ({str(error)[:200]})") from error
+    names = [output.get_any_name() for output in model.outputs]
+    shape = model.inputs[0].get_partial_shape()
+    size = None if shape.is_dynamic else (shape[1].get_length(), shape[2].get_length())
+
+    def run(photos: np.ndarray) -> Outputs:
+        return {name: np.array(array) for name, array in zip(names, model(photos).values(), strict=True)}
 
     return Runner(run, size)
 

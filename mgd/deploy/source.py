@@ -1,11 +1,13 @@
 """What deployment needs of a checkpoint: network, classes with their colours, config."""
 
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from mgd.checkpoint import Recognised, network_of, read, recognise
-from mgd.config import Experiment, from_dict
+from mgd.checkpoint import Recognised, network_of, read, recognise, save_safetensors
+from mgd.config import Experiment, from_dict, to_dict
 from mgd.data.classes import BUILT_IN, Classes, read_classes, voc_color
 from mgd.errors import UserError
 from mgd.models.network import SegmentationNetwork
@@ -42,6 +44,18 @@ def open_source(path: str | Path, *, data_root: str = "") -> Source:
     if config is not None and data_root:
         config = replace(config, data=replace(config.data, root=data_root))
     return Source(path, network, _classes_of(found, config), config)
+
+
+def write_safetensors(source: Source, path: Path) -> None:
+    """The weights with classes, colours and config, for `load_student`. Raises UserError when it cannot be written."""
+    config = to_dict(source.config) if source.config else None
+    classes = source.classes
+    save_safetensors(path, source.network, config=config, classes=classes.names, colors=classes.colors)
+
+
+def command_of(facts: dict[str, Any]) -> str:
+    """The command line that trained a run, from its config.json; "" where that does not tell."""
+    return shlex.join(["python", "-m", "mgd", *facts["command"][1:]]) if facts.get("command") else ""
 
 
 def _config_of(found: Recognised, path: Path) -> Experiment | None:

@@ -20,7 +20,7 @@ def verify(path: Path) -> str:
         UserError: no file, no card, another file's card, or outputs that differ by more than the card allows.
     """
     card, golden = _beside(path)
-    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    own = fingerprint(path)
     if own != card["sha256"]:
         raise UserError(
             f"{path} is not the file of its card: its SHA-256 begins with {own[:12]}, the card's with "
@@ -44,6 +44,17 @@ def verify(path: Path) -> str:
             f"{100 * least:.2f} % or more; this runtime computes something else"
         )
     return f"{path} holds: {100 * agreement:.3f} % of {image.shape[1]}x{image.shape[2]} pixels have the card's label"
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of an exported file; of OpenVINO's .xml with the .bin beside it, which holds the weights."""
+    digest = hashlib.sha256(path.read_bytes())
+    if path.suffix == ".xml":
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise UserError(f"{weights} does not exist; it holds the weights of {path}")
+        digest.update(weights.read_bytes())
+    return digest.hexdigest()
 
 
 def _beside(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

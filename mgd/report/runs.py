@@ -1,12 +1,11 @@
 """What a run folder tells: its config, command, metrics and network."""
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgd.deploy.source import Source, open_source
+from mgd.deploy.source import Source, command_of, open_source
 from mgd.errors import UserError
 from mgd.files import read_text
 
@@ -58,5 +57,5 @@ def _read(text: str) -> Run:
         raise UserError(f"a file in {folder} is damaged ({error}); expected config.json and metrics.jsonl") from error
     whole = folder.resolve()
     given = whole.parent.name if whole.name == "run" else f"{whole.parent.name}/{whole.name}"
-    command = shlex.join(["python", "-m", "mgd", *facts["command"][1:]]) if facts.get("command") else ""
-    return Run(name if separator else given, folder, open_source(folder / "last.pt"), command, metrics, facts)
+    source = open_source(folder / "last.pt")
+    return Run(name if separator else given, folder, source, command_of(facts), metrics, facts)

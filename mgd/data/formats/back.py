@@ -44,10 +44,7 @@ def export_labels(folder: Path, form: str, out: Path, *, images: Path | None = N
     Raises:
         UserError: no label maps, one without its photo or of another size, `out` is not empty.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(
-            f"{out} is not empty; choose another --out, so that corrected labels there are not written over"
-        )
+    check_empty(out)
     named = read_classes(classes or "classes.csv", folder)
     base = folder / "labels" if (folder / "labels").is_dir() else folder
     photos = Photos([images or folder / "images"], base)
@@ -55,11 +52,29 @@ def export_labels(folder: Path, form: str, out: Path, *, images: Path | None = N
     found = [(name, photos.find(name), mask) for name, mask in pairs]
     made = in_order(partial(_write, _Task(out, form, named)), found)
     done = list(Progress(made, "export", len(found), unit="photo", disable=None))
-    write_classes(out / "classes.csv", named.names, named.colors)
-    told = WRITERS[form][1](out, done, named)
-    unmarked = BACKGROUND if _leaves_background(named) else "ignore"
+    return write_rest(out, form, done, named)
+
+
+def check_empty(out: Path) -> None:
+    """Raise UserError where the folder that label maps go to has something in it."""
+    if out.exists() and any(out.iterdir()):
+        raise UserError(
+            f"{out} is not empty; choose another --out, so that corrected labels there are not written over"
+        )
+
+
+def write_one(out: Path, form: str, name: str, image: Path, label: np.ndarray, classes: Classes) -> Any:
+    """Write one photo's label map (H,W) in a tool's format; returns what `write_rest` wants to know of it."""
+    return WRITERS[form][0](out, Labelled(name, image, label, marked(label, classes)), classes)
+
+
+def write_rest(out: Path, form: str, made: list[Any], classes: Classes) -> str:
+    """Write what stands once for all photos. Returns how the tool takes them, and how they are read back."""
+    write_classes(out / "classes.csv", classes.names, classes.colors)
+    told = WRITERS[form][1](out, made, classes)
+    unmarked = BACKGROUND if _leaves_background(classes) else "ignore"
     back = f"--format {form} {'' if form == 'cvat' else f'--unmarked {unmarked} '}--classes {out / 'classes.csv'}"
-    return f"{len(done):,} label maps in {out}; {told}\nback: mgd prepare labels EXPORT {back} --out DIR"
+    return f"{len(made):,} label maps in {out}; {told}\nback: mgd prepare labels EXPORT {back} --out DIR"
 
 
 def _name(mask: Path, base: Path) -> str:
@@ -73,8 +88,7 @@ def _write(task: _Task, pair: tuple[str, Path, Path]) -> Any:
     if size != label.shape:
         found = f"{mask} is {label.shape[1]}x{label.shape[0]}, its photo {image} {size[1]}x{size[0]}"
         raise UserError(f"{found}; write label maps in the photos' size")
-    photo = Labelled(name, image, label, marked(label, task.classes))
-    return WRITERS[task.form][0](task.out, photo, task.classes)
+    return write_one(task.out, task.form, name, image, label, task.classes)
 
 
 def marked(label: np.ndarray, classes: Classes) -> list[Region]:

@@ -1,0 +1,87 @@
+"""Test weights that leave as safetensors, and the folder for the Hugging Face Hub. No test needs a network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import train
+from safetensors.torch import load_file, save_file
+
+import mgd
+from mgd.__main__ import main
+from mgd.deploy.source import open_source
+from mgd.errors import UserError
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = train(tmp_path_factory.mktemp("weights") / "exp", small_scenes, "train.max_iterations=1")
+    (folder / "evaluation").mkdir(exist_ok=True)
+    (folder / "evaluation/last.json").write_text(json.dumps({"miou": 0.1234}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(run: Path) -> Path:
+    out = run / "student.safetensors"
+    assert main(["export", str(run / "last.pt"), "--format", "safetensors", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def hub(run: Path) -> Path:
+    pytest.importorskip("huggingface_hub")
+    assert main(["export", str(run / "last.pt"), "--format", "hub", "--out", str(run / "hub")]) == 0
+    return run / "hub"
+
+
+def test_safetensors_hold_the_network_its_classes_colours_and_config(run: Path, file: Path) -> None:
+    before, after = open_source(run / "last.pt"), open_source(file)
+    assert after.classes == before.classes
+    assert after.config == before.config
+    assert after.network.arch == before.network.arch
+    expected = before.network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(file).items())
+    assert np.array_equal(mgd.load_student(file).predict(PHOTO), before.network.predict(PHOTO))
+
+
+def test_safetensors_with_damaged_metadata_are_a_sentence(file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    save_file(load_file(file), broken, {"mgd": "{"})
+    with pytest.raises(UserError, match="damaged metadata"):
+        mgd.load_student(broken)
+
+
+def test_a_hub_folder_is_read_by_from_pretrained_and_by_load_student(run: Path, hub: Path) -> None:
+    from mgd.deploy.hub import HubStudent
+
+    expected = mgd.load_student(run / "last.pt").predict(PHOTO)
+    student = HubStudent.from_pretrained(hub)
+    assert student.source.classes == open_source(run / "last.pt").classes
+    assert np.array_equal(student.predict(PHOTO), expected)
+    assert np.array_equal(mgd.load_student(hub).predict(PHOTO), expected)
+
+
+def test_a_model_card_tells_score_classes_and_the_command(run: Path, hub: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(hub / "README.md")
+    assert card.data.pipeline_tag == "image-segmentation"
+    assert [result.metric_value for result in card.data.eval_results] == [0.1234]
+    for text in ("mIoU 12.34 %", *open_source(run / "last.pt").classes.names, "1/4 of the training", "python -m mgd"):
+        assert text in card.text
+    config = json.loads((hub / "config.json").read_text())
+    assert config["id2label"]["0"] == open_source(run / "last.pt").classes.names[0]
+
+
+def test_a_hub_folder_that_has_something_in_it_is_kept(
+    run: Path, hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (hub / "README.md").read_bytes()
+    assert main(["export", str(run / "last.pt"), "--format", "hub", "--out", str(hub)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert (hub / "README.md").read_bytes() == before
