@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 import mgd
 from mgd.__main__ import main
+from mgd.config import MGD
 from mgd.data.datasets import Item
 from mgd.deploy.comparison import compare_runners
 from mgd.deploy.formats import Shape, write_onnx
@@ -36,7 +38,10 @@ from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.models.normalise import NormalisingNetwork
 from mgd.models.photo import PhotoGraph
-from mgd.report.statistics import ious, paired_bootstrap
+from mgd.report.html import report_html
+from mgd.report.predictions import predict_all
+from mgd.report.runs import read_runs, with_teachers
+from mgd.statistics import ious, paired_bootstrap
 
 needs_export = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -520,10 +525,10 @@ def test_bootstrap_tells_a_clear_difference_and_none() -> None:
     bad = good.copy()
     bad[:, 0, 1] = 30  # a third of class 0 is missed everywhere
     clear, *_, mean = paired_bootstrap(bad, good)
-    assert clear.distinguishable
-    assert clear.low < clear.value < clear.high
-    assert mean.distinguishable
-    assert not paired_bootstrap(good, good)[-1].distinguishable
+    assert clear.sign == 1
+    assert clear.low < clear.mean < clear.high
+    assert mean.sign == 1
+    assert paired_bootstrap(good, good)[-1].sign == 0
 
 
 def test_iou_of_stacked_matrices_is_that_of_each() -> None:
@@ -554,6 +559,25 @@ def test_a_report_has_settings_that_differ_commands_classes_and_every_image(repo
         assert text in report
     assert report.count('class="panel"') == 3
     assert "train.batch_size" not in report
+
+
+def test_a_report_adds_the_teachers_that_a_run_names_and_holds_the_student_against_them(
+    run: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    teacher = shutil.copytree(run, tmp_path / "teacher")
+    (student,) = read_runs([f"student:{run}"])
+    assert student.source.config is not None
+    method = MGD(deep_teacher=("gone.pt", str(teacher / "last.pt")))
+    config = replace(student.source.config, method=method)
+    student = replace(student, source=replace(student.source, config=config))
+    runs = with_teachers([student])
+    assert [one.name for one in runs] == ["student's T_D", "student"]
+    named = read_runs([f"deep:{teacher}"])
+    assert [one.name for one in with_teachers([*named, student])] == ["deep", "student"]  # not twice
+    html = report_html(runs, predict_all(runs, torch.device("cpu")))
+    assert "<td>student</td><td>T_D</td><td>student&#x27;s T_D</td>" in html
+    assert "<td>100.00</td><td>nothing</td>" in html  # a copy of the student agrees with it everywhere
 
 
 def test_a_report_of_a_folder_without_a_run_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,10 @@ import pytest
 from helpers import BACKBONE, CROP
 
 from mgd.__main__ import main
+from mgd.statistics import Difference, paired_difference, spread, verdict
 from mgd.study.plan import plan
 from mgd.study.run import Workers, locked
 from mgd.study.slurm import generations
-from mgd.study.statistics import Difference, paired_difference, spread, verdict
 from mgd.study.sweep import load_sweep
 
 SWEEP = f'''

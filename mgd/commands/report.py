@@ -17,18 +17,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     import torch
 
-    from mgd.deploy.extras import need
     from mgd.engine.distributed import pick_device
+    from mgd.extras import need
     from mgd.files import write_text
     from mgd.report.html import report_html
     from mgd.report.predictions import predict_all
-    from mgd.report.runs import read_runs
+    from mgd.report.runs import read_runs, with_teachers
 
     if options.images < 1:
         raise UserError(f"--images {options.images} must be 1 or more")
     need("matplotlib", extra="report")
     device = pick_device(options.device, 0, torch.cuda.device_count())
-    runs = read_runs(options.runs)
+    runs = with_teachers(read_runs(options.runs))
     found = predict_all(runs, device, progress="predicting")
     write_text(options.out, report_html(runs, found, images=options.images))
     print(f"{len(runs)} runs, {len(found.names)} images: {options.out.absolute()}")

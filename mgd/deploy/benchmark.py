@@ -1,6 +1,5 @@
 """Exported files and their PyTorch networks side by side: time, memory, size, agreement, mIoU."""
 
-import io
 import multiprocessing
 import resource
 import sys
@@ -12,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from mgd.deploy.card import golden_path, read_card
-from mgd.deploy.extras import need
 from mgd.deploy.runtime import Runner, open_runner, torch_runner
 from mgd.deploy.source import open_source
 from mgd.deploy.timing import latencies
 from mgd.errors import UserError
-from mgd.files import write_bytes
+from mgd.figures import new_figure, save_figure
 from mgd.models.photo import PhotoGraph
 
 
@@ -85,12 +83,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """mIoU (agreement where no labels were there) against latency with the fewest threads, as PNG."""
-    need("matplotlib", extra="report")
-    from matplotlib.figure import Figure
-
     chosen = [row for row in rows if row.threads == rows[0].threads]
     scored = all(row.miou is not None for row in chosen)
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     for row in chosen:
         value = row.miou if scored else row.agreement
@@ -102,9 +97,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlim(left=0)
     axes.legend()
     axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    write_bytes(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def _measure(file: Path, first: Path, threads: int, runs: int) -> Row:

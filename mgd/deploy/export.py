@@ -16,7 +16,6 @@ from mgd.data.datasets import Item
 from mgd.data.images import load_image
 from mgd.deploy.card import LICENCE, write_card, write_golden
 from mgd.deploy.comparison import choose_photos, compare_runners
-from mgd.deploy.extras import need
 from mgd.deploy.formats import WRITERS, Shape
 from mgd.deploy.profile import count
 from mgd.deploy.quantise import quantise
@@ -25,6 +24,7 @@ from mgd.deploy.source import Source
 from mgd.deploy.timing import latencies
 from mgd.deploy.verify import fingerprint
 from mgd.errors import UserError
+from mgd.extras import need
 from mgd.files import atomic, sha256_of
 from mgd.models.folding import fold_batch_norm
 from mgd.models.photo import Output, PhotoGraph, shrunk_size

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgd.deploy.extras import need
 from mgd.errors import UserError
+from mgd.extras import need
 from mgd.models.photo import NAMES, PhotoGraph
 
 AXES = ("batch", "height", "width")

@@ -9,10 +9,10 @@ import numpy as np
 from mgd.checkpoint import WEIGHTS
 from mgd.config import to_dict
 from mgd.deploy.card import LICENCE
-from mgd.deploy.extras import need
 from mgd.deploy.profile import count, evaluated_miou
 from mgd.deploy.source import Source, command_of, open_source, write_safetensors
 from mgd.errors import UserError
+from mgd.extras import need
 from mgd.files import read_text, write_json
 from mgd.models.network import SegmentationNetwork
 

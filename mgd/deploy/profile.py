@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgd.config import Model, load
 from mgd.data.classes import BUILT_IN
-from mgd.deploy.extras import need
 from mgd.errors import UserError
+from mgd.figures import new_figure, save_figure
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives import build_network
 from mgd.student import load_student
@@ -266,9 +266,7 @@ def plot(found: Sequence[Profile], out: Path) -> None:
     scored = [one for one in found if one.miou is not None]
     if not scored:
         raise UserError("no network has a score: evaluate the runs first (mgd evaluate), then name them")
-    figure = need("matplotlib.figure", extra="report", package="matplotlib").Figure(
-        figsize=(7, 4.5), layout="constrained"
-    )
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     front = pareto_front(scored)
     cost, score = (lambda one: one.macs.whole / 1e9), (lambda one: 100 * one.miou)
@@ -281,7 +279,7 @@ def plot(found: Sequence[Profile], out: Path) -> None:
     axes.margins(x=0.2, y=0.1)
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower right")
-    figure.savefig(out, dpi=150)
+    save_figure(figure, out)
 
 
 def evaluated_miou(checkpoint: Path) -> float | None:

@@ -15,10 +15,10 @@ import numpy as np
 from mgd.data.datasets import Item
 from mgd.data.folders import photos_in
 from mgd.deploy.comparison import Comparison, readable_photos
-from mgd.deploy.extras import need
 from mgd.deploy.runtime import Runner, onnx_runner, session_of
 from mgd.deploy.timing import latencies
 from mgd.errors import UserError, first_few
+from mgd.extras import need
 
 log = logging.getLogger(__name__)
 MOST_LOST = 0.005  # mIoU, 0..1

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import torch
 
-from mgd.deploy.extras import need
 from mgd.errors import UserError
+from mgd.extras import need
 from mgd.models.photo import NAMES, PhotoGraph
 
 Outputs = dict[str, np.ndarray]

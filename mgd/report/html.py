@@ -17,8 +17,8 @@ from mgd.deploy.profile import count
 from mgd.metrics import IGNORE_INDEX
 from mgd.report.plots import confusion, learning_curves
 from mgd.report.predictions import Predictions
-from mgd.report.runs import Run
-from mgd.report.statistics import Difference, ious, paired_bootstrap
+from mgd.report.runs import Run, teachers_of
+from mgd.statistics import Difference, ious, paired_bootstrap
 
 PAIRS = 5  # of classes that two runs disagree on
 
@@ -31,6 +31,7 @@ def report_html(runs: Sequence[Run], found: Predictions, *, images: int = 12) ->
         "Classes": _classes(runs, found),
         "Worst images first": _panels(runs, found, images),
         "Agreement": _agreement(runs, found),
+        "Teachers and students": _teachers(runs, found),
         "Confusion": '<div class="row">'
         + "".join(confusion(c.sum(0), found.classes, r.name) for r, c in zip(runs, found.confusions, strict=True))
         + "</div>",
@@ -88,12 +89,12 @@ def _classes(runs: Sequence[Run], found: Predictions) -> str:
 
 
 def _difference(difference: Difference) -> str:
-    if math.isnan(difference.value):
+    if math.isnan(difference.mean):
         return "absent"
-    text = f"{100 * difference.value:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
-    if not difference.distinguishable:
+    text = f"{100 * difference.mean:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    if not difference.sign:
         return f'<span class="same">{text} not distinguishable</span>'
-    return f'<span class="{"up" if difference.value > 0 else "down"}">{text}</span>'
+    return f'<span class="{"up" if difference.mean > 0 else "down"}">{text}</span>'
 
 
 def _panels(runs: Sequence[Run], found: Predictions, images: int) -> str:
@@ -148,6 +149,26 @@ def _agreement(runs: Sequence[Run], found: Predictions) -> str:
         if share:
             text += f"<p>{escape(run.name)} / {escape(runs[last].name)} disagree most on: {'; '.join(share)}.</p>"
     return text
+
+
+def _teachers(runs: Sequence[Run], found: Predictions) -> str:
+    """Of each student that names its teachers: how good they are, and how far it follows them, right or wrong."""
+    places = {run.path.resolve(): i for i, run in enumerate(runs)}
+    names, rows = found.classes.names, []
+    for s, run in enumerate(runs):
+        for role, path in teachers_of(run).items():
+            if (t := places.get(path.resolve())) is None or t == s:
+                continue
+            both = found.agreements[t, s]
+            apart = both.copy()
+            np.fill_diagonal(apart, 0)
+            teacher, student = np.unravel_index(int(apart.argmax()), apart.shape)
+            scores = [_percent(float(np.nanmean(ious(found.confusions[i].sum(0))))) for i in (t, s)]
+            most = f"{names[teacher]} / {names[student]}" if apart.any() else "nothing"
+            agreed = _percent(float(both.trace() / max(1, both.sum())))
+            rows.append([escape(run.name), role, escape(runs[t].name), *scores, agreed, escape(most)])
+    head = ["student", "role", "teacher", "its mIoU, %", "student's mIoU, %", "same class, %", "most often apart on"]
+    return _table(head, rows) if rows else "<p>No run names teachers whose files are there.</p>"
 
 
 def _cost(runs: Sequence[Run], found: Predictions) -> str:

@@ -1,19 +1,18 @@
 """Learning curves and confusion matrices as SVG text, by matplotlib."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mgd.data.classes import Classes
-from mgd.deploy.extras import need
+from mgd.figures import new_figure, svg
 from mgd.report.runs import Run
 
 
 def learning_curves(runs: Sequence[Run]) -> str:
     """Total loss, mIoU on the validation list where it was scored, and learning rate, against iterations."""
-    figure = _figure(10, 3)
+    figure = new_figure(10, 3)
     panels = [("loss/total", "loss", 1.0), ("miou", "mIoU, %", 100.0), ("lr", "learning rate", 1.0)]
     for axes, (key, title, factor) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for run in runs:
@@ -26,14 +25,14 @@ def learning_curves(runs: Sequence[Run]) -> str:
             axes.legend(fontsize=7)
         else:
             axes.text(0.5, 0.5, "not recorded", ha="center", transform=axes.transAxes)
-    return _svg(figure)
+    return svg(figure)
 
 
 def confusion(matrix: np.ndarray, classes: Classes, title: str) -> str:
     """(K,K) counts as shares of each row's label."""
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = 2.2 + 0.3 * len(classes)
-    figure = _figure(side, side)
+    figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(classes))
@@ -45,20 +44,7 @@ def confusion(matrix: np.ndarray, classes: Classes, title: str) -> str:
             if value >= 0.05:
                 color = "white" if value > 0.5 else "black"
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=color)
-    return _svg(figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    need("matplotlib", extra="report")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return svg(figure)
 
 
 def _find(line: dict[str, Any], key: str) -> float | None:

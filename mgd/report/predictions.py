@@ -19,7 +19,7 @@ from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
 from mgd.progress import Progress
 from mgd.report.runs import Run
-from mgd.report.statistics import ious
+from mgd.statistics import ious
 
 WIDTH = 320  # pixels of the pictures in the report
 
@@ -56,7 +56,7 @@ def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = ""
     """
     config = runs[0].source.config
     if config is None:
-        raise UserError(f"{runs[0].folder} does not say what data it was trained on; name a run of this program first")
+        raise UserError(f"{runs[0].path} does not say what data it was trained on; name a run of this program first")
     classes, items = runs[0].source.classes, open_val(config.data)
     for run in runs:
         if run.source.classes.names != classes.names:

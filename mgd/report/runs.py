@@ -1,6 +1,7 @@
 """What a run folder tells: its config, command, metrics and network."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ class Run:
     """A run that is reported on.
 
     Attributes:
+        path: of the checkpoint.
         command: that trained it; "" where the folder does not tell.
         metrics: the lines of metrics.jsonl.
         facts: config.json: versions, git revision, images.
     """
 
     name: str
-    folder: Path
+    path: Path
     source: Source
     command: str
     metrics: list[dict[str, Any]]
@@ -37,8 +39,33 @@ def read_runs(texts: list[str]) -> list[Run]:
     runs = [_read(text) for text in texts]
     names = [run.name for run in runs]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two runs are called {twice[0]}; name them, such as first:{runs[0].folder}")
+        raise UserError(f"two runs are called {twice[0]}; name them, such as first:{runs[0].path.parent}")
     return runs
+
+
+def with_teachers(runs: Sequence[Run]) -> list[Run]:
+    """The runs and the teachers that they were distilled from, as "NAME's T_D" and "NAME's T_W".
+
+    Teachers come after the first run, which others are compared with, so that the last one stays the last. A teacher
+    that is among the runs, or whose file is no longer there, is not added.
+    """
+    known = {run.path.resolve() for run in runs}
+    found = []
+    for run in runs:
+        for role, path in teachers_of(run).items():
+            if path.resolve() not in known:
+                known.add(path.resolve())
+                found.append(_open(f"{run.name}'s {role}", path))
+    first = min(len(runs) - 1, 1)
+    return [*runs[:first], *found, *runs[first:]]
+
+
+def teachers_of(run: Run) -> dict[str, Path]:
+    """Role -> checkpoint of the frozen teachers that a run's config names, as far as they are there."""
+    method = run.source.config.method if run.source.config else None
+    named = {role: getattr(method, key, ()) for role, key in (("T_D", "deep_teacher"), ("T_W", "wide_teacher"))}
+    existing = {role: [Path(one) for one in paths if Path(one).is_file()] for role, paths in named.items()}
+    return {role: paths[0] for role, paths in existing.items() if paths}
 
 
 def _read(text: str) -> Run:
@@ -48,6 +75,13 @@ def _read(text: str) -> Run:
         folder = folder / "run"
     if not (folder / "last.pt").is_file():
         raise UserError(f"{folder} has no last.pt; name the folder of a run that was trained")
+    whole = folder.resolve()
+    given = whole.parent.name if whole.name == "run" else f"{whole.parent.name}/{whole.name}"
+    return _open(name if separator else given, folder / "last.pt")
+
+
+def _open(name: str, path: Path) -> Run:
+    folder = path.parent
     facts_file, metrics_file = folder / "config.json", folder / "metrics.jsonl"
     try:
         facts = json.loads(read_text(facts_file)) if facts_file.is_file() else {}
@@ -55,7 +89,4 @@ def _read(text: str) -> Run:
         metrics = [json.loads(line) for line in lines if line.strip()]
     except ValueError as error:
         raise UserError(f"a file in {folder} is damaged ({error}); expected config.json and metrics.jsonl") from error
-    whole = folder.resolve()
-    given = whole.parent.name if whole.name == "run" else f"{whole.parent.name}/{whole.name}"
-    source = open_source(folder / "last.pt")
-    return Run(name if separator else given, folder, source, command_of(facts), metrics, facts)
+    return Run(name, path, open_source(path), command_of(facts), metrics, facts)

@@ -1,12 +1,11 @@
 """The picture of a sweep: mIoU of every row over the partitions."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mgd.errors import UserError
-from mgd.files import write_bytes
+from mgd.extras import need
+from mgd.figures import new_figure, save_figure
 from mgd.study.table import Result, spreads
 
 
@@ -16,16 +15,11 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("a plot needs matplotlib: pip install 'mgd[report]'") from error
+    figure = new_figure(7, 4.5)
     found = spreads(results)
     partitions = sorted({partition for _, partition in found}, reverse=True)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_prop_cycle(color=colormaps["tab20"](range(20)))
+    axes.set_prop_cycle(color=need("matplotlib").colormaps["tab20"](range(20)))
     for row in dict.fromkeys(row for row, _ in found):
         own = [p for p in partitions if (row, p) in found]
         means = [found[row, p].mean for p in own]
@@ -37,6 +31,4 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
     axes.grid(alpha=0.3)
     if found:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    write_bytes(path, content.getvalue())
+    save_figure(figure, path)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mgd.files import read_text, write_json, write_text
+from mgd.statistics import Difference, Spread, paired_difference, spread, verdict
 from mgd.study.plan import Cell, read_report
-from mgd.study.statistics import Difference, Spread, paired_difference, spread, verdict
 
 DIFFERENCES = (
     "Difference from **{}** in points, paired, with 95 % intervals (Student's): of the mIoU over the seeds, and of the "
