@@ -17,7 +17,7 @@ import mgd.engine.loop as loop
 from mgd.__main__ import main
 from mgd.checkpoint import save
 from mgd.config import load
-from mgd.data.loaders import Batch
+from mgd.data.batch import Batch
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import Trainer
 from mgd.engine.resume import Wish

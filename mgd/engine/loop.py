@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader
 from mgd import checkpoint
 from mgd.check import Finding, quick_check
 from mgd.config import Experiment, to_dict
+from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
-from mgd.data.loaders import PositionSampler, TrainingSamples, make_loader, to_device
+from mgd.data.loaders import TrainingSamples, make_loader
+from mgd.data.positions import PositionSampler
 from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
 from mgd.engine.inputs import inputs_of, same_validation
