@@ -85,8 +85,8 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
     _refuse_what_does_not_fit(last, settings, training["inputs"], inputs)
     if settings and not wish.accept_changes:
         raise UserError(
-            f"{last} was trained with another {first_few(settings.values())}; set it back, or use another run.dir, or go "
-            "on all the same with --accept-changes"
+            f"{last} was trained with another {first_few(settings.values())}; set it back, or use another run.dir, or "
+            "go on all the same with --accept-changes"
         )
     if data and not wish.accept_changes:
         raise UserError(
