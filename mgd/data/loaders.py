@@ -203,7 +203,11 @@ def wanted_maps(config: Experiment) -> dict[str, list[str]]:
 def shared_bytes(config: Experiment) -> int:
     """What the loaders of all training processes keep in SHARED_MEMORY when their workers are ahead."""
     train, crop = config.train, config.data.crop_size
-    planes = 3 + 1 + (3 + 3 + 1 if config.method.uses_unlabeled else 0)  # image and label, two images and their mask
+    method = config.method
+    planes = 3 + 1 + (3 + 3 + 1 if method.uses_unlabeled else 0)  # image and label, two images and their mask
+    planes += isinstance(method, UniMatch)  # the mask of the second view
+    if isinstance(method, MGD) and method.teachers == "offline":
+        planes += sum(len(kinds) for kinds in wanted_maps(config).values())  # a coarse map is about as large as a label
     workers = min(config.data.workers, cores())
     return workers * PREFETCH * train.batch_size // train.accumulate * planes * crop * crop
 

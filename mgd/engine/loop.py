@@ -92,7 +92,7 @@ class Trainer:
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        teachers, splits, heed = self.stepper.objective.teachers, self.splits, self.stop.stop_if_agreed
+        teachers, splits, stops = self.stepper.objective.teachers, self.splits, self.stop.stop_if_agreed
         position = {"start": self.iteration, "total": self.total, "written": self.written}
         meter = Meter(self.folder, team.device, **position, images=config.train.batch_size, main=team.is_main)
         with contextlib.closing(meter), self.stop.listening():
@@ -100,7 +100,7 @@ class Trainer:
                 if self.iteration:  # the run may have ended between a save and what follows it
                     self._after_save(meter, evaluates=self.evaluation_due, keeps=self._plan()[2])
                 elif teachers:
-                    score_teachers(teachers, config, splits, team.device, main=team.is_main, heed=heed)
+                    score_teachers(teachers, config, splits, team.device, main=team.is_main, before_image=stops)
             self._loop(meter)
             self.stop.settle()
 
@@ -164,10 +164,10 @@ class Trainer:
         if self.team.world > 1:
             share_buffers(network)
         what, device = (network, splits.val, splits.classes, self.config), self.team.device
-        panels, heed = self.folder / "panels", self.stop.stop_if_agreed
-        report = evaluate(*what, device, pictures=panels, progress=caption, heed=heed)
+        panels, stops = self.folder / "panels", self.stop.stop_if_agreed
+        report = evaluate(*what, device, pictures=panels, progress=caption, before_image=stops)
         seen = {"student": network, **self.stepper.objective.teachers}
-        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, heed))
+        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, stops))
         meter.show(self.iteration, panels)
         self.watch.warn(report)
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)

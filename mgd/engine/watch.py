@@ -50,12 +50,12 @@ class Watch:
 
     @torch.inference_mode()
     def pseudo_labels(
-        self, networks: Mapping[str, NormalisingNetwork], device: torch.device, heed: Callable[[], None]
+        self, networks: Mapping[str, NormalisingNetwork], device: torch.device, before_image: Callable[[], None]
     ) -> dict[str, float]:
         """How good the networks' pseudo-labels are on the photos whose truth is kept from training.
 
         Args:
-            heed: called before every photo.
+            before_image: called before every photo.
 
         Returns:
             For each network: pseudo/<network>/accuracy and coverage, the share of right ones among those that reach
@@ -68,7 +68,7 @@ class Watch:
         for network in networks.values():
             network.eval()
         for i in range(len(self.samples)):
-            heed()
+            before_image()
             sample = self.samples[i]
             size = tuple(sample["label"].shape)
             image = sample["image"].to(device)
