@@ -116,8 +116,8 @@ def _predict(network: NormalisingNetwork, image: Tensor, how: Evaluate, item: It
     try:
         return predict_labels(network, image, how, size=(size[0], size[1]))
     except FloatingPointError as error:
-        told = f"the network gives scores that are not finite on {item.image}; its weights are broken"
-        raise UserError(told) from error
+        text = f"the network gives scores that are not finite on {item.image}; its weights are broken"
+        raise UserError(text) from error
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_image
+from torch.utils._pytree import tree_leaves
 
-from mgd.config import CPS, Data, Experiment, Model, Supervised, Train
+from mgd.config import CPS, Data, Experiment, Model, Supervised, Train, override
 from mgd.data.batch import to_device
 from mgd.data.classes import BUILT_IN, Classes, read_classes
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list, split
 from mgd.data.images import load_image, load_label
-from mgd.data.loaders import TrainingSamples, ValidationSamples, make_loader
+from mgd.data.loaders import PREFETCH, TrainingSamples, ValidationSamples, make_loader, shared_bytes
 from mgd.data.names import name_of
 from mgd.data.positions import LABELED, PARTNER, UNLABELED, PositionSampler, draw
 from mgd.data.transforms import augment, resize, shrink
@@ -645,3 +646,13 @@ def test_labels_alone_make_a_batch_without_unlabelled_views(small_scenes: Path) 
     sampler = PositionSampler(0, 1, batch_size=2, accumulate=1, rank=0, world=1)
     batch = to_device(next(iter(make_loader(samples, sampler, workers=0, device=CPU, batched=True))), CPU, 0)
     assert (batch.first, batch.second, batch.mask) == (None, None, None)
+
+
+@pytest.mark.parametrize("method", ["supervised", "cps", "unimatch"])
+def test_shared_memory_is_planned_for_all_of_a_sample(small_scenes: Path, method: str) -> None:
+    data = Data(root=str(small_scenes), train_list="train_aug.txt", partition=4, crop_size=32, workers=1)
+    base = Experiment(data=data, model=Model(backbone="resnet18"), method=Supervised(), train=Train(batch_size=1))
+    config = override(base, [f"method={method}", "data.partner=independent"])
+    sample = TrainingSamples(open_splits(data), config)[0]
+    pixels = sum(leaf.nbytes for leaf in tree_leaves(sample) if isinstance(leaf, torch.Tensor) and leaf.dim() > 1)
+    assert shared_bytes(config) == PREFETCH * pixels

@@ -183,8 +183,8 @@ def _indices(names: Sequence[str], classes: Classes) -> list[int]:
     """Raises UserError where `data.rare_classes` names no class of the data."""
     for name in names:
         if name not in classes.names:
-            told = f"data.rare_classes={name} is no class of the data; use some of {', '.join(classes.names)}"
-            raise UserError(told)
+            text = f"data.rare_classes={name} is no class of the data; use some of {', '.join(classes.names)}"
+            raise UserError(text)
     return [classes.names.index(name) for name in names]
 
 
