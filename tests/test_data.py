@@ -28,7 +28,7 @@ from mgd.data.loaders import (
     to_device,
 )
 from mgd.data.names import name_of
-from mgd.data.transforms import augment, resize, shrink
+from mgd.data.transforms import augment, draw_geometry, resize, shrink
 from mgd.errors import UserError
 from mgd.models.normalise import NormalisingNetwork
 from mgd.published import CITY, VOC
@@ -455,7 +455,24 @@ def test_crops_reach_every_part_of_the_image() -> None:
     assert set(np.flatnonzero(seen)) == set(label.ravel())
 
 
+@pytest.mark.parametrize(("height", "width"), [(33, 40), (40, 33)])
+def test_the_first_and_the_last_offset_of_a_crop_are_drawn_as_often_as_any(height: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_geometry(height, width, scales=(1.0,), crop=32, rng=rng) for _ in range(900)]
+    for side, offsets in ((height, [one.top for one in drawn]), (width, [one.left for one in drawn])):
+        times = Counter(offsets)
+        assert sorted(times) == list(range(side - 32 + 1))
+        assert min(times.values()) > 0.6 * 900 / (side - 32 + 1)
+
+
 # CutMix
+
+
+def test_every_position_has_a_mask_of_its_own_whatever_the_epoch(small_scenes: Path) -> None:
+    samples = samples_of(experiment(small_scenes, CPS()))
+    masks = [samples[position]["mask"] for position in (*range(12), 9 * 10**6)]
+    assert len({mask.numpy().tobytes() for mask in masks}) == 13
+    assert torch.equal(samples[3]["mask"], masks[3])
 
 
 def test_masks_are_binary_differ_and_take_between_a_tenth_and_a_half() -> None:
