@@ -196,8 +196,16 @@ def test_cps_is_the_published_equation() -> None:
     assert torch.allclose(terms["cps"], 1.5 * crossed, atol=1e-5)
 
 
+def test_a_step_of_cps_counts_every_image_once_in_the_statistics_of_each_copy() -> None:
+    objective = cps().train()
+    objective(batch())
+    for network in (objective.student, objective.peer):
+        counted = {int(n) for name, n in network.state_dict().items() if name.endswith("num_batches_tracked")}
+        assert counted == {4}  # labelled, u0, u1, mixed
+
+
 def test_mgd_is_the_published_equation() -> None:
-    one, objective = batch(), mgd(replace(METHOD, pixel_unlabeled=0.7, pixel_labeled=0.3))
+    one, objective = batch(), mgd(replace(METHOD, pixel_unlabeled=0.7, pixel_labeled=0.3, region_grid=5))
     student, teachers = objective.student, objective.teachers
     terms, mixed, valid = objective(one), paper_mix(one), paper_valid(one)
 
@@ -215,7 +223,7 @@ def test_mgd_is_the_published_equation() -> None:
         "pixel_labeled": 0.3 * consistency(one.labeled.image, labels),
         "pixel_unlabeled": 0.7 * consistency(mixed, [paper_label(teacher, one) for teacher in teachers.values()]),
         "image": 0.1 * image_level_loss(student(mixed), deep, valid=valid),
-        "region": 100 * region_level_loss(student.feature(mixed), wide, grid=7, valid=valid),
+        "region": 100 * region_level_loss(student.feature(mixed), wide, grid=5, valid=valid),
     }
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
