@@ -622,6 +622,17 @@ def test_a_single_unlabelled_image_is_refused_for_cutmix(small_scenes: Path) -> 
         TrainingSamples(lonely, experiment(small_scenes, CPS()))
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_training_photos_and_labels_shrink_to_the_short_side(small_scenes: Path, cache: bool) -> None:
+    samples = samples_of(
+        experiment(small_scenes, Supervised(), short_side=24, cache=cache, crop_size=64, scales=(1.0,))
+    )
+    for _ in range(2):
+        view = samples[0]["labeled"]
+        assert view["extent"].tolist() == [20, 44, 16, 48]  # 24x32 of a scene of 48x64, in the middle of 64x64
+        assert int((view["label"] != 255).sum()) <= 24 * 32
+
+
 def test_validation_keeps_the_labels_own_size_when_photos_shrink(small_scenes: Path) -> None:
     config = experiment(small_scenes, Supervised(), short_side=24)
     sample = ValidationSamples(open_val(config.data), config, 8)[1]
