@@ -28,7 +28,7 @@ from mgd.engine.resume import Wish
 from mgd.evaluate import evaluate
 from mgd.losses import image_level_loss, region_level_loss
 from mgd.metrics import confusion_matrix, mean_iou
-from mgd.models import DeepLabV3Plus
+from mgd.models import SegmentationNetwork
 from mgd.student import load_student
 
 
@@ -43,7 +43,7 @@ def experiment(root: Path, name: str, iterations: int) -> Experiment:
     )
 
 
-def train(config: Experiment) -> DeepLabV3Plus:
+def train(config: Experiment) -> SegmentationNetwork:
     with processes("cpu") as team:
         Trainer(config, team, Wish()).run()
     return load_student(Path(config.run.dir) / "last.pt")
@@ -58,7 +58,7 @@ def batches(config: Experiment, count: int, size: int) -> list[Batch]:
 
 
 @torch.no_grad()
-def teacher_statistics(teacher: DeepLabV3Plus, config: Experiment, size: int) -> None:
+def teacher_statistics(teacher: SegmentationNetwork, config: Experiment, size: int) -> None:
     """Labels of a teacher with its running statistics and with the batch's, against the truth of labelled crops."""
     num_classes = teacher.num_classes
     frozen, drifting = copy.deepcopy(teacher).eval(), copy.deepcopy(teacher).train()
@@ -83,7 +83,7 @@ def teacher_statistics(teacher: DeepLabV3Plus, config: Experiment, size: int) ->
 
 
 @torch.no_grad()
-def padding(student: DeepLabV3Plus, teacher: DeepLabV3Plus, config: Experiment) -> None:
+def padding(student: SegmentationNetwork, teacher: SegmentationNetwork, config: Experiment) -> None:
     """Share of padding in crops, and what the losses are with it and without it."""
     rng = np.random.default_rng(0)
     photo = np.zeros((375, 500, 3), np.uint8)  # the usual size in VOC

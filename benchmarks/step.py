@@ -41,7 +41,7 @@ from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.step import Stepper
 from mgd.files import write_json
-from mgd.models import DeepLabV3Plus, build_model
+from mgd.models import SegmentationNetwork, build_model
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 
@@ -63,7 +63,7 @@ def experiment(size: int, student: str, **method: str) -> Experiment:
     )
 
 
-def networks() -> Iterator[tuple[str, DeepLabV3Plus]]:
+def networks() -> Iterator[tuple[str, SegmentationNetwork]]:
     return ((name, build_model(backbone, CLASSES)) for name, backbone in TEACHERS.items())
 
 
@@ -149,7 +149,7 @@ def published_step(config: Experiment, student: str) -> Step:
     return step
 
 
-def published_loss(nets: dict[str, DeepLabV3Plus], batch: Batch, mask: Tensor, method: MGD) -> Tensor:
+def published_loss(nets: dict[str, SegmentationNetwork], batch: Batch, mask: Tensor, method: MGD) -> Tensor:
     first, second, _ = batch.pair()
     x, u0, u1 = (nets["student"].normalise(views.image).contiguous() for views in (batch.labeled, first, second))
     label = batch.labeled.label

@@ -16,7 +16,7 @@ from safetensors.torch import load_file as load_safetensors
 from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import canonical_name, recognise_backbone
-from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.network import SegmentationNetwork, build_model
 from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.tensors import USUAL, Candidate, State, describe, find_networks
 from mgd.tensors import flat_state as flat_state  # what to ask of `read`'s result besides `recognise`
@@ -56,7 +56,7 @@ class Recognised:
 
 def save(
     path: Path,
-    network: DeepLabV3Plus,
+    network: SegmentationNetwork,
     *,
     config: dict[str, Any] | None = None,
     classes: tuple[str, ...] | None = None,
@@ -152,7 +152,7 @@ def is_ours(content: Any) -> bool:
     return isinstance(content, Mapping) and content.get("format") == FORMAT
 
 
-def network_of(found: Recognised, path: str | Path) -> DeepLabV3Plus:
+def network_of(found: Recognised, path: str | Path) -> SegmentationNetwork:
     """Build the network and load it, strictly. Raises UserError naming the first tensors that do not fit."""
     try:
         network = build_model(**found.arch)

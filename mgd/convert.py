@@ -21,7 +21,7 @@ from mgd.checkpoint import (
 from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import BACKBONES, build_backbone, canonical_name, recognise_backbone
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.models.pretrained import HEADS, SOURCES, our_name
 from mgd.tensors import State, find_networks, flat_state
@@ -155,7 +155,7 @@ def _to_official(content: Any, file: Path, out: Path | None, backbone: str) -> s
     )
 
 
-def official_content(network: DeepLabV3Plus, found: Recognised) -> dict[str, Any]:
+def official_content(network: SegmentationNetwork, found: Recognised) -> dict[str, Any]:
     """What an official file holds: `{"model": {"branch1.<name>": tensor}}`, with the ImageNet head it came with."""
     state = network.state_dict() | found.extra.get("unused", {})
     return {"model": {f"{MAIN_BRANCH}.{name}": tensor for name, tensor in state.items()}}

@@ -45,7 +45,7 @@ def sentence(error: UserError) -> str:
     return str(error).rsplit("UserError: ", 1)[-1].strip()
 
 
-def few(things: Iterable[object]) -> str:
+def first_few(things: Iterable[object]) -> str:
     """The first few, and how many more there are: for sentences."""
     named = list(map(str, things))
     more = f" and {len(named) - SHOWN:,} more" if len(named) > SHOWN else ""

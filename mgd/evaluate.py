@@ -22,8 +22,8 @@ from mgd.errors import UserError, is_out_of_memory, no_memory
 from mgd.files import below, write_png
 from mgd.infer import predict_labels
 from mgd.metrics import boundary_counts, confusion_matrix, iou_per_class
-from mgd.models.deeplab import DeepLabV3Plus
 from mgd.models.folding import for_inference
+from mgd.models.network import SegmentationNetwork
 from mgd.models.normalise import NormalisingNetwork
 from mgd.progress import Progress
 from mgd.published import experiment_for
@@ -166,7 +166,7 @@ class Counts:
 
 def open_target(
     target: str | Path, overrides: Sequence[str] = (), *, file: Path | None = None
-) -> tuple[Experiment, DeepLabV3Plus, Path]:
+) -> tuple[Experiment, SegmentationNetwork, Path]:
     """What `evaluate` is asked for: (config, network in eval mode, its file).
 
     Args:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgd.config import Evaluate
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.models.normalise import NormalisingNetwork
 from mgd.rows import Resized
 
@@ -103,7 +103,7 @@ def _forward(network: NormalisingNetwork, pixels: Tensor, how: Evaluate, *, coar
 
     def logits(images: Tensor) -> Tensor:
         if coarse:
-            assert isinstance(network, DeepLabV3Plus)
+            assert isinstance(network, SegmentationNetwork)
             return network.classifier(network.feature(images)).float()
         return network(images).float()
 
@@ -120,7 +120,7 @@ class _Whole:
     def __init__(self, network: NormalisingNetwork, image: Tensor, how: Evaluate) -> None:
         self.size = (image.shape[-2], image.shape[-1])
         # Where the backbone's images are padded, its logits are larger than theirs.
-        coarse = isinstance(network, DeepLabV3Plus) and network.backbone.multiple == 1
+        coarse = isinstance(network, SegmentationNetwork) and network.backbone.multiple == 1
         self._scores = _forward(network, network.normalise(image[None]), how, coarse=coarse)[0]
         self._fine = Resized(_Given(self._scores), self.size, align_corners=True) if coarse else None
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 
 from mgd.checkpoint import network_of, read, recognise
-from mgd.errors import UserError, few
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.errors import UserError, first_few
+from mgd.models.network import SegmentationNetwork
 
 log = logging.getLogger(__name__)
 
 
 def load_student(
     path: str | Path, device: str | torch.device = "cpu", *, num_classes: int = 0, classes: Sequence[str] = ()
-) -> DeepLabV3Plus:
+) -> SegmentationNetwork:
     """Load one of our files or an official one (a teacher is a student too).
 
     Args:
@@ -62,7 +62,7 @@ def check_classes(path: str | Path, own: Sequence[str] | None, classes: Sequence
     )
 
 
-def start_from(network: DeepLabV3Plus, path: str | Path, *, classes: Sequence[str] = ()) -> None:
+def start_from(network: SegmentationNetwork, path: str | Path, *, classes: Sequence[str] = ()) -> None:
     """Give a network the weights of a trained one, in place; what is loaded and what is left at random is logged.
 
     A tensor is loaded where the file has one of its name and shape; so another class count leaves the classifier at
@@ -97,7 +97,7 @@ def start_from(network: DeepLabV3Plus, path: str | Path, *, classes: Sequence[st
     log.info("started from %s: %d of %d tensors loaded", path, len(fitting), len(expected))
     log.info("  loaded: %s", _groups(fitting))
     if unused := [name for name in found.state if name not in fitting]:
-        log.info("  in the file, not used: %s", few(unused))
+        log.info("  in the file, not used: %s", first_few(unused))
     if left:
         log.warning("  left at random: %s", ", ".join(left))
 

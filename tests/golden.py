@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgd.models import DeepLabV3Plus, build_model
+from mgd.models import SegmentationNetwork, build_model
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(
@@ -48,7 +48,7 @@ def made_up(name: str, shape: tuple[int, ...], *, variant_b: bool = False) -> Te
     return torch.from_numpy(value * np.float32(2 if variant_b and len(shape) == 1 and name.endswith(".weight") else 1))
 
 
-def network(backbone: str, num_classes: int = 21, *, variant_b: bool = False, **options: Any) -> DeepLabV3Plus:
+def network(backbone: str, num_classes: int = 21, *, variant_b: bool = False, **options: Any) -> SegmentationNetwork:
     """A network with the deterministic weights, in eval mode."""
     with torch.device("meta"):  # no time is spent on weights that are replaced at once
         net = build_model(backbone, num_classes, **options)

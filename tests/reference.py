@@ -31,7 +31,7 @@ from mgd.losses import (
     self_similarity,
 )
 from mgd.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
-from mgd.models import DeepLabV3Plus
+from mgd.models import SegmentationNetwork
 
 FILE = Path(__file__).with_name("reference.json")
 BACKBONES = ("resnet18", "mobilenet_v2", "wide_resnet50_2", "resnet101")
@@ -75,7 +75,7 @@ def names_digest(net: nn.Module) -> str:
 
 
 @torch.no_grad()
-def outputs(net: DeepLabV3Plus, shape: tuple[int, ...]) -> Numbers:
+def outputs(net: SegmentationNetwork, shape: tuple[int, ...]) -> Numbers:
     """Logits before the last upsampling, and the feature; in train mode what batch norm counted as well."""
     x = scene(shape).to(next(net.parameters()).dtype)
     feature = net.feature(x)
@@ -89,7 +89,7 @@ def outputs(net: DeepLabV3Plus, shape: tuple[int, ...]) -> Numbers:
     return {name: some(value, 48) for name, value in found.items()}
 
 
-def cases(backbone: str) -> Iterator[tuple[str, Callable[[], DeepLabV3Plus], tuple[int, ...]]]:
+def cases(backbone: str) -> Iterator[tuple[str, Callable[[], SegmentationNetwork], tuple[int, ...]]]:
     """(name, the network in its mode, the input's shape)."""
     yield "eval", lambda: network(backbone), SMALL
     yield "variant b", lambda: network(backbone, variant_b=True), LARGE if backbone == "resnet18" else SCENE

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mgd.config import CWD, KD, MeanTeacher
 from mgd.distillation_losses import channel_wise_loss, pixel_kl_loss, squared_probability_loss
-from mgd.models import DeepLabV3Plus
+from mgd.models import SegmentationNetwork
 from mgd.objectives.distill import CWDObjective, KDObjective
 from mgd.objectives.mean_teacher import MeanTeacherObjective
 
@@ -118,7 +118,7 @@ def test_losses_of_half_precision_inputs_are_computed_in_float32(name: str) -> N
 NAMES = {"deep_teacher": ("deep.pt",), "wide_teacher": ("wide.pt",)}
 
 
-def frozen() -> dict[str, DeepLabV3Plus]:
+def frozen() -> dict[str, SegmentationNetwork]:
     return {"deep": settled(1), "wide": settled(2, channels=24)}
 
 
@@ -136,7 +136,7 @@ def mean_teacher(**options: Any) -> MeanTeacherObjective:
     return MeanTeacherObjective(network(0), MeanTeacher(**({"confidence": ()} | options)))
 
 
-def supervised(student: DeepLabV3Plus) -> Tensor:
+def supervised(student: SegmentationNetwork) -> Tensor:
     labeled = batch().labeled
     return F.cross_entropy(student(labeled.image), labeled.label, ignore_index=255)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mgd.config import MGD, Criterion
 from mgd.data.loaders import Batch, Views
-from mgd.models import DeepLabV3Plus, build_model
+from mgd.models import SegmentationNetwork, build_model
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import TeacherNetworks
 
@@ -19,13 +19,13 @@ WEIGHTS = {"pixel_unlabeled": 0.9, "pixel_labeled": 1.1, "lambda_image": 0.004, 
 Norm = Literal["frozen", "batch"]
 
 
-def small_network(seed: int, channels: int = 16) -> DeepLabV3Plus:
+def small_network(seed: int, channels: int = 16) -> SegmentationNetwork:
     torch.manual_seed(seed)
     return build_model("timm:test_resnet", CLASSES, channels=channels, output_stride=16)
 
 
 @pytest.fixture
-def networks() -> dict[str, DeepLabV3Plus]:
+def networks() -> dict[str, SegmentationNetwork]:
     return {"student": small_network(0), "deep": small_network(1, 24), "wide": small_network(2, 32)}
 
 
@@ -67,7 +67,9 @@ def similarity(feature: Tensor, valid: Tensor) -> Tensor:
     return unit @ unit.T
 
 
-def restated(student: DeepLabV3Plus, deep: DeepLabV3Plus, wide: DeepLabV3Plus, b: Batch) -> dict[str, Tensor]:
+def restated(
+    student: SegmentationNetwork, deep: SegmentationNetwork, wide: SegmentationNetwork, b: Batch
+) -> dict[str, Tensor]:
     """The method's equations, image by image; the padding here is whole regions of the 7x7 grid."""
     u0, u1, labeled = b.first, b.second, b.labeled
     assert u0 is not None
@@ -101,7 +103,7 @@ def restated(student: DeepLabV3Plus, deep: DeepLabV3Plus, wide: DeepLabV3Plus, b
     }
 
 
-def objective(networks: dict[str, DeepLabV3Plus], norm: Norm = "frozen", **changes: float) -> MGDObjective:
+def objective(networks: dict[str, SegmentationNetwork], norm: Norm = "frozen", **changes: float) -> MGDObjective:
     teachers = {name: networks[name] for name in ("deep", "wide")}
     config = MGD(teacher_norm=norm, **(WEIGHTS | changes))
     return MGDObjective(networks["student"], TeacherNetworks(teachers.items(), config), config).train()
@@ -110,7 +112,7 @@ def objective(networks: dict[str, DeepLabV3Plus], norm: Norm = "frozen", **chang
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 @pytest.mark.parametrize("padded", [0, 8])
 def test_terms_and_gradients_are_those_of_the_equations(
-    networks: dict[str, DeepLabV3Plus], norm: Norm, padded: int
+    networks: dict[str, SegmentationNetwork], norm: Norm, padded: int
 ) -> None:
     theirs = {name: copy.deepcopy(net).train(name == "student" or norm == "batch") for name, net in networks.items()}
     expected = restated(**theirs, b=batch(padded=padded))
@@ -126,7 +128,7 @@ def test_terms_and_gradients_are_those_of_the_equations(
         torch.testing.assert_close(ours.grad, restated_.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_a_frozen_teacher_stays_bit_for_bit_the_same(networks: dict[str, DeepLabV3Plus]) -> None:
+def test_a_frozen_teacher_stays_bit_for_bit_the_same(networks: dict[str, SegmentationNetwork]) -> None:
     model = objective(networks)
     before = {name: copy.deepcopy(teacher.state_dict()) for name, teacher in model.teachers.items()}
     sum(model(batch()).values()).backward()
@@ -138,7 +140,7 @@ def test_a_frozen_teacher_stays_bit_for_bit_the_same(networks: dict[str, DeepLab
 
 
 def test_batch_norm_of_a_teacher_drifts_with_teacher_norm_batch_and_nothing_else(
-    networks: dict[str, DeepLabV3Plus],
+    networks: dict[str, SegmentationNetwork],
 ) -> None:
     before = {n: copy.deepcopy(networks[n].state_dict()) for n in ("deep", "wide")}
     sum(objective(networks, "batch")(batch()).values()).backward()
@@ -148,7 +150,9 @@ def test_batch_norm_of_a_teacher_drifts_with_teacher_norm_batch_and_nothing_else
         assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
 
-def test_evaluating_the_student_between_steps_leaves_the_teachers_mode(networks: dict[str, DeepLabV3Plus]) -> None:
+def test_evaluating_the_student_between_steps_leaves_the_teachers_mode(
+    networks: dict[str, SegmentationNetwork],
+) -> None:
     for norm in ("frozen", "batch"):
         model = objective(networks, norm)
         model.eval()
@@ -166,7 +170,7 @@ def test_the_student_that_is_its_teacher_has_image_and_region_loss_0() -> None:
 
 @pytest.mark.parametrize(("weight", "term"), [(key, key.removeprefix("lambda_")) for key in WEIGHTS])
 def test_a_weight_of_0_leaves_its_term_out_and_the_others_alone(
-    networks: dict[str, DeepLabV3Plus], weight: str, term: str
+    networks: dict[str, SegmentationNetwork], weight: str, term: str
 ) -> None:
     whole = objective(networks)(batch())
     without = objective(networks, **{weight: 0.0})(batch())
@@ -175,7 +179,7 @@ def test_a_weight_of_0_leaves_its_term_out_and_the_others_alone(
         torch.testing.assert_close(value, whole[name])
 
 
-def test_one_teacher_alone_gives_its_terms(networks: dict[str, DeepLabV3Plus]) -> None:
+def test_one_teacher_alone_gives_its_terms(networks: dict[str, SegmentationNetwork]) -> None:
     both = {"supervised", "pixel_labeled", "pixel_unlabeled"}
     for name, own in (("deep", "image"), ("wide", "region")):
         config = MGD(**WEIGHTS)
@@ -184,7 +188,7 @@ def test_one_teacher_alone_gives_its_terms(networks: dict[str, DeepLabV3Plus]) -
         assert model(batch()).keys() == both | {own}
 
 
-def test_supervised_term_is_ohem_where_the_config_says_so(networks: dict[str, DeepLabV3Plus]) -> None:
+def test_supervised_term_is_ohem_where_the_config_says_so(networks: dict[str, SegmentationNetwork]) -> None:
     teachers = {name: networks[name] for name in ("deep", "wide")}
     config = MGD(criterion=Criterion(kind="ohem", threshold=0.0, min_kept=10), **WEIGHTS)
     terms = MGDObjective(networks["student"], TeacherNetworks(teachers.items(), config), config).train()(

@@ -167,7 +167,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
 
 def signal_after_two_images(seen: Path) -> None:
     """Make every evaluation of this process send it SIGTERM once two images have been scored; `seen` counts them."""
-    predict = evaluation.predict_scores
+    predict = evaluation.predict_labels
 
     def predict_and_signal(*arguments: Any, **how: Any) -> torch.Tensor:
         with open(seen, "a") as file:
@@ -176,7 +176,7 @@ def signal_after_two_images(seen: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return predict(*arguments, **how)
 
-    evaluation.predict_scores = predict_and_signal
+    evaluation.predict_labels = predict_and_signal
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -15,7 +15,7 @@ from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised
 from mgd.data.cutmix import box_masks
 from mgd.data.loaders import Batch, Views
 from mgd.losses import image_level_loss, ohem_cross_entropy, region_level_loss
-from mgd.models import DeepLabV3Plus, build_model
+from mgd.models import SegmentationNetwork, build_model
 from mgd.objectives import build_objective
 from mgd.objectives.base import Objective, rampup
 from mgd.objectives.cps import CPSObjective
@@ -28,12 +28,12 @@ METHOD = MGD(deep_teacher=("deep.pt",), wide_teacher=("wide.pt",), lambda_image=
 PEERS = CPS()
 
 
-def network(seed: int, channels: int = 16) -> DeepLabV3Plus:
+def network(seed: int, channels: int = 16) -> SegmentationNetwork:
     torch.manual_seed(seed)
     return build_model(BACKBONE, CLASSES, channels=channels)
 
 
-def settled(seed: int, channels: int = 16) -> DeepLabV3Plus:
+def settled(seed: int, channels: int = 16) -> SegmentationNetwork:
     """A teacher: its running statistics are no longer those of a new network."""
     teacher = network(seed, channels).train()
     with torch.no_grad():
@@ -56,7 +56,7 @@ def batch(*, padded: int = 8, iteration: int = 0, images: int = 2) -> Batch:
     return Batch(views(valid, label), views(valid), views(valid.mT), mask, iteration)
 
 
-def mgd(config: MGD = METHOD, **teachers: DeepLabV3Plus) -> MGDObjective:
+def mgd(config: MGD = METHOD, **teachers: SegmentationNetwork) -> MGDObjective:
     networks = teachers or {"deep": settled(1), "wide": settled(2, channels=24)}
     return MGDObjective(network(0), TeacherNetworks(networks.items(), config), config)
 
@@ -155,7 +155,7 @@ def test_hard_examples_are_chosen_in_every_image_by_itself() -> None:
     assert torch.allclose(objective(one)["supervised"], torch.stack(alone).mean())
 
 
-def paper_label(teacher: DeepLabV3Plus, one: Batch) -> Tensor:
+def paper_label(teacher: SegmentationNetwork, one: Batch) -> Tensor:
     """argmax of the mixed logits, 255 in the padding, as the paper has it."""
     assert one.first is not None
     assert one.second is not None

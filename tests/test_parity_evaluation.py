@@ -12,7 +12,7 @@ from torch import Tensor
 from mgd.config import Evaluate
 from mgd.infer import predict_labels, predict_scores
 from mgd.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
-from mgd.models import DeepLabV3Plus
+from mgd.models import SegmentationNetwork
 from mgd.models.folding import for_inference
 
 pytestmark = needs_golden
@@ -67,7 +67,7 @@ def test_the_absent_class_is_nan_and_left_out_of_the_mean() -> None:
     assert mean_iou(recorded("metric_hist")) == pytest.approx(float(iou[~iou.isnan()].mean()), abs=1e-15)
 
 
-def official_scores(net: DeepLabV3Plus, photo: np.ndarray, how: Evaluate) -> np.ndarray:
+def official_scores(net: SegmentationNetwork, photo: np.ndarray, how: Evaluate) -> np.ndarray:
     """(H,W,K) by the official steps: scaled as uint8, windows one by one, mirrored apart, sums scaled back."""
     height, width = photo.shape[:2]
     total = np.zeros((height, width, net.num_classes))

@@ -5,7 +5,7 @@ import torch
 from golden import array, facts, image, needs_golden, network
 from torch import Tensor, nn
 
-from mgd.models import DeepLabV3Plus, build_model
+from mgd.models import SegmentationNetwork, build_model
 from mgd.models.heads import upsample
 
 pytestmark = needs_golden
@@ -31,20 +31,20 @@ def statistics(feature: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module", params=ALL)
-def empty(request: pytest.FixtureRequest) -> tuple[dict, DeepLabV3Plus]:
+def empty(request: pytest.FixtureRequest) -> tuple[dict, SegmentationNetwork]:
     """The recorded facts and our network without memory for weights."""
     with torch.device("meta"):
         return facts(f"arch_{request.param}"), build_model(request.param, 21)
 
 
-def test_names_and_shapes_are_the_official_ones(empty: tuple[dict, DeepLabV3Plus]) -> None:
+def test_names_and_shapes_are_the_official_ones(empty: tuple[dict, SegmentationNetwork]) -> None:
     recorded, net = empty
     ours = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     unused = recorded["params_never_used_in_forward"]
     assert ours == {name: tuple(shape) for name, shape in recorded["state_dict"] if name not in unused}
 
 
-def test_parameter_counts_are_the_official_ones_without_imagenet_heads(empty: tuple[dict, DeepLabV3Plus]) -> None:
+def test_parameter_counts_are_the_official_ones_without_imagenet_heads(empty: tuple[dict, SegmentationNetwork]) -> None:
     recorded, net = empty
     count = {
         part: sum(p.numel() for p in getattr(net, part).parameters()) for part in ("backbone", "head", "classifier")
@@ -56,7 +56,7 @@ def test_parameter_counts_are_the_official_ones_without_imagenet_heads(empty: tu
     assert sum(count.values()) == recorded["params_total"] - heads
 
 
-def test_every_convolution_of_the_last_stage_is_the_official_one(empty: tuple[dict, DeepLabV3Plus]) -> None:
+def test_every_convolution_of_the_last_stage_is_the_official_one(empty: tuple[dict, SegmentationNetwork]) -> None:
     recorded, net = empty
     modules = dict(net.named_modules())
     for expected in recorded["convs_last_stage"]:
@@ -76,7 +76,7 @@ def test_every_convolution_of_the_last_stage_is_the_official_one(empty: tuple[di
         assert found == expected
 
 
-def test_the_last_stage_has_no_further_convolution(empty: tuple[dict, DeepLabV3Plus]) -> None:
+def test_the_last_stage_has_no_further_convolution(empty: tuple[dict, SegmentationNetwork]) -> None:
     recorded, net = empty
     names = [conv["name"] for conv in recorded["convs_last_stage"]]
     stages = {name[: name.index(".", len("backbone.features."))] for name in names if "features" in name}
@@ -86,7 +86,7 @@ def test_the_last_stage_has_no_further_convolution(empty: tuple[dict, DeepLabV3P
 
 
 @pytest.mark.parametrize("size", ["1x3x65x97", "2x3x128x128"])
-def test_features_have_the_official_shapes(empty: tuple[dict, DeepLabV3Plus], size: str) -> None:
+def test_features_have_the_official_shapes(empty: tuple[dict, SegmentationNetwork], size: str) -> None:
     recorded, net = empty
     expected = recorded["feature_shapes"][size]
     x = torch.empty(*map(int, size.split("x")), device="meta")

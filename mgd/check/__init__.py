@@ -10,7 +10,7 @@ from mgd.check.lists import look_at_lists
 from mgd.check.needs import disk, evaluation_memory, largest, maps, memory, network, shared_memory, start, teachers
 from mgd.config import Experiment
 from mgd.data.classes import Classes
-from mgd.data.datasets import Splits, into, open_splits
+from mgd.data.datasets import Splits, collect_errors, open_splits
 from mgd.errors import UserError
 
 __all__ = ["Finding", "check", "quick_check", "table"]
@@ -20,7 +20,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     """Read every file of an experiment, on all cores, and look at all else that it needs."""
     problems: list[UserError] = []
     splits = Splits(Classes((), ()), [], [], [])
-    with into(problems):
+    with collect_errors(problems):
         splits = open_splits(config.data, problems)
     sizes = f"{len(splits.labeled):,} labelled, {len(splits.unlabeled):,} unlabelled, {len(splits.val):,} validation"
     found = [Finding("error", error.kind, str(error)) for error in problems]
@@ -31,7 +31,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     taught, frozen = teachers(config, splits.classes.names)
     found += [*files, *taught, *maps(config, splits), *start(config)]
     broken: list[UserError] = []
-    with into(broken):
+    with collect_errors(broken):
         model = network(config, len(splits.classes))
         found += [disk(config, model), *shared_memory(config)]
         if splits.classes:  # their number decides how large the logits are

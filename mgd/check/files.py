@@ -16,7 +16,7 @@ from mgd.data.classes import Classes
 from mgd.data.datasets import Item, Splits, load_pair
 from mgd.data.images import read_indices, read_palette
 from mgd.data.transforms import shrink
-from mgd.errors import SHOWN, UserError, few
+from mgd.errors import SHOWN, UserError, first_few
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
 from mgd.progress import Progress
@@ -125,7 +125,7 @@ def _classes(part: str, values: np.ndarray, data: Data, classes: Classes) -> Ite
     misread = values[IGNORE_INDEX] and any(finding.level == "warning" for finding in judged)
     remedy = "see the row above" if misread else UNSEEN[part]
     if absent:
-        yield Finding("warning", "classes", f"never seen in the {part} part: {few(absent)}; {remedy}")
+        yield Finding("warning", "classes", f"never seen in the {part} part: {first_few(absent)}; {remedy}")
     else:
         yield Finding("ok", "classes", f"all {len(classes)} are seen in the {part} part")
 
@@ -143,4 +143,4 @@ def _twins(where: Places) -> Iterator[Finding]:
 
 
 def _equal(twins: Iterable[list[tuple[str, Path]]]) -> str:
-    return few(" = ".join(f"{path} ({part})" for part, path in places) for places in twins)
+    return first_few(" = ".join(f"{path} ({part})" for part, path in places) for places in twins)

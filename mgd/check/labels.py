@@ -10,7 +10,7 @@ from mgd.data.classes import Classes
 from mgd.data.datasets import Item, Splits
 from mgd.data.images import read_indices
 from mgd.data.label_map import value_table, with_ignored
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.metrics import IGNORE_INDEX
 
 FIRST = 16  # labels of each part that a training run looks at before it begins
@@ -44,7 +44,7 @@ def judge(what: str, counts: np.ndarray, classes: Classes, ignore_values: Sequen
     share = {int(value): f"{value} ({100 * counts[value] / total:.1f} %" for value in np.flatnonzero(counts)}
     learned = [f"{words})" for value, words in share.items() if value not in ignored]
     others = [f"{words}, ignored)" for value, words in share.items() if value in ignored]
-    text = f"{what} hold the values {', '.join([few(learned)] * bool(learned) + others)}"
+    text = f"{what} hold the values {', '.join([first_few(learned)] * bool(learned) + others)}"
     if remedy := _remedy(counts, classes, ignored):
         yield Finding("warning", "labels", f"{text}; {remedy}")
     else:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from mgd.check.findings import Finding, Level
 from mgd.config import Data, Experiment
-from mgd.data.datasets import Splits, into, partition_lists, read_list, split
+from mgd.data.datasets import Splits, collect_errors, partition_lists, read_list, split
 from mgd.data.folders import HIDDEN, REMEDIES, left_out
 from mgd.data.images import IMAGE_SUFFIXES
 from mgd.data.label_map import describe
 from mgd.data.loaders import TrainingSamples
 from mgd.data.partitions import first_difference
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import read_text
 
 # Images of the training and the validation list, and labelled ones of each partition (arXiv 2208.10169).
@@ -86,7 +86,7 @@ def _partition(data: Data, splits: Splits) -> Iterator[Finding]:
 
 def _against_stride(data: Data, splits: Splits, paths: list[Path]) -> Finding:
     training, problems = Path(data.root) / data.train_list, list[UserError]()
-    with into(problems):
+    with collect_errors(problems):
         items = read_list(training, Path(data.root), data.train_folder, labels=False, problems=problems)
         labeled, unlabeled = split(items, data.partition)
         # Photos without labels follow the unlabelled list's.
@@ -109,7 +109,7 @@ def _names(splits: Splits, *, meant: bool) -> Iterator[Finding]:
     parts = {"labelled": splits.labeled, "unlabelled": splits.unlabeled, "validation": splits.val}
     for part, items in parts.items():
         if twice := [file for file, count in Counter(item.image for item in items).items() if count > 1]:
-            text = f"twice in the {part} part: {few(twice)}; take one line out of the list"
+            text = f"twice in the {part} part: {first_few(twice)}; take one line out of the list"
             yield Finding("warning", "overlap", text)
     shared = False
     for one, other in (("labelled", "unlabelled"), ("labelled", "validation"), ("unlabelled", "validation")):
@@ -121,9 +121,10 @@ def _names(splits: Splits, *, meant: bool) -> Iterator[Finding]:
         if files:
             level: Level = "error" if other == "validation" else "warning"
             remedy = "take them out of one of the lists"
-            yield Finding(level, "overlap", f"{one} and {other}: {few(sorted(files))}; {remedy}")
+            yield Finding(level, "overlap", f"{one} and {other}: {first_few(sorted(files))}; {remedy}")
         elif names:
-            text = f"names of {one} and of {other} images: {few(sorted(names))}; see that they are not the same photos"
+            remedy = "see that they are not the same photos"
+            text = f"names of {one} and of {other} images: {first_few(sorted(names))}; {remedy}"
             yield Finding("warning", "overlap", text)
     if not shared:
         yield Finding("ok", "overlap", "no file and no name is in two parts")
@@ -135,7 +136,7 @@ def _left_out(data: Data) -> Iterator[Finding]:
         folder = Path(data.root) / path
         for why, files in left_out(folder).items() if path and folder.is_dir() else ():
             harmless = why == HIDDEN and not any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
-            text = f"{len(files):,} left out, since {why}: {few(files)}"
+            text = f"{len(files):,} left out, since {why}: {first_few(files)}"
             yield (
                 Finding("ok", "folder", text) if harmless else Finding("warning", "folder", f"{text}; {REMEDIES[why]}")
             )

@@ -17,7 +17,7 @@ from mgd.config import CPS, Experiment, MeanTeacher, Taught, UniMatch
 from mgd.data.datasets import Item, Splits
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.models.pretrained import find_weights
 from mgd.objectives import build_network, find_teacher, load_teacher, open_maps, teacher_paths
 from mgd.student import start_from
@@ -25,13 +25,13 @@ from mgd.student import start_from
 GIB = 2**30
 
 
-def network(config: Experiment, num_classes: int) -> DeepLabV3Plus:
+def network(config: Experiment, num_classes: int) -> SegmentationNetwork:
     """The network that is trained, without memory behind it; with 2 classes where they are not known."""
     with torch.device("meta"):
         return build_network(config.model, num_classes or 2)
 
 
-def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding], list[DeepLabV3Plus]]:
+def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding], list[SegmentationNetwork]]:
     """Load what a student learns from; no classes takes any. The networks come back without their memory."""
     found, networks = [], []
     if isinstance(config.method, Taught):
@@ -82,7 +82,7 @@ def start(config: Experiment) -> Iterator[Finding]:
         yield Finding("warning", "ImageNet", f"{text} where there is no network (names in DATA/README.md)")
 
 
-def disk(config: Experiment, model: DeepLabV3Plus) -> Finding:
+def disk(config: Experiment, model: SegmentationNetwork) -> Finding:
     """A run holds last.pt (weights and momentum of all it trains), best.pt, snapshots, and one more while it writes."""
     trained = 2 if isinstance(config.method, CPS) else 1
     last = 2 * trained + bool(config.train.ema) + _averages(config)  # times the network's size
@@ -109,7 +109,7 @@ def shared_memory(config: Experiment) -> Iterator[Finding]:
         yield Finding("ok", "shared memory", text)
 
 
-def memory(config: Experiment, model: DeepLabV3Plus, frozen: list[DeepLabV3Plus], cached: int) -> Finding:
+def memory(config: Experiment, model: SegmentationNetwork, frozen: list[SegmentationNetwork], cached: int) -> Finding:
     """What one process of training holds at its peak, in fp32, estimated.
 
     Counted: weights, gradients and momentum of what is trained; the teachers' (`frozen`) weights and the largest layer
@@ -159,7 +159,7 @@ def largest(items: Iterable[Item], short_side: int) -> tuple[int, int]:
     return max(sizes, key=math.prod)
 
 
-def evaluation_memory(config: Experiment, model: DeepLabV3Plus, size: tuple[int, int]) -> Finding:
+def evaluation_memory(config: Experiment, model: SegmentationNetwork, size: tuple[int, int]) -> Finding:
     """What scoring one validation image of `size` (height, width; as the network gets it) holds at its peak, estimated.
 
     Counted: the photo and its scaled copy, a row of windows' scores at the largest scale twice, and the largest layer
@@ -188,7 +188,7 @@ def evaluation_memory(config: Experiment, model: DeepLabV3Plus, size: tuple[int,
     return Finding("ok", "evaluation", text)
 
 
-def _kept(model: DeepLabV3Plus, images: int, crop: int) -> int:
+def _kept(model: SegmentationNetwork, images: int, crop: int) -> int:
     """Bytes that a forward and its loss keep for the backward, with the logits and their gradient."""
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -205,7 +205,7 @@ def _kept(model: DeepLabV3Plus, images: int, crop: int) -> int:
     return sum(storage.nbytes() for storage in kept.values()) + 2 * logits.nbytes
 
 
-def _passing(model: DeepLabV3Plus, images: int, height: int, width: int) -> int:
+def _passing(model: SegmentationNetwork, images: int, height: int, width: int) -> int:
     """Bytes of the largest layer's input and output, in a forward without gradients."""
     sizes: list[int] = []
 
@@ -220,5 +220,5 @@ def _passing(model: DeepLabV3Plus, images: int, height: int, width: int) -> int:
     return max(sizes)
 
 
-def _bytes(model: DeepLabV3Plus) -> int:
+def _bytes(model: SegmentationNetwork) -> int:
     return sum(tensor.nbytes for tensor in model.state_dict().values())

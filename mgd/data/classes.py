@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mgd.data.names import one_form
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import read_text, write_text
 from mgd.metrics import IGNORE_INDEX
 
@@ -95,7 +95,7 @@ def _rows(path: Path) -> list[list[str]]:
 def _refuse_twins(names: Sequence[str], path: Path) -> None:
     """Scores are told by name: of two classes of one name, one would be lost."""
     if twins := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UserError(f"{path}: {few(twins)} is the name of more than one class; give each a name of its own")
+        raise UserError(f"{path}: {first_few(twins)} is the name of more than one class; give each a name of its own")
 
 
 def voc_color(index: int) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from mgd.data.folders import pairs_in, photos_in
 from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label
 from mgd.data.label_map import value_table
 from mgd.data.names import below, digest, locate, name_of, split_line
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import read_lines
 
 T = TypeVar("T")
@@ -59,15 +59,15 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     val: list[Item] = []
     if not root.is_dir():
         raise UserError(f"data.root={data.root}: no folder {root.absolute()}; put the data there or set data.root")
-    with into(problems):
+    with collect_errors(problems):
         value_table(data.label_map)  # wrong ones are told here and not by every label
-    with into(problems):
+    with collect_errors(problems):
         classes = read_classes(data.classes, root)
-    with into(problems):
+    with collect_errors(problems):
         labeled, unlabeled, source = _partition(data, root, problems)
-    with into(problems):
+    with collect_errors(problems):
         unlabeled = unlabeled + (_photos(data, root, problems) if data.unlabeled else [])
-    with into(problems):
+    with collect_errors(problems):
         val = open_val(data, problems)
     unlabeled = [Item(item.name, item.image, None) for item in unlabeled]
     return Splits(classes, labeled, unlabeled, val, source, digest([item.name for item in labeled]))
@@ -79,7 +79,7 @@ def hidden_truth(data: Data) -> list[Item]:
 
 
 @contextmanager
-def into(problems: Problems) -> Iterator[None]:
+def collect_errors(problems: Problems) -> Iterator[None]:
     """Put the block's error into `problems`; raise it where there are none."""
     try:
         yield
@@ -114,14 +114,14 @@ def read_list(
     if not (lines := read_lines(path)):
         raise UserError(f"{path} is empty; it should list one image a line")
     items = [_parse_line(line, root, folder) for line in lines]
-    with into(problems):
+    with collect_errors(problems):
         if labels and (bare := [item.name for item in items if item.label is None]):
             remedy = f"write image<TAB>label, or put the photo in data.unlabeled{_hint(lines)}"
-            raise UserError(f"{path}: {few(bare)} has no label; {remedy}", kind="pairs")
+            raise UserError(f"{path}: {first_few(bare)} has no label; {remedy}", kind="pairs")
     files = [file for item in items for file in (item.image, item.label if labels else None) if file is not None]
-    with into(problems):
+    with collect_errors(problems):
         if missing := [file for file in files if not file.is_file()]:
-            found = f"{path} names {len(missing):,} files that do not exist: {few(missing)}"
+            found = f"{path} names {len(missing):,} files that do not exist: {first_few(missing)}"
             raise UserError(f"{found}; put them there or take them out{_hint(lines)}", kind="missing")
     return items
 
@@ -202,7 +202,7 @@ def _paired(folder: Path, root: Path, pattern: str, problems: Problems) -> list[
     """The pairs of a folder; what is wrong with the others is raised, or goes to `problems`."""
     pairs, wrong = pairs_in(folder, pattern)
     for error in wrong:
-        with into(problems):
+        with collect_errors(problems):
             raise error
     return [Item(name_of(below(root, image)), image, label) for image, label in pairs]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mgd.data.images import IMAGE_SUFFIXES
 from mgd.data.names import one_form
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 
 IMAGES, LABELS = "images", "labels"
 # What systems and programs leave beside photos, in lower case; whatever begins with a dot is theirs too.
@@ -85,17 +85,19 @@ def pairs_in(folder: Path, pattern: str = "") -> tuple[Pairs, list[UserError]]:
     named = [_by_name(folder / part) for part in (IMAGES, LABELS)]
     images, labels = named
     problems = [
-        UserError(f"{few(files)} have one name, which must be a single file's; rename or remove one", kind="pairs")
+        UserError(
+            f"{first_few(files)} have one name, which must be a single file's; rename or remove one", kind="pairs"
+        )
         for files_of in named
         for files in files_of.values()
         if len(files) > 1
     ]
     if bare := sorted(images.keys() - labels.keys()):
-        files = few(images[name][0] for name in bare)
+        files = first_few(images[name][0] for name in bare)
         remedy = f"draw their labels ({folder / LABELS / bare[0]}.png), or move the photos to a folder data.unlabeled"
         problems.append(UserError(f"{len(bare)} images have no label: {files}; {remedy}", kind="pairs"))
     if lone := sorted(labels.keys() - images.keys()):
-        files = few(labels[name][0] for name in lone)
+        files = first_few(labels[name][0] for name in lone)
         remedy = f"put the images below {folder / IMAGES} or remove the labels"
         problems.append(UserError(f"{len(lone)} labels have no image: {files}; {remedy}", kind="pairs"))
     return [(images[name][0], labels[name][0]) for name in sorted(images.keys() & labels.keys())], problems
@@ -107,7 +109,7 @@ def _by_pattern(folder: Path, pattern: str) -> tuple[Pairs, list[UserError]]:
     if not bare:
         return pairs, []
     remedy = f"draw them ({_label_of(bare[0], folder, pattern)}), or move the photos to a folder data.unlabeled"
-    problem = UserError(f"{len(bare)} images have no label: {few(bare)}; {remedy}", kind="pairs")
+    problem = UserError(f"{len(bare)} images have no label: {first_few(bare)}; {remedy}", kind="pairs")
     return [(image, label) for image, label in pairs if label.is_file()], [problem]
 
 
@@ -131,7 +133,7 @@ def _by_name(folder: Path) -> dict[str, list[Path]]:
 def _images(folder: Path) -> list[Path]:
     files, others = _walk(folder)
     if not files:
-        found = "".join(f"; {len(some):,} left out, since {why}: {few(some)}" for why, some in others.items())
+        found = "".join(f"; {len(some):,} left out, since {why}: {first_few(some)}" for why, some in others.items())
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"{folder.absolute()} has no image ({suffixes}){found}; put photos there")
     return files

@@ -25,7 +25,7 @@ from mgd.data.datasets import Item, Splits, load_pair
 from mgd.data.maps import Maps, photo_name
 from mgd.data.photometric import strengthen
 from mgd.data.transforms import Geometry, augment, shrink
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.parallel import cores
 
 LABELED, UNLABELED, PARTNER, MASK, OTHER_MASK, NOISE = range(6)  # streams of random numbers ...
@@ -212,7 +212,7 @@ class TrainingSamples(Dataset):
                 if not self.data.skip_broken:
                     raise
                 broken.append(str(error))
-        raise UserError(f"of {len(items)} images none is left to train on: {few(broken)}")
+        raise UserError(f"of {len(items)} images none is left to train on: {first_few(broken)}")
 
     def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Decoded and shrunk; from memory with `data.cache`."""

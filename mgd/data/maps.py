@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mgd.data.transforms import Geometry, cut
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import read_text, write_json
 from mgd.metrics import IGNORE_INDEX
 
@@ -260,7 +260,7 @@ def check_contents(folder: Path, contents: Contents) -> tuple[Kind, ...]:
     if wrong := [key for key in wanted if found.get(key) != wanted[key]]:
         there, here = (_short(value.get(wrong[0])) for value in (found, wanted))
         raise UserError(
-            f"{folder} is of another {few(wrong)}: {wrong[0]} is {there} there and {here} here; choose another "
+            f"{folder} is of another {first_few(wrong)}: {wrong[0]} is {there} there and {here} here; choose another "
             "method.teach.dir, or delete the folder and teach again"
         )
     return tuple(Kind(*kind) for kind in found["kinds"])

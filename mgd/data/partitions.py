@@ -9,7 +9,7 @@ import numpy as np
 from mgd.data.datasets import PARTS, Item, checked, divide, read_list
 from mgd.data.images import load_label
 from mgd.data.names import below, digest, name_of
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import read_lines, write_json, write_text
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
@@ -82,7 +82,7 @@ def _pixels_to_balance(items: Sequence[Item], path: Path) -> np.ndarray:
     """`count_pixels`, of labels that hold more than one class."""
     pixels = count_pixels(items)
     if len(held := np.flatnonzero(pixels.any(axis=0))) < 2:
-        found = f"nothing but {few(held)}" if len(held) else "no value"
+        found = f"nothing but {first_few(held)}" if len(held) else "no value"
         raise UserError(
             f"{path}: besides {IGNORE_INDEX}, which is ignored, the labels hold {found}, so nothing can be balanced; "
             "correct them (masks of 0 and 255 must be 0 and 1), or use --scheme random"

@@ -15,7 +15,7 @@ from mgd.data.folders import IMAGES, LABELS, pairs_in, photos_in
 from mgd.data.images import load_image, load_label
 from mgd.deploy.runtime import Runner
 from mgd.deploy.source import Source
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.metrics import confusion_matrix, mean_iou
 
 
@@ -76,7 +76,7 @@ def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]
         except UserError as error:
             problems.append(str(error))
     if not photos:
-        raise UserError(f"none of {len(items)} photos can be read: {few(problems)}")
+        raise UserError(f"none of {len(items)} photos can be read: {first_few(problems)}")
     return photos, problems
 
 

@@ -18,7 +18,7 @@ from mgd.deploy.comparison import Comparison, readable_photos
 from mgd.deploy.extras import need
 from mgd.deploy.runtime import Runner, onnx_runner, session_of
 from mgd.deploy.timing import latencies
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 
 log = logging.getLogger(__name__)
 MOST_LOST = 0.005  # mIoU, 0..1
@@ -222,7 +222,7 @@ def _calibration_photos(folder: Path, runner: Runner) -> list[np.ndarray]:
     chosen = np.unique(np.linspace(0, len(files) - 1, min(CALIBRATION, len(files))).round().astype(int))
     photos, problems = readable_photos([Item(files[i].stem, files[i], None) for i in chosen])
     if problems:
-        log.warning("%d of %d calibration photos are left out: %s", len(problems), len(chosen), few(problems))
+        log.warning("%d of %d calibration photos are left out: %s", len(problems), len(chosen), first_few(problems))
     return [np.ascontiguousarray(runner.fit(photo)[None]) for photo in photos]
 
 

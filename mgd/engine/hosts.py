@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
-from mgd.errors import few
+from mgd.errors import first_few
 
 # What the libraries below torch.distributed say, mostly since another process is gone.
 LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|tcpstore", re.IGNORECASE)
@@ -82,7 +82,7 @@ def lost_peer(error: Exception, rank: int, hosts: Sequence[str], timeout: int) -
         others = [f"the other processes, which meet at MASTER_ADDR:MASTER_PORT={where}"]
     reason = str(error).splitlines()[0]
     return (
-        f"process {rank} cannot talk to {few(others)} ({reason}): where one of them ended, its own message says why; "
-        f"else look at that machine and the network between them (run.timeout={timeout} s is waited). --resume goes on "
-        "from the last save"
+        f"process {rank} cannot talk to {first_few(others)} ({reason}): where one of them ended, its own message says "
+        f"why; else look at that machine and the network between them (run.timeout={timeout} s is waited). "
+        "--resume goes on from the last save"
     )

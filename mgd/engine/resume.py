@@ -11,7 +11,7 @@ import torch.distributed as dist
 from mgd import checkpoint
 from mgd.config import Experiment, from_dict, to_dict
 from mgd.engine.inputs import Inputs, changes
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import atomic
 
 SNAPSHOT, SNAPSHOT_PATTERN = "iteration-{:07d}.pt", "iteration-*.pt"
@@ -80,8 +80,8 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
     _refuse_what_does_not_fit(last, settings, training["inputs"], inputs)
     if settings and not wish.accept_changes:
         raise UserError(
-            f"{last} was trained with another {few(settings.values())}; set it back, or use another run.dir, or go on "
-            "all the same with --accept-changes"
+            f"{last} was trained with another {first_few(settings.values())}; set it back, or use another run.dir, or "
+            "go on all the same with --accept-changes"
         )
     if data and not wish.accept_changes:
         raise UserError(
@@ -94,7 +94,7 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
 def _refuse_what_does_not_fit(last: Path, settings: dict[str, str], old: Inputs, new: Inputs) -> None:
     fixed = [text for key, text in settings.items() if any(f"{key}.".startswith(f"{one}.") for one in FIXED_KEYS)]
     if fixed:
-        raise UserError(f"{last} was trained with another {few(fixed)}; set it back, or use another run.dir")
+        raise UserError(f"{last} was trained with another {first_few(fixed)}; set it back, or use another run.dir")
     if len(old["classes"]) != len(new["classes"]):
         was, now = len(old["classes"]), len(new["classes"])
         raise UserError(

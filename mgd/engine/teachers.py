@@ -12,7 +12,7 @@ from mgd.data.datasets import Splits
 from mgd.errors import UserError
 from mgd.evaluate import Report, evaluate
 from mgd.metrics import iou_per_class
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 
 log = logging.getLogger(__name__)
 LOST = 0.01  # a class below this IoU counts as lost
@@ -23,7 +23,7 @@ REMEDY = (
 
 
 def score_teachers(
-    teachers: Mapping[str, DeepLabV3Plus],
+    teachers: Mapping[str, SegmentationNetwork],
     config: Experiment,
     splits: Splits,
     device: torch.device,

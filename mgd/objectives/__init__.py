@@ -11,7 +11,7 @@ from mgd.data.datasets import Splits
 from mgd.data.maps import Contents, Maps, photo_name
 from mgd.errors import UserError
 from mgd.files import sha256_of
-from mgd.models.deeplab import DeepLabV3Plus, build_model
+from mgd.models.network import SegmentationNetwork, build_model
 from mgd.models.pretrained import load_imagenet
 from mgd.objectives.base import Objective
 from mgd.objectives.cps import CPSObjective
@@ -112,7 +112,9 @@ def find_teacher(files: tuple[str, ...], name: str) -> Path:
     raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
 
 
-def load_teacher(config: Experiment, name: str, num_classes: int, *, classes: Sequence[str] = ()) -> DeepLabV3Plus:
+def load_teacher(
+    config: Experiment, name: str, num_classes: int, *, classes: Sequence[str] = ()
+) -> SegmentationNetwork:
     """The "deep" or "wide" teacher of a config, from our file or an official one."""
     assert isinstance(config.method, Taught)
     path = find_teacher(teacher_paths(config.method)[name], name)
@@ -128,7 +130,7 @@ def _check_confidence(method: Method, num_classes: int) -> None:
         raise UserError(f"{count}; give one for all, or one for each")
 
 
-def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV3Plus:
+def _student(model: Model, num_classes: int, classes: Sequence[str]) -> SegmentationNetwork:
     """The network that is trained: from `model.init_from` where it is set."""
     if not model.init_from:
         return _network(model, num_classes)
@@ -137,7 +139,7 @@ def _student(model: Model, num_classes: int, classes: Sequence[str]) -> DeepLabV
     return network
 
 
-def build_network(model: Model, num_classes: int) -> DeepLabV3Plus:
+def build_network(model: Model, num_classes: int) -> SegmentationNetwork:
     """The network that a config asks for, with random weights. Raises UserError where it cannot be built."""
     return build_model(
         model.backbone,
@@ -149,7 +151,7 @@ def build_network(model: Model, num_classes: int) -> DeepLabV3Plus:
     )
 
 
-def _network(model: Model, num_classes: int) -> DeepLabV3Plus:
+def _network(model: Model, num_classes: int) -> SegmentationNetwork:
     network = build_network(model, num_classes)
     if network.unreached:
         names = ", ".join(network.unreached)

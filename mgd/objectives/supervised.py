@@ -2,14 +2,14 @@
 
 from mgd.config import Supervised
 from mgd.data.loaders import Batch
-from mgd.models.deeplab import DeepLabV3Plus
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import Objective, Pass, supervised_pass
 
 
 class SupervisedObjective(Objective):
     """L = sup(S)."""
 
-    def __init__(self, student: DeepLabV3Plus, config: Supervised) -> None:
+    def __init__(self, student: SegmentationNetwork, config: Supervised) -> None:
         super().__init__()
         self.student, self.config = student, config
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mgd.config import Experiment, fill_in, load, override, to_dict
 from mgd.data.datasets import open_splits
 from mgd.engine.resume import differences
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import write_text
 from mgd.study.sweep import Row, Sweep
 
@@ -83,8 +83,8 @@ def check(cells: Sequence[Cell]) -> None:
             scored = differences({"evaluation": before["evaluate"]}, {"evaluation": now["evaluate"]})
             if changed := [text for _, text in (*differences(before, now), *scored)]:
                 raise UserError(
-                    f"{cell.folder} holds a run with another {few(changed)}; set it back, delete that folder, or name "
-                    "another in Sweep(folder=...)"
+                    f"{cell.folder} holds a run with another {first_few(changed)}; set it back, delete that folder, or "
+                    "name another in Sweep(folder=...)"
                 )
 
 

@@ -18,7 +18,7 @@ from mgd.data.formats.rules import UNTOLD, Rules, Values, values
 from mgd.data.formats.table import READERS
 from mgd.data.images import load_image, read_indices
 from mgd.data.prepare.jobs import hold_out, write_label, write_lines
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import link, read_text, write_text
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
@@ -91,7 +91,7 @@ def convert(
 def _check_names(source: Path, export: Export) -> None:
     twice = [name for name, count in Counter(photo.name for photo in export.photos).items() if count > 1]
     if twice:
-        images = few(photo.image for photo in export.photos if photo.name == twice[0])
+        images = first_few(photo.image for photo in export.photos if photo.name == twice[0])
         raise UserError(f"{source} has {len(twice)} names of several photos, first {twice[0]} ({images}); rename them")
     if not any(photo.regions for photo in export.photos):
         raise UserError(f"{source} has {len(export.photos)} photos and no label; export the annotations as well")

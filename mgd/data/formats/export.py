@@ -11,7 +11,7 @@ import numpy as np
 
 from mgd.data.classes import Classes, read_classes, voc_color
 from mgd.data.images import IMAGE_SUFFIXES
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import read_text
 
 IGNORE = "__ignore__"  # labelme's name for "look away"; here the name of ignored pixels in every format
@@ -156,8 +156,8 @@ class Photos:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{self.source} names {path}, which is {few(found)}; say where with --images")
-        looked = few(self.folders) or "no folder"
+            raise UserError(f"{self.source} names {path}, which is {first_few(found)}; say where with --images")
+        looked = first_few(self.folders) or "no folder"
         raise UserError(f"{self.source} names {path}, which is not in {looked}; say where the photos are: --images")
 
     def name_of(self, image: Path) -> str:

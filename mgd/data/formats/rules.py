@@ -5,7 +5,7 @@ from typing import Literal
 
 from mgd.data.classes import Classes, voc_color
 from mgd.data.formats.export import IGNORE, Color, Export
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.metrics import IGNORE_INDEX
 
 BACKGROUND = "background"
@@ -47,7 +47,7 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
     if twice := sorted(set(rules.drop) & set(rules.ignore) | (set(into) & {*rules.drop, *rules.ignore})):
         raise UserError(f"{twice[0]} is in two of --merge, --drop and --ignore; keep it in one")
     if not rules.unmarked and (rules.drop or not export.covers):
-        reason = f"{few(rules.drop)} is dropped" if export.covers else "the format does not say it"
+        reason = f"{first_few(rules.drop)} is dropped" if export.covers else "the format does not say it"
         raise UserError(
             f"what is a pixel that no region covers ({reason})? Say --unmarked background: it shows no class and is "
             "learnt as background; or --unmarked ignore: nobody looked at it, no loss does either"
@@ -60,7 +60,7 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
         raise UserError(f"--classes does not name {strange[0]!r}; add it, or --merge, --drop or --ignore it")
     names = order.names if order else names
     if not 2 <= len(names) < UNTOLD:
-        raise UserError(f"{len(names)} classes are left ({few(names)}); there must be 2 to {UNTOLD - 1}")
+        raise UserError(f"{len(names)} classes are left ({first_few(names)}); there must be 2 to {UNTOLD - 1}")
     of = {name: names.index(into.get(name, name)) for name in export.names if into.get(name, name) in names}
     of = {name: value for name, value in of.items() if name not in rules.drop}
     of |= dict.fromkeys((IGNORE, *rules.ignore), IGNORE_INDEX)

@@ -18,7 +18,7 @@ from mgd.data.prepare.jobs import (
     write_lines,
     write_partitions,
 )
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import link, read_text
 from mgd.metrics import IGNORE_INDEX
 
@@ -103,7 +103,9 @@ def _label_jobs(photos: dict[str, Path], labels: Path, out: Path) -> list[Job]:
             jobs.append(Job(files[file], file, out / f"{name}_gtFine.png"))
     if bare:
         looked = ", ".join(f"*/NAME{kind}" for kind in kinds)
-        raise UserError(f"{labels.absolute()} has no label of {len(bare):,} photos: {few(bare)}; looked for {looked}")
+        raise UserError(
+            f"{labels.absolute()} has no label of {len(bare):,} photos: {first_few(bare)}; looked for {looked}"
+        )
     return jobs
 
 

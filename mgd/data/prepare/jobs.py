@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mgd.data.partitions import write_partition
-from mgd.errors import UserError, few
+from mgd.errors import UserError, first_few
 from mgd.files import read_lines, write_bytes, write_text
 from mgd.parallel import in_order
 from mgd.progress import Progress
@@ -85,7 +85,7 @@ def find(folder: Path, pattern: str, what: str) -> list[Path]:
     """
     found = sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
     if not found:
-        there = few(sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())) or "no file"
+        there = first_few(sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())) or "no file"
         raise UserError(f"{folder.absolute()} has no {pattern}, which is how {what} are called; found {there}")
     return found
 
