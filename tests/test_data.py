@@ -12,22 +12,14 @@ import torch
 from helpers import write_image
 
 from mgd.config import CPS, Data, Experiment, Model, Supervised, Train
+from mgd.data.batch import to_device
 from mgd.data.classes import BUILT_IN, Classes, read_classes
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list, split
 from mgd.data.images import load_image, load_label
-from mgd.data.loaders import (
-    LABELED,
-    PARTNER,
-    UNLABELED,
-    PositionSampler,
-    TrainingSamples,
-    ValidationSamples,
-    draw,
-    make_loader,
-    to_device,
-)
+from mgd.data.loaders import TrainingSamples, ValidationSamples, make_loader
 from mgd.data.names import name_of
+from mgd.data.positions import LABELED, PARTNER, UNLABELED, PositionSampler, draw
 from mgd.data.transforms import augment, draw_geometry, resize, shrink
 from mgd.errors import UserError
 from mgd.models.normalise import NormalisingNetwork

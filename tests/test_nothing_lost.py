@@ -26,8 +26,9 @@ import mgd.engine.loop as loop
 import mgd.evaluate as evaluation
 from mgd.__main__ import main
 from mgd.config import load
+from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import Batch, TrainingSamples
+from mgd.data.loaders import TrainingSamples
 from mgd.engine.distributed import Processes
 from mgd.engine.history import History
 from mgd.engine.log import Meter

@@ -12,8 +12,8 @@ from helpers import BACKBONE, CHANNELS, copy_of, differences
 from torch import Tensor
 
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised
+from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import box_masks
-from mgd.data.loaders import Batch, Views
 from mgd.losses import image_level_loss, ohem_cross_entropy, region_level_loss
 from mgd.models import SegmentationNetwork, build_model
 from mgd.objectives import build_objective

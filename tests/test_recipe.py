@@ -15,9 +15,10 @@ from test_objectives import METHOD, SIZE, batch, cps, learn, mgd, network, paper
 from torch import Tensor
 
 from mgd.config import CPS, Criterion, Data, Experiment, Model, Supervised, UniMatch
+from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import mix
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import Batch, TrainingSamples, Views
+from mgd.data.loaders import TrainingSamples
 from mgd.data.photometric import channel_dropout, strengthen
 from mgd.distillation_losses import pixel_kl_loss
 from mgd.errors import UserError

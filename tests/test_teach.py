@@ -27,9 +27,10 @@ from torch.utils.data import default_collate
 
 from mgd.__main__ import main
 from mgd.config import MGD, Experiment, load
+from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
-from mgd.data.loaders import Batch, TrainingSamples, to_device
+from mgd.data.loaders import TrainingSamples
 from mgd.data.maps import Contents, Kind, Maps, MapsWriter, Photo, cells
 from mgd.data.transforms import Geometry
 from mgd.errors import UserError
