@@ -21,7 +21,7 @@ from mgd.data.images import load_image, load_label
 from mgd.data.loaders import PREFETCH, TrainingSamples, ValidationSamples, make_loader, shared_bytes
 from mgd.data.names import name_of
 from mgd.data.positions import LABELED, PARTNER, UNLABELED, PositionSampler, draw
-from mgd.data.transforms import augment, resize, shrink
+from mgd.data.transforms import augment, draw_geometry, resize, shrink
 from mgd.errors import UserError
 from mgd.models.normalise import NormalisingNetwork
 from mgd.published import CITY, VOC
@@ -448,7 +448,24 @@ def test_crops_reach_every_part_of_the_image() -> None:
     assert set(np.flatnonzero(seen)) == set(label.ravel())
 
 
+@pytest.mark.parametrize(("height", "width"), [(33, 40), (40, 33)])
+def test_the_first_and_the_last_offset_of_a_crop_are_drawn_as_often_as_any(height: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_geometry(height, width, scales=(1.0,), crop=32, rng=rng) for _ in range(900)]
+    for side, offsets in ((height, [one.top for one in drawn]), (width, [one.left for one in drawn])):
+        times = Counter(offsets)
+        assert sorted(times) == list(range(side - 32 + 1))
+        assert min(times.values()) > 0.6 * 900 / (side - 32 + 1)
+
+
 # CutMix
+
+
+def test_every_position_has_a_mask_of_its_own_whatever_the_epoch(small_scenes: Path) -> None:
+    samples = samples_of(experiment(small_scenes, CPS()))
+    masks = [samples[position]["mask"] for position in (*range(12), 9 * 10**6)]
+    assert len({mask.numpy().tobytes() for mask in masks}) == 13
+    assert torch.equal(samples[3]["mask"], masks[3])
 
 
 def test_masks_are_binary_differ_and_take_between_a_tenth_and_a_half() -> None:
@@ -596,6 +613,17 @@ def test_a_single_unlabelled_image_is_refused_for_cutmix(small_scenes: Path) -> 
     lonely = Splits(splits.classes, splits.labeled, splits.unlabeled[:1], splits.val)
     with pytest.raises(UserError, match=r"data.partition=4 leaves 1 unlabelled images.*method=supervised"):
         TrainingSamples(lonely, experiment(small_scenes, CPS()))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_training_photos_and_labels_shrink_to_the_short_side(small_scenes: Path, cache: bool) -> None:
+    samples = samples_of(
+        experiment(small_scenes, Supervised(), short_side=24, cache=cache, crop_size=64, scales=(1.0,))
+    )
+    for _ in range(2):
+        view = samples[0]["labeled"]
+        assert view["extent"].tolist() == [20, 44, 16, 48]  # 24x32 of a scene of 48x64, in the middle of 64x64
+        assert int((view["label"] != 255).sum()) <= 24 * 32
 
 
 def test_validation_keeps_the_labels_own_size_when_photos_shrink(small_scenes: Path) -> None:

@@ -99,6 +99,7 @@ def test_a_pixel_is_sure_where_its_probability_reaches_its_classes_threshold() -
     assert is_sure(p, (0.65,)).tolist() == [[[False, False, True]]]
     assert is_sure(p, (0.5, 0.65)).tolist() == [[[True, False, True]]]
     assert is_sure(p, ()).all()
+    assert is_sure(torch.full((1, 2, 1, 1), 0.5), (0.5,)).all()
 
 
 def test_unsure_pseudo_labels_are_255() -> None:
