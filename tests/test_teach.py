@@ -282,6 +282,14 @@ def test_a_student_trains_without_its_teachers_and_goes_on_where_it_was_stopped(
     assert not differences(whole, read(other / "last.pt")["model"])
 
 
+def test_a_projection_to_more_channels_than_there_are_is_one_sentence(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "student", small_scenes)
+    assert main(["teach", str(config), *teachers, "method.teach.projection=25"]) == 2  # the wide teacher has 24
+    assert "method.teach.projection=25 is more than the 24 channels" in capsys.readouterr().err
+
+
 def test_training_without_maps_or_with_those_of_another_teacher_is_refused(
     tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
