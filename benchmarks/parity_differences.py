@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mgd.config import CPS, Data, Evaluate, Experiment, Model, Run, Supervised, Train
+from mgd.data.batch import Batch, to_device
 from mgd.data.cutmix import mix
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import Batch, TrainingSamples, to_device
+from mgd.data.loaders import TrainingSamples
 from mgd.data.transforms import augment
 from mgd.engine.distributed import processes
 from mgd.engine.loop import Trainer

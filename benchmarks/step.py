@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgd.config import MGD, Data, Experiment, Model, Train
+from mgd.data.batch import Batch
 from mgd.data.cutmix import box_masks
-from mgd.data.loaders import Batch
 from mgd.data.maps import Contents, Kind, Maps, MapsWriter, Photo
 from mgd.data.transforms import draw_geometry
 from mgd.engine.distributed import Processes

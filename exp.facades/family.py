@@ -2,35 +2,19 @@
 
 from dataclasses import replace
 
-from mgd.config import CPS, MGD, Data, Evaluate, Model, Train
+from mgd import small
+from mgd.config import CPS, Data, Train
 
 PHOTOS = Data(root="DATA/facades")
-DATA = replace(PHOTOS, short_side=72, crop_size=64, scales=(0.75, 1.0, 1.25, 1.5), cache=True, workers=0)
-STUDENT = Model(backbone="timm:test_resnet", pretrained=False, channels=48)
-DEEP = Model(backbone="resnet18_slim", pretrained=False, channels=48)
-WIDE = Model(backbone="timm:test_resnet", pretrained=False, channels=64)
+DATA = replace(small.DATA, root=PHOTOS.root)
+STUDENT, DEEP, WIDE, EVALUATE = small.STUDENT, small.DEEP, small.WIDE, small.EVALUATE
 TEACHER = CPS(weight=0.5, burn_in_iterations=400, rampup_iterations=400)
-TAUGHT = MGD(
-    deep_teacher=("exp.facades/facades{partition}.small_deep/run/last.pt",),
-    wide_teacher=("exp.facades/facades{partition}.small_wide/run/last.pt",),
-    lambda_image=0.004,
-    lambda_region=10.0,
-    pixel_labeled=0.5,
-    pixel_unlabeled=0.5,
-    baseline="exp.facades/facades{partition}.small_supervised/run/evaluation/last.json",
-)
+NAMES = "exp.facades/facades{partition}"
+TAUGHT = small.student_of(f"{NAMES}.small_deep", f"{NAMES}.small_wide", labels=f"{NAMES}.small_supervised")
 TRAIN = Train(batch_size=4, max_iterations=1000, lr=0.04)
-EVALUATE = Evaluate(every=0)
 
-# Heads compared: EfficientNet-Lite from ImageNet weights. With some twenty labels CPS from such weights does not beat
-# labels alone, so these are what teachers are trained on.
+# Heads compared on EfficientNet-Lite
 LITE_DATA = replace(DATA, short_side=96, crop_size=80)
-LITE0, LITE1, LITE2 = (Model(backbone=f"timm:tf_efficientnet_lite{size}", channels=64) for size in (0, 1, 2))
-LITE_TAUGHT = replace(
-    TAUGHT,
-    deep_teacher=("exp.facades/facades{partition}.lite2_deep/run/last.pt",),
-    wide_teacher=("exp.facades/facades{partition}.lite1_wide/run/last.pt",),
-    baseline="",
-)
-LITE_TEACHER_TRAIN = Train(batch_size=8, max_iterations=500, lr=0.1)
-LITE_TRAIN = replace(LITE_TEACHER_TRAIN, max_iterations=300)
+LITE0, LITE1, LITE2 = small.LITE0, small.LITE1, small.LITE2
+LITE_TAUGHT = small.student_of(f"{NAMES}.lite2_deep", f"{NAMES}.lite1_wide")
+LITE_TEACHER_TRAIN, LITE_TRAIN = small.LITE_TEACHER_TRAIN, small.LITE_TRAIN

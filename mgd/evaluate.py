@@ -56,7 +56,7 @@ def evaluate(
     pictures: Path | None = None,
     per_image: bool = False,
     progress: str = "",
-    heed: Callable[[], None] = lambda: None,
+    before_image: Callable[[], None] = lambda: None,
 ) -> Report:
     """Score a network; under torch.distributed the ranks share the images and all get the whole report.
 
@@ -68,7 +68,7 @@ def evaluate(
         pictures: folder for image | truth | prediction panels of the first `evaluate.pictures` images.
         per_image: keep every image's scores too.
         progress: caption of a progress bar; "" shows none.
-        heed: called before every image, as often on every rank; what it raises ends the evaluation.
+        before_image: called before every image, as often on every rank; what it raises ends the evaluation.
 
     Raises:
         UserError: an image or label cannot be read or does not fit into memory, scores that are not finite, or
@@ -83,7 +83,7 @@ def evaluate(
     fast = for_inference(network)
     turns = range(math.ceil(len(items) / world))
     for _ in Progress(turns, desc=progress, unit="image", disable=None if progress else True, leave=False):
-        heed()
+        before_image()
         if (sample := next(loaded, None)) is None:  # other ranks have one image more
             break
         item, label = items[sample["index"]], sample["label"].to(device, non_blocking=True)
@@ -116,8 +116,8 @@ def _predict(network: NormalisingNetwork, image: Tensor, how: Evaluate, item: It
     try:
         return predict_labels(network, image, how, size=(size[0], size[1]))
     except FloatingPointError as error:
-        told = f"the network gives scores that are not finite on {item.image}; its weights are broken"
-        raise UserError(told) from error
+        text = f"the network gives scores that are not finite on {item.image}; its weights are broken"
+        raise UserError(text) from error
     except Exception as error:
         if not is_out_of_memory(error):
             raise

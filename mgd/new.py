@@ -58,14 +58,14 @@ class Photos:
     shares: np.ndarray  # (K,) of the labelled pixels
 
 
-def write_family(folder: Path, root: Path, told: Mapping[str, object] | None = None) -> str:
+def write_family(folder: Path, root: Path, given: Mapping[str, object] | None = None) -> str:
     """Write FOLDER/family.py, FOLDER/<name><partition>.<network>/ for T_D, T_W and the student, and FOLDER/run.sh.
 
     Args:
         folder: must be new or empty; `exp.<name>` in the repository, or anywhere.
         root: the data set: train.txt and val.txt, or train/ and val/ with images/ and labels/ each; classes.csv; where
             there are such photos unlabeled/ or unlabeled.txt.
-        told: fields of `Data` that are not looked up but as a person says.
+        given: fields of `Data` that are not looked up but as a person says.
 
     Returns:
         What was decided, and what to do next.
@@ -75,7 +75,7 @@ def write_family(folder: Path, root: Path, told: Mapping[str, object] | None = N
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder, such as exp.{root.name}")
-    mine: list[Decision] = [(field, value, "as told") for field, value in (told or {}).items()]
+    mine: list[Decision] = [(field, value, "as told") for field, value in (given or {}).items()]
     data = _apply(Data(root=str(root), partition=1), mine)
     known = {field for field, *_ in mine}
     found = [one for one in _lists(root, data, known) if one[0] not in known]

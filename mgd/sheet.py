@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mgd.config import Experiment
+from mgd.data.batch import Views, to_device
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits
-from mgd.data.loaders import TrainingSamples, Views, to_device
+from mgd.data.loaders import TrainingSamples
 from mgd.draw import draw_sheet, overlay, panel
 from mgd.metrics import IGNORE_INDEX
 

@@ -74,6 +74,11 @@ class Teacher:
         self.step = max(1, math.ceil(window * config.evaluate.stride) // FEATURE_STRIDE) * FEATURE_STRIDE
         self.batch = config.evaluate.window_batch
         width = self.network.classifier.in_channels
+        if name == "wide" and self.how.projection > width:
+            raise UserError(
+                f"method.teach.projection={self.how.projection} is more than the {width} channels of the wide "
+                "teacher's feature; use fewer, or 0 for its own"
+            )
         self.projection = _projection(width, self.how.projection).to(device) if self.how.projection else None
         values = {"fp16": "<f2", "fp32": "<f4"}[self.how.values]
         self.kinds = [Kind(f"{name}.label"), Kind(f"{name}.confidence")]

@@ -10,25 +10,18 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_image
+from torch.utils._pytree import tree_leaves
 
-from mgd.config import CPS, Data, Experiment, Model, Supervised, Train
+from mgd.config import CPS, Data, Experiment, Model, Supervised, Train, override
+from mgd.data.batch import to_device
 from mgd.data.classes import BUILT_IN, Classes, read_classes
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list, split
 from mgd.data.images import load_image, load_label
-from mgd.data.loaders import (
-    LABELED,
-    PARTNER,
-    UNLABELED,
-    PositionSampler,
-    TrainingSamples,
-    ValidationSamples,
-    draw,
-    make_loader,
-    to_device,
-)
+from mgd.data.loaders import PREFETCH, TrainingSamples, ValidationSamples, make_loader, shared_bytes
 from mgd.data.names import name_of
-from mgd.data.transforms import augment, resize, shrink
+from mgd.data.positions import LABELED, PARTNER, UNLABELED, PositionSampler, draw
+from mgd.data.transforms import augment, draw_geometry, resize, shrink
 from mgd.errors import UserError
 from mgd.models.normalise import NormalisingNetwork
 from mgd.published import CITY, VOC
@@ -455,7 +448,24 @@ def test_crops_reach_every_part_of_the_image() -> None:
     assert set(np.flatnonzero(seen)) == set(label.ravel())
 
 
+@pytest.mark.parametrize(("height", "width"), [(33, 40), (40, 33)])
+def test_the_first_and_the_last_offset_of_a_crop_are_drawn_as_often_as_any(height: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_geometry(height, width, scales=(1.0,), crop=32, rng=rng) for _ in range(900)]
+    for side, offsets in ((height, [one.top for one in drawn]), (width, [one.left for one in drawn])):
+        times = Counter(offsets)
+        assert sorted(times) == list(range(side - 32 + 1))
+        assert min(times.values()) > 0.6 * 900 / (side - 32 + 1)
+
+
 # CutMix
+
+
+def test_every_position_has_a_mask_of_its_own_whatever_the_epoch(small_scenes: Path) -> None:
+    samples = samples_of(experiment(small_scenes, CPS()))
+    masks = [samples[position]["mask"] for position in (*range(12), 9 * 10**6)]
+    assert len({mask.numpy().tobytes() for mask in masks}) == 13
+    assert torch.equal(samples[3]["mask"], masks[3])
 
 
 def test_masks_are_binary_differ_and_take_between_a_tenth_and_a_half() -> None:
@@ -605,6 +615,17 @@ def test_a_single_unlabelled_image_is_refused_for_cutmix(small_scenes: Path) -> 
         TrainingSamples(lonely, experiment(small_scenes, CPS()))
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_training_photos_and_labels_shrink_to_the_short_side(small_scenes: Path, cache: bool) -> None:
+    samples = samples_of(
+        experiment(small_scenes, Supervised(), short_side=24, cache=cache, crop_size=64, scales=(1.0,))
+    )
+    for _ in range(2):
+        view = samples[0]["labeled"]
+        assert view["extent"].tolist() == [20, 44, 16, 48]  # 24x32 of a scene of 48x64, in the middle of 64x64
+        assert int((view["label"] != 255).sum()) <= 24 * 32
+
+
 def test_validation_keeps_the_labels_own_size_when_photos_shrink(small_scenes: Path) -> None:
     config = experiment(small_scenes, Supervised(), short_side=24)
     sample = ValidationSamples(open_val(config.data), config, 8)[1]
@@ -653,3 +674,13 @@ def test_labels_alone_make_a_batch_without_unlabelled_views(small_scenes: Path) 
     sampler = PositionSampler(0, 1, batch_size=2, accumulate=1, rank=0, world=1)
     batch = to_device(next(iter(make_loader(samples, sampler, workers=0, device=CPU, batched=True))), CPU, 0)
     assert (batch.first, batch.second, batch.mask) == (None, None, None)
+
+
+@pytest.mark.parametrize("method", ["supervised", "cps", "unimatch"])
+def test_shared_memory_is_planned_for_all_of_a_sample(small_scenes: Path, method: str) -> None:
+    data = Data(root=str(small_scenes), train_list="train_aug.txt", partition=4, crop_size=32, workers=1)
+    base = Experiment(data=data, model=Model(backbone="resnet18"), method=Supervised(), train=Train(batch_size=1))
+    config = override(base, [f"method={method}", "data.partner=independent"])
+    sample = TrainingSamples(open_splits(data), config)[0]
+    pixels = sum(leaf.nbytes for leaf in tree_leaves(sample) if isinstance(leaf, torch.Tensor) and leaf.dim() > 1)
+    assert shared_bytes(config) == PREFETCH * pixels

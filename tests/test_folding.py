@@ -9,6 +9,7 @@ from helpers import copy_of, differences
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mgd.engine.sync_batch_norm import synchronise
 from mgd.models import build_model
 from mgd.models.coarse_context import CoarseContextHead
 from mgd.models.folding import fold_batch_norm, for_inference
@@ -65,6 +66,13 @@ def test_the_context_convolved_at_stride_16_is_the_upsampled_ones_convolution(si
         features = folded.backbone(image(*size))
         expected, found = folded.head(features), coarse(features)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_batch_norm_of_several_processes_is_folded_as_well() -> None:
+    network = live(build_model("timm:test_resnet", 5, channels=16))
+    alone, found = for_inference(network), for_inference(synchronise(network))
+    assert len([*norms(found)]) == len([*norms(alone)])
+    torch.testing.assert_close(found(image(64, 64)), alone(image(64, 64)))
 
 
 class Twice(nn.Module):

@@ -65,6 +65,15 @@ def test_one_classifier_of_lraspps_feature_is_the_papers_sum_of_two():
     assert torch.allclose(network.classifier(feature), both, atol=1e-5)
 
 
+def test_lraspps_gate_without_a_weight_lets_half_of_the_context_through():
+    network = small("lraspp").eval()
+    torch.nn.init.zeros_(network.head.gate.weight)
+    features = network.backbone(torch.randn(1, 3, 64, 64))
+    low, high = (features[level] for level in network.head.levels)
+    half = F.interpolate(network.head.context(high) / 2, size=low.shape[-2:], mode="bilinear", align_corners=True)
+    assert torch.allclose(network.head(features)[:, :8], half, atol=1e-5)
+
+
 def test_a_depthwise_convolution_starts_with_the_variance_of_its_window():
     torch.manual_seed(0)
     head = build_model("timm:test_resnet", 5, head="separable").head

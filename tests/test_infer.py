@@ -61,6 +61,11 @@ def test_windows_overlap_only_as_much_as_the_stride_asks_for() -> None:
     assert (counts == 1).all()
 
 
+def test_scores_are_summed_where_windows_overlap() -> None:
+    counts = predict_scores(Counting(), photo(16, 27), windows(16))  # a step of ceil(16 * 2/3) = 11: at 0 and 11
+    assert counts[0, 0].tolist() == [1] * 11 + [2] * 5 + [1] * 11
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_windows_equal_the_whole_image_for_a_pixelwise_network(
     pixelwise: NormalisingNetwork, size: tuple[int, int]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgd.config import MGD, Criterion
-from mgd.data.loaders import Batch, Views
+from mgd.data.batch import Batch, Views
 from mgd.models import SegmentationNetwork, build_model
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import TeacherNetworks

@@ -26,8 +26,9 @@ import mgd.engine.loop as loop
 import mgd.evaluate as evaluation
 from mgd.__main__ import main
 from mgd.config import load
+from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import Batch, TrainingSamples
+from mgd.data.loaders import TrainingSamples
 from mgd.engine.distributed import Processes
 from mgd.engine.history import History
 from mgd.engine.log import Meter
@@ -167,7 +168,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
 
 def signal_after_two_images(seen: Path) -> None:
     """Make every evaluation of this process send it SIGTERM once two images have been scored; `seen` counts them."""
-    predict = evaluation.predict_scores
+    predict = evaluation.predict_labels
 
     def predict_and_signal(*arguments: Any, **how: Any) -> torch.Tensor:
         with open(seen, "a") as file:
@@ -176,7 +177,7 @@ def signal_after_two_images(seen: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return predict(*arguments, **how)
 
-    evaluation.predict_scores = predict_and_signal
+    evaluation.predict_labels = predict_and_signal
 
 
 @pytest.mark.parametrize("processes", [1, 2])

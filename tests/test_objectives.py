@@ -8,14 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import BACKBONE, copy_of, differences
+from helpers import BACKBONE, CHANNELS, copy_of, differences
 from torch import Tensor
 
-from mgd.config import CPS, MGD, Criterion, Supervised
+from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised
+from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import box_masks
-from mgd.data.loaders import Batch, Views
 from mgd.losses import image_level_loss, ohem_cross_entropy, region_level_loss
 from mgd.models import SegmentationNetwork, build_model
+from mgd.objectives import build_objective
 from mgd.objectives.base import Objective, rampup
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
@@ -195,8 +196,16 @@ def test_cps_is_the_published_equation() -> None:
     assert torch.allclose(terms["cps"], 1.5 * crossed, atol=1e-5)
 
 
+def test_a_step_of_cps_counts_every_image_once_in_the_statistics_of_each_copy() -> None:
+    objective = cps().train()
+    objective(batch())
+    for network in (objective.student, objective.peer):
+        counted = {int(n) for name, n in network.state_dict().items() if name.endswith("num_batches_tracked")}
+        assert counted == {4}  # labelled, u0, u1, mixed
+
+
 def test_mgd_is_the_published_equation() -> None:
-    one, objective = batch(), mgd(replace(METHOD, pixel_unlabeled=0.7, pixel_labeled=0.3))
+    one, objective = batch(), mgd(replace(METHOD, pixel_unlabeled=0.7, pixel_labeled=0.3, region_grid=5))
     student, teachers = objective.student, objective.teachers
     terms, mixed, valid = objective(one), paper_mix(one), paper_valid(one)
 
@@ -214,7 +223,7 @@ def test_mgd_is_the_published_equation() -> None:
         "pixel_labeled": 0.3 * consistency(one.labeled.image, labels),
         "pixel_unlabeled": 0.7 * consistency(mixed, [paper_label(teacher, one) for teacher in teachers.values()]),
         "image": 0.1 * image_level_loss(student(mixed), deep, valid=valid),
-        "region": 100 * region_level_loss(student.feature(mixed), wide, grid=7, valid=valid),
+        "region": 100 * region_level_loss(student.feature(mixed), wide, grid=5, valid=valid),
     }
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
@@ -235,9 +244,17 @@ def test_pseudo_labels_of_cps_come_without_gradient() -> None:
     assert all(p.grad is not None for p in objective.peer.parameters())
 
 
-def test_the_two_copies_of_cps_start_from_different_weights_and_both_learn() -> None:
+def test_the_two_copies_of_cps_start_from_different_weights() -> None:
+    model = Model(backbone=BACKBONE, pretrained=False, channels=CHANNELS)
+    objective = build_objective(Experiment(data=Data(root="x"), model=model, method=PEERS), CLASSES)
+    assert isinstance(objective, CPSObjective)
+    own, other = objective.student.state_dict(), objective.peer.state_dict()
+    drawn = {name for name, weight in own.items() if weight.dim() > 1}
+    assert drawn <= set(differences(own, other))
+
+
+def test_both_copies_of_cps_learn() -> None:
     objective = cps()
-    assert differences(objective.student.state_dict(), objective.peer.state_dict())
     before = {name: copy_of(getattr(objective, name).state_dict()) for name in ("student", "peer")}
     learn(objective)
     for name, state in before.items():

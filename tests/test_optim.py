@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import read, train
+from torch import nn
 
 from mgd.__main__ import main
 from mgd.config import Train, override
@@ -46,6 +47,13 @@ def test_the_heads_rate_is_a_factor(vit, optimizer):
     found = rates(vit, Train(optimizer=optimizer, lr=0.01, head_lr=40.0))
     assert {lr for name, (lr, _) in found.items() if name.startswith("backbone.")} == {0.01}
     assert {lr for name, (lr, _) in found.items() if not name.startswith("backbone.")} == {0.4}
+
+
+def test_what_a_method_trains_beside_its_networks_has_the_heads_rate(vit):
+    objective = nn.ModuleDict({"student": vit, "projection": nn.Conv2d(3, 4, 1)})
+    found = rates(objective, Train(optimizer="adamw", lr=0.01, head_lr=40.0, weight_decay=0.1))
+    assert set(found) == {name for name, p in objective.named_parameters() if p.requires_grad}
+    assert (found["projection.weight"], found["projection.bias"]) == ((0.4, 0.1), (0.4, 0.0))
 
 
 def test_layers_before_the_last_learn_less_each(vit):
@@ -95,6 +103,7 @@ def test_an_older_run_goes_on_with_imagenets_statistics_and_without_the_newer_ke
     content = read(last)
     for key in ("head", "decoder_stride", "mean", "std"):
         del content["arch"][key]
+    del content["training"]["statistics"]
     for section, key in (
         ("model", "head"),
         ("model", "decoder_stride"),

@@ -10,8 +10,8 @@ from golden import array, facts, needs_golden
 from torch import Tensor, nn
 
 from mgd.config import MGD
+from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import box_masks, mix
-from mgd.data.loaders import Batch, Views
 from mgd.losses import (
     cross_entropy,
     image_level_loss,

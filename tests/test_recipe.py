@@ -15,9 +15,10 @@ from test_objectives import METHOD, SIZE, batch, cps, learn, mgd, network, paper
 from torch import Tensor
 
 from mgd.config import CPS, Criterion, Data, Experiment, Model, Supervised, UniMatch
+from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import mix
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import Batch, TrainingSamples, Views
+from mgd.data.loaders import TrainingSamples
 from mgd.data.photometric import channel_dropout, strengthen
 from mgd.distillation_losses import pixel_kl_loss
 from mgd.errors import UserError
@@ -98,6 +99,7 @@ def test_a_pixel_is_sure_where_its_probability_reaches_its_classes_threshold() -
     assert is_sure(p, (0.65,)).tolist() == [[[False, False, True]]]
     assert is_sure(p, (0.5, 0.65)).tolist() == [[[True, False, True]]]
     assert is_sure(p, ()).all()
+    assert is_sure(torch.full((1, 2, 1, 1), 0.5), (0.5,)).all()
 
 
 def test_unsure_pseudo_labels_are_255() -> None:

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import differences, read, train, write_config, write_image, write_network
+from helpers import BACKBONE, CHANNELS, differences, read, train, write_config, write_image, write_network
 from PIL import Image
 from test_engine import metrics, trained_state
 
 import mgd.engine.loop as loop
 from mgd.__main__ import main
+from mgd.checkpoint import save
 from mgd.config import load
-from mgd.data.loaders import Batch
+from mgd.data.batch import Batch
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import Trainer
 from mgd.engine.resume import Wish
+from mgd.models import build_model
+from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = "index,name,red,green,blue\n0,plate,0,0,0\n1,screen,255,0,0\n2,leg,0,255,0\n"
 # 8 photos // 2 = 4 iterations an epoch
@@ -107,15 +110,42 @@ def test_a_class_more_is_a_sentence_that_no_option_changes(
         assert "was trained for 3 classes, the data have 4 now" in said
 
 
+@pytest.mark.parametrize("method", ["mgd", "kd"])
 def test_another_teacher_under_the_same_name_is_a_change(
-    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     teacher = write_network(tmp_path / "deep.pt", num_classes=8, seed=1)
-    options = ["method=mgd", f"method.deep_teacher={teacher}", "method.score_teachers=false"]
+    options = [f"method={method}", f"method.deep_teacher={teacher}", "method.score_teachers=false"]
     train(tmp_path, small_scenes, *options)
     write_network(teacher, num_classes=8, seed=2)
     assert main(["train", str(tmp_path), *options, "--resume"]) == 2
     assert "was trained on other data: another deep teacher" in capsys.readouterr().err
+
+
+def test_the_same_teacher_in_another_place_is_no_change_a_wider_one_does_not_fit(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["method=cwd", "method.score_teachers=false", "method.deep_teacher="]
+    teacher = write_network(tmp_path / "deep.pt", num_classes=8, seed=1)
+    train(tmp_path, small_scenes, *options[:-1], f"{options[-1]}{teacher}")
+    moved = Path(shutil.move(teacher, tmp_path / "moved.pt"))
+    train(tmp_path, small_scenes, *options[:-1], f"{options[-1]}{moved}", "--resume")
+    write_network(moved, num_classes=8, channels=24)
+    wider = [*options[:-1], f"{options[-1]}{moved}", "--accept-changes"]
+    assert main(["train", str(tmp_path), *wider]) == 2
+    assert "last.pt does not fit what these settings train: projections.deep.bias" in capsys.readouterr().err
+
+
+def test_each_network_goes_on_with_its_own_statistics(small_scenes: Path, tmp_path: Path) -> None:
+    start = build_model(BACKBONE, 8, channels=CHANNELS, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    save(tmp_path / "start.pt", start)
+    options = ["method=cps", f"model.init_from={tmp_path / 'start.pt'}"]
+    train(tmp_path, small_scenes, *options)
+    config = load(tmp_path, options)
+    (tmp_path / "start.pt").unlink()
+    write_network(tmp_path / "start.pt", num_classes=8)  # what a run started from may be gone, or another
+    trainer = Trainer(config, Processes(0, 1, torch.device("cpu")), Wish(resume=True))
+    assert [network.mean for network in trainer.stepper.networks] == [IMAGENET_MEAN, (0.5, 0.5, 0.5)]
 
 
 def test_the_same_data_in_another_place_are_no_change(root: Path, tmp_path: Path) -> None:

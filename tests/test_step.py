@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import mgd.engine.loop as loop
 from mgd.config import Experiment, load
-from mgd.data.loaders import Batch
+from mgd.data.batch import Batch
 from mgd.engine import distributed, step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch

@@ -16,8 +16,10 @@ from torch.utils.data import default_collate
 
 from mgd import losses
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised, Train
+from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import UNLABELED, Batch, TrainingSamples, draw, to_device
+from mgd.data.loaders import TrainingSamples
+from mgd.data.positions import UNLABELED, draw
 from mgd.engine import step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch

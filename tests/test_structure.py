@@ -21,7 +21,7 @@ LAYERS = (
     {"tensors", "draw", "figures", "rows", "scores"},
     {"checkpoint"},
     {"student"},
-    {"published", "objectives", "infer", "new"},
+    {"published", "small", "objectives", "infer", "new"},
     {"evaluate", "teach"},
     {"compare", "convert", "check", "sheet"},
     {"engine", "deploy"},

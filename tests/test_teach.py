@@ -27,9 +27,10 @@ from torch.utils.data import default_collate
 
 from mgd.__main__ import main
 from mgd.config import MGD, Experiment, load
+from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
-from mgd.data.loaders import Batch, TrainingSamples, to_device
+from mgd.data.loaders import TrainingSamples
 from mgd.data.maps import Contents, Kind, Maps, MapsWriter, Photo, cells
 from mgd.data.transforms import Geometry
 from mgd.errors import UserError
@@ -279,6 +280,14 @@ def test_a_student_trains_without_its_teachers_and_goes_on_where_it_was_stopped(
     assert not list(run.glob("teacher-*"))  # no teacher was loaded, hence none scored
     other = train(tmp_path / "other", small_scenes, *overrides, f"method.teach.dir={tmp_path / 'student' / 'maps'}")
     assert not differences(whole, read(other / "last.pt")["model"])
+
+
+def test_a_projection_to_more_channels_than_there_are_is_one_sentence(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "student", small_scenes)
+    assert main(["teach", str(config), *teachers, "method.teach.projection=25"]) == 2  # the wide teacher has 24
+    assert "method.teach.projection=25 is more than the 24 channels" in capsys.readouterr().err
 
 
 def test_training_without_maps_or_with_those_of_another_teacher_is_refused(

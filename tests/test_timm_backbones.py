@@ -8,7 +8,7 @@ import torch
 from test_mgd_step import CLASSES, WEIGHTS, batch
 
 from mgd.config import MGD, load
-from mgd.data.loaders import Views
+from mgd.data.batch import Views
 from mgd.errors import UserError
 from mgd.models import build_model, normalise
 from mgd.models.pretrained import load_imagenet

@@ -28,8 +28,8 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     if splits.labeled and splits.val:  # else what they are held against is not there
         found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
-    taught, frozen = teachers(config, splits.classes.names)
-    found += [*files, *taught, *maps(config, splits), *start(config)]
+    learnt_from, frozen = teachers(config, splits.classes.names)
+    found += [*files, *learnt_from, *maps(config, splits), *start(config)]
     broken: list[UserError] = []
     with collect_errors(broken):
         model = network(config, len(splits.classes))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mgd.check.findings import Finding
-from mgd.config import CPS, Experiment, MeanTeacher, Taught, UniMatch
+from mgd.config import CPS, MGD, Experiment, MeanTeacher, Taught, UniMatch
 from mgd.data.datasets import Item, Splits
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.errors import UserError
@@ -32,7 +32,7 @@ def network(config: Experiment, num_classes: int) -> SegmentationNetwork:
 
 
 def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding], list[SegmentationNetwork]]:
-    """Load what a student learns from; no classes takes any. The networks come back without their memory."""
+    """Load what a student learns from; no classes takes any. Those that run come back, without their memory."""
     found, networks = [], []
     if isinstance(config.method, Taught):
         for name, files in teacher_paths(config.method).items():
@@ -40,7 +40,8 @@ def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding],
                 teacher = load_teacher(config, name, len(classes), classes=classes)
                 text = f"{teacher.arch['backbone']} from {find_teacher(files, name)}"
                 found.append(Finding("ok", f"{name} teacher", text))
-                networks.append(teacher.to("meta"))
+                if not (isinstance(config.method, MGD) and config.method.teachers == "offline"):
+                    networks.append(teacher.to("meta"))
             except UserError as error:
                 found.append(Finding("error", f"{name} teacher", str(error)))
     return found, networks
@@ -112,9 +113,10 @@ def shared_memory(config: Experiment) -> Iterator[Finding]:
 def memory(config: Experiment, model: SegmentationNetwork, frozen: list[SegmentationNetwork], cached: int) -> Finding:
     """What one process of training holds at its peak, in fp32, estimated.
 
-    Counted: weights, gradients and momentum of what is trained; the teachers' (`frozen`) weights and the largest layer
-    of their forward; what is kept from a forward for its backward; logits and their gradient; the decoded images
-    (`cached`), with `data.cache`. A single process keeps one forward of a step at a time, DDP keeps all.
+    Counted: weights, gradients and momentum of what is trained; averaged weights; the weights of teachers that run
+    (`frozen`) and the largest layer of their forward; what is kept from a forward for its backward; logits and their
+    gradient; the decoded images (`cached`), with `data.cache`. A single process keeps one forward of a step at a time,
+    DDP keeps all.
     Not counted: PyTorch itself (0.8 GiB on a CPU), what a convolution needs while it runs, loader processes.
     Small runs on a CPU took 1.0 (labels alone), 1.3 (CPS) and 1.4 (MGD) times this.
     """
@@ -124,6 +126,7 @@ def memory(config: Experiment, model: SegmentationNetwork, frozen: list[Segmenta
     copies = 2 if isinstance(config.method, CPS) else 1
     forwards = copies * (1 + config.method.uses_unlabeled) if processes > 1 else 1
     needed = 3 * copies * _bytes(model) + forwards * _kept(model, images, crop)
+    needed += (_averages(config) + bool(config.train.ema)) * _bytes(model)
     needed += sum(map(_bytes, frozen)) + max(
         (_passing(teacher, 3 * images, crop, crop) for teacher in frozen), default=0
     )

@@ -20,5 +20,5 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"{others[0]}: only data. fields are looked up and kept; set others in the configs it writes")
     plain = Experiment(data=Data(root="", partition=1), model=Model(backbone="resnet18"), method=Supervised())
     data = override(plain, options.overrides).data
-    told = [text.partition("=")[0].removeprefix("data.") for text in options.overrides]
-    print(write_family(options.folder, options.data, {field: getattr(data, field) for field in told}))
+    given = [text.partition("=")[0].removeprefix("data.") for text in options.overrides]
+    print(write_family(options.folder, options.data, {field: getattr(data, field) for field in given}))

@@ -1,1 +1,8 @@
-"""From files to batches: lists, partitions, augmentation, CutMix, loaders."""
+"""From files to batches: lists, partitions, augmentation, CutMix, loaders.
+
+files      images (decoded photos and label maps), label_map (values that mean other classes), classes, names
+lists      folders (photos and pairs), datasets (labelled, unlabelled, validation), partitions (which are labelled)
+samples    transforms (a crop), cutmix (masks), photometric (strong, on the device), maps (what teachers left)
+batches    positions (who takes what), loaders (samples and their loaders), batch (what an objective gets)
+prepare/   makers of known data sets; formats/ readers and writers of annotation tools' labels
+"""

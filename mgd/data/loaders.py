@@ -1,100 +1,34 @@
-"""From splits to batches on the device: what is drawn at (seed, iteration, slot) depends on nothing else.
-
-A training *position* p = iteration * batch_size + slot owns one labelled image, one pair of different unlabelled images
-and one CutMix mask. Workers, ranks and micro-batches only decide who computes a position.
-"""
+"""From splits to samples, and loaders that collate them: what a position (`mgd.data.positions`) gets never changes."""
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from mgd.config import MGD, Experiment, UniMatch
 from mgd.data.classes import Classes
-from mgd.data.cutmix import box_masks, mix
+from mgd.data.cutmix import box_masks
 from mgd.data.datasets import Item, Splits, load_pair
 from mgd.data.maps import Maps, photo_name
-from mgd.data.photometric import strengthen
+from mgd.data.positions import LABELED, MASK, NOISE, OTHER_MASK, PARTNER, SAMPLE, UNLABELED, draw
 from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, first_few
 from mgd.parallel import cores
 
-LABELED, UNLABELED, PARTNER, MASK, OTHER_MASK, NOISE = range(6)  # streams of random numbers ...
 RARE_TRIES = 10  # crops of an image that are drawn until one holds a rare class
-SAMPLE, ORDER = range(2)  # ... and what they are used for
 
 PREFETCH = 2  # batches that a worker is ahead: it evens out what a step takes; more of them would only take memory
 SHARED_MEMORY = Path("/dev/shm")  # where workers put their batches; 64 MB in a container, if nobody says otherwise
 SHARED_MEMORY_REMEDY = "give the container more (docker run --shm-size=8g), or set data.workers=0"
 
 Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its label
-
-
-class Taught(NamedTuple):
-    """What the teachers' store has of images, with their geometry."""
-
-    labels: Mapping[str, Tensor]  # teacher -> (N,H,W) uint8, 255 in the padding
-    coarse: Mapping[str, Tensor]  # "logits" of T_D, "feature" of T_W -> (N,C,h,w), cells of the crop
-
-
-class Views(NamedTuple):
-    """Augmented images on the device; each network normalises them with its own statistics."""
-
-    image: Tensor  # (N,3,H,W) uint8 RGB
-    valid: Tensor  # (N,H,W) bool, False in the crop padding
-    label: Tensor | None = None  # (N,H,W) int64, 255 is ignored
-    taught: Taught | None = None  # with method.teachers="offline"
-
-
-class Batch(NamedTuple):
-    """What an objective's forward gets: one micro-batch of one rank."""
-
-    labeled: Views
-    first: Views | None  # u0 of the paper; None where the method uses no unlabelled images
-    second: Views | None  # u1: other images than `first`; None: image i's is image i+1 of `first`, and the other way
-    mask: Tensor | None  # (N,1,H,W) bool, True takes `second`
-    iteration: int
-    other_mask: Tensor | None = None  # of a second view, for methods that take one
-    noise: Tensor | None = None  # (N,) int64 on the CPU, one number for each position's own draws; with data.strong
-
-    def pair(self) -> tuple[Views, Views, Tensor]:
-        """(u0, u1, mask), for methods that use unlabelled images."""
-        assert self.first is not None and self.mask is not None  # noqa: PT018
-        return self.first, self.second or _beside(self.first), self.mask
-
-    def mixed(self) -> Views:
-        """CutMix of the pair; a pixel is valid where it is in the image that it comes from."""
-        return mix_views(*self.pair())
-
-    def hardened(self, view: int = 0) -> Views:
-        """The CutMix images as a student sees them, with data.strong augmented once more; view 1 has its own mask."""
-        first, second, mask = self.pair()
-        mixed = mix_views(first, second, mask if view == 0 or self.other_mask is None else self.other_mask)
-        return mixed if self.noise is None else mixed._replace(image=strengthen(mixed.image, self.noise, view=view))
-
-
-def mix_views(first: Views, second: Views, mask: Tensor) -> Views:
-    """CutMix of images and of where they are valid."""
-    return Views(mix(first.image, second.image, mask), mix(first.valid, second.valid, mask))
-
-
-def neighbours(values: Tensor) -> Tensor:
-    """(2n,...) -> the same with 0 and 1, 2 and 3, ... in each other's place."""
-    return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def _beside(views: Views) -> Views:
-    """The views of the neighbours."""
-    return Views(*tree_map(lambda value: None if value is None else neighbours(value), tuple(views)))
 
 
 class TrainingSamples(Dataset):
@@ -164,7 +98,7 @@ class TrainingSamples(Dataset):
         if target is not None:
             view["label"] = torch.from_numpy(target)
         if self.maps is not None:
-            view["taught"] = self._taught(self.maps, item, image.shape[:2], geometry, self.wanted[name])
+            view["maps"] = self._cut_maps(self.maps, item, image.shape[:2], geometry, self.wanted[name])
         return view
 
     def _augmented(
@@ -181,7 +115,7 @@ class TrainingSamples(Dataset):
             found = augment(image, label, **options)
         return found
 
-    def _taught(
+    def _cut_maps(
         self, maps: Maps, item: Item, size: tuple[int, int], geometry: Geometry, kinds: Sequence[str]
     ) -> dict[str, dict[str, Tensor]]:
         """The stored maps of these kinds, cut as the image was."""
@@ -189,14 +123,14 @@ class TrainingSamples(Dataset):
         photo = maps.photo(index)
         if (photo.height, photo.width) != size or photo.bytes != item.image.stat().st_size:
             raise UserError(f"{item.image} has changed since its maps were made; delete {maps.folder} and teach again")
-        taught: dict[str, dict[str, Tensor]] = {"labels": {}, "coarse": {}}
+        found: dict[str, dict[str, Tensor]] = {"labels": {}, "coarse": {}}
         for kind in kinds:
             teacher, _, what = kind.partition(".")
             if what == "label":
-                taught["labels"][teacher] = torch.from_numpy(maps.crop_full(index, kind, geometry))
+                found["labels"][teacher] = torch.from_numpy(maps.crop_full(index, kind, geometry))
             else:
-                taught["coarse"][what] = torch.from_numpy(maps.crop_coarse(index, kind, geometry))
-        return taught
+                found["coarse"][what] = torch.from_numpy(maps.crop_coarse(index, kind, geometry))
+        return found
 
     def _pick(
         self, items: list[Item], position: int, stream: int, broken: list[str], *, other_than: Item | None = None
@@ -245,38 +179,12 @@ class ValidationSamples(Dataset):
         return {"index": index, "image": torch.from_numpy(small).permute(2, 0, 1), "label": torch.from_numpy(label)}
 
 
-class PositionSampler(Sampler[list[int]]):
-    """The positions of one rank's micro-batches, from `start` (iteration) to `stop`."""
-
-    def __init__(self, start: int, stop: int, *, batch_size: int, accumulate: int, rank: int, world: int) -> None:
-        parts = accumulate * world
-        if batch_size % parts:
-            below = batch_size // parts * parts
-            near = [str(size) for size in (below, below + parts) if size]
-            raise UserError(
-                f"train.batch_size={batch_size} does not divide among {world} processes x {accumulate} micro-batches; "
-                f"use {' or '.join(near)}"
-            )
-        self.start, self.stop, self.batch_size = start, stop, batch_size
-        self.accumulate, self.rank, self.world = accumulate, rank, world
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[int]]:
-        size = self.batch_size // (self.accumulate * self.world)  # 8 images / 4 processes / 1 = 2 per micro-batch
-        for iteration in range(self.start, self.stop):
-            for part in range(self.accumulate):
-                first = iteration * self.batch_size + (self.rank * self.accumulate + part) * size
-                yield list(range(first, first + size))
-
-
 def _indices(names: Sequence[str], classes: Classes) -> list[int]:
     """Raises UserError where `data.rare_classes` names no class of the data."""
     for name in names:
         if name not in classes.names:
-            told = f"data.rare_classes={name} is no class of the data; use some of {', '.join(classes.names)}"
-            raise UserError(told)
+            text = f"data.rare_classes={name} is no class of the data; use some of {', '.join(classes.names)}"
+            raise UserError(text)
     return [classes.names.index(name) for name in names]
 
 
@@ -292,36 +200,14 @@ def wanted_maps(config: Experiment) -> dict[str, list[str]]:
     return {"labeled": labels if method.pixel_labeled else [], "first": unlabeled, "second": unlabeled}
 
 
-def draw(seed: int, stream: int, position: int, count: int) -> int:
-    """Which of `count` items a position takes from a stream: a new permutation every epoch, each item once in it.
-
-    PARTNER takes UNLABELED's permutation, rotated by 1 to count-1: every image once, and never the same as UNLABELED.
-    Positions 2n and 2n + 1 of UNLABELED never take the same item, not where an epoch begins between them either.
-    """
-    epoch, place = divmod(position, count)
-    if stream == PARTNER:
-        place = (place + 1 + int(np.random.default_rng([seed, ORDER, PARTNER, epoch]).integers(count - 1))) % count
-        stream = UNLABELED
-    return int(_permutation(seed, stream, epoch, count)[_apart(seed, stream, epoch, place, count)])
-
-
-def _apart(seed: int, stream: int, epoch: int, place: int, count: int) -> int:
-    """`place`, but the first two change places where the first would follow itself within a pair of positions."""
-    if stream != UNLABELED or place > 1 or epoch * count % 2 == 0:
-        return place
-    first, last = _permutation(seed, stream, epoch, count)[0], _permutation(seed, stream, epoch - 1, count)[-1]
-    return 1 - place if first == last else place
-
-
-@lru_cache(maxsize=8)
-def _permutation(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, ORDER, stream, epoch]).permutation(count)
-
-
 def shared_bytes(config: Experiment) -> int:
     """What the loaders of all training processes keep in SHARED_MEMORY when their workers are ahead."""
     train, crop = config.train, config.data.crop_size
-    planes = 3 + 1 + (3 + 3 + 1 if config.method.uses_unlabeled else 0)  # image and label, two images and their mask
+    method = config.method
+    planes = 3 + 1 + (3 + 3 + 1 if method.uses_unlabeled else 0)  # image and label, two images and their mask
+    planes += isinstance(method, UniMatch)  # the mask of the second view
+    if isinstance(method, MGD) and method.teachers == "offline":
+        planes += sum(len(kinds) for kinds in wanted_maps(config).values())  # a coarse map is about as large as a label
     workers = min(config.data.workers, cores())
     return workers * PREFETCH * train.batch_size // train.accumulate * planes * crop * crop
 
@@ -345,42 +231,6 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its own, so that starting a loader does not move the global one
     )
-
-
-def to_device(sample: dict[str, Any], device: torch.device, iteration: int) -> Batch:
-    """A collated batch -> the device, still uint8; copies do not block where memory is pinned."""
-
-    def views(name: str) -> Views | None:
-        if name not in sample:
-            return None
-        image = sample[name]["image"].to(device, non_blocking=True)
-        valid = _inside(sample[name]["extent"].to(device, non_blocking=True), *image.shape[-2:])
-        label, taught = sample[name].get("label"), sample[name].get("taught")
-        return Views(
-            image.contiguous(memory_format=torch.channels_last),
-            valid,
-            None if label is None else label.to(device, non_blocking=True).long(),
-            None if taught is None else Taught(**tree_map(lambda t: t.to(device, non_blocking=True), taught)),
-        )
-
-    labeled = views("labeled")
-    assert labeled is not None
-
-    def mask(name: str) -> Tensor | None:
-        return sample[name].to(device, non_blocking=True).bool() if name in sample else None
-
-    noise = sample.get("noise")
-    pair = (views("first"), views("second"), mask("mask"))
-    return Batch(labeled, *pair, iteration, other_mask=mask("other_mask"), noise=noise)
-
-
-def _inside(extent: Tensor, height: int, width: int) -> Tensor:
-    """(N,4) top, bottom, left, right -> (N,H,W) bool."""
-    y = torch.arange(height, device=extent.device)
-    x = torch.arange(width, device=extent.device)
-    rows = (y >= extent[:, 0:1]) & (y < extent[:, 1:2])
-    columns = (x >= extent[:, 2:3]) & (x < extent[:, 3:4])
-    return rows[:, :, None] & columns[:, None, :]
 
 
 def _share(sample: Any) -> Any:

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from mgd.config import MGD, Experiment, Taught, UniMatch
+from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import Batch, to_device, wanted_maps
+from mgd.data.loaders import wanted_maps
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
 from mgd.engine.step import Stepper
@@ -186,7 +187,7 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
     if isinstance(config.method, MGD) and config.method.teachers == "offline":
         for name, kinds in wanted_maps(config).items():
             if name in sample:
-                sample[name]["taught"] = _made_maps(config, kinds, num_classes)
+                sample[name]["maps"] = _made_maps(config, kinds, num_classes)
     return to_device(sample, device, AFTER_BURN_IN)
 
 
@@ -194,14 +195,14 @@ def _made_maps(config: Experiment, kinds: Sequence[str], num_classes: int) -> di
     """What a store gives of every image, in noise."""
     assert isinstance(config.method, MGD)
     count, crop = config.train.batch_size, config.data.crop_size
-    taught: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "coarse": {}}
+    maps: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "coarse": {}}
     sizes = {"logits": (num_classes, config.method.teach.logits_stride)}
     sizes["feature"] = (config.method.teach.projection or 256, config.method.feature_stride(crop))
     for teacher, _, what in (kind.partition(".") for kind in kinds):
         if what == "label":
-            taught["labels"][teacher] = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)
+            maps["labels"][teacher] = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)
         else:
             channels, stride = sizes[what]
             cells = -(-crop // stride)
-            taught["coarse"][what] = torch.randn(count, channels, cells, cells).half()
-    return taught
+            maps["coarse"][what] = torch.randn(count, channels, cells, cells).half()
+    return maps

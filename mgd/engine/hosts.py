@@ -83,6 +83,6 @@ def lost_peer(error: Exception, rank: int, hosts: Sequence[str], timeout: int) -
     reason = str(error).splitlines()[0]
     return (
         f"process {rank} cannot talk to {first_few(others)} ({reason}): where one of them ended, its own message says "
-        f"why; else look at that machine and the network between them (run.timeout={timeout} s is waited). --resume goes on "
-        "from the last save"
+        f"why; else look at that machine and the network between them (run.timeout={timeout} s is waited). "
+        "--resume goes on from the last save"
     )

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mgd.config import MGD, Experiment
+from mgd.config import Experiment, Taught
 from mgd.data.datasets import Item, Splits
 from mgd.objectives import find_teacher, teacher_paths
 
@@ -24,7 +24,7 @@ def inputs_of(config: Experiment, splits: Splits) -> Inputs:
         UserError: a teacher is missing.
     """
     items = (splits.labeled, splits.unlabeled, splits.val)
-    teachers = teacher_paths(config.method) if isinstance(config.method, MGD) else {}
+    teachers = teacher_paths(config.method) if isinstance(config.method, Taught) else {}
     return {
         "classes": list(splits.classes.names),
         **{part: {"count": len(of), "digest": _digest(of)} for part, of in zip(PARTS, items, strict=True)},

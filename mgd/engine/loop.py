@@ -12,13 +12,23 @@ from torch.utils.data import DataLoader
 from mgd import checkpoint
 from mgd.check import Finding, quick_check
 from mgd.config import Experiment, to_dict
+from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
-from mgd.data.loaders import PositionSampler, TrainingSamples, make_loader, to_device
+from mgd.data.loaders import TrainingSamples, make_loader
+from mgd.data.positions import PositionSampler
 from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
 from mgd.engine.inputs import inputs_of, same_validation
 from mgd.engine.log import Meter, log_to_file, record_run
-from mgd.engine.resume import Previous, Wish, check_same_start, keep_snapshot, previous_state, stretch_of
+from mgd.engine.resume import (
+    Previous,
+    Wish,
+    check_fits,
+    check_same_start,
+    keep_snapshot,
+    previous_state,
+    stretch_of,
+)
 from mgd.engine.step import Stepper
 from mgd.engine.stop import StopRequest
 from mgd.engine.teachers import score_teachers
@@ -82,7 +92,7 @@ class Trainer:
         config, team = self.config, self.team
         if team.is_main:
             self._describe()
-        teachers, splits, heed = self.stepper.objective.teachers, self.splits, self.stop.stop_if_agreed
+        teachers, splits, stops = self.stepper.objective.teachers, self.splits, self.stop.stop_if_agreed
         position = {"start": self.iteration, "total": self.total, "written": self.written}
         meter = Meter(self.folder, team.device, **position, images=config.train.batch_size, main=team.is_main)
         with contextlib.closing(meter), self.stop.listening():
@@ -90,7 +100,7 @@ class Trainer:
                 if self.iteration:  # the run may have ended between a save and what follows it
                     self._after_save(meter, evaluates=self.evaluation_due, keeps=self._plan()[2])
                 elif teachers:
-                    score_teachers(teachers, config, splits, team.device, main=team.is_main, heed=heed)
+                    score_teachers(teachers, config, splits, team.device, main=team.is_main, before_image=stops)
             self._loop(meter)
             self.stop.settle()
 
@@ -154,10 +164,10 @@ class Trainer:
         if self.team.world > 1:
             share_buffers(network)
         what, device = (network, splits.val, splits.classes, self.config), self.team.device
-        panels, heed = self.folder / "panels", self.stop.stop_if_agreed
-        report = evaluate(*what, device, pictures=panels, progress=caption, heed=heed)
+        panels, stops = self.folder / "panels", self.stop.stop_if_agreed
+        report = evaluate(*what, device, pictures=panels, progress=caption, before_image=stops)
         seen = {"student": network, **self.stepper.objective.teachers}
-        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, heed))
+        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, stops))
         meter.show(self.iteration, panels)
         self.watch.warn(report)
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
@@ -170,6 +180,7 @@ class Trainer:
     def _save(self, meter: Meter) -> None:
         standing: dict[str, Any] = {"best": self.best, "evaluation_due": self.evaluation_due, "written": meter.written}
         standing |= {"counts": self.history.counts, "inputs": self.inputs, "stretch": tuple(self.stretch)}
+        standing["statistics"] = [(network.mean, network.std) for network in self.stepper.networks]
         self._write("last.pt", training={**self.stepper.state_dict(), **standing})
 
     def _write(self, name: str, **extra: Any) -> None:
@@ -193,9 +204,12 @@ class Trainer:
 
     def _restore(self, previous: Previous) -> None:
         training = previous.training
+        check_fits(self.folder / "last.pt", training["objective"], self.stepper.objective.state_dict())
         self.stepper.load_state_dict(training, self.iteration)
-        for network in self.stepper.networks:  # a run goes on with the statistics that it began with
-            network.set_statistics(previous.arch["mean"], previous.arch["std"])
+        networks = self.stepper.networks  # each goes on with the statistics that it began with; of an older run all ...
+        known = [(previous.arch["mean"], previous.arch["std"])] * len(networks)  # ... with the student's
+        for network, (mean, std) in zip(networks, training.get("statistics", known), strict=True):
+            network.set_statistics(mean, std)
         self.evaluation_due, self.written = training["evaluation_due"], training["written"]
         self.history.counts |= training["counts"]
         if same_validation(training["inputs"], self.inputs):

@@ -1,6 +1,6 @@
 """Optimiser, schedule and precision; the defaults are the published ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import timm.optim
@@ -38,14 +38,24 @@ def make_optimizer(module: nn.Module, train: Train, device: torch.device) -> Opt
 def parameter_groups(module: nn.Module, train: Train) -> list[dict[str, Any]]:
     """What is trained, with its weight decay and learning rate; the first group has the backbone's full rate.
 
-    As published two groups; with another rate for the head or for early layers, or AdamW, those of each network.
+    As published two groups; with another rate for the head or for early layers, or AdamW, those of each network, and of
+    what a method trains beside them with the head's rate.
     """
     if train.optimizer != "adamw" and train.head_lr == train.layer_decay == 1:
-        decayed = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
-        others = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
-        return [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return _two_groups(module.parameters(), train)
     networks = [network for network in module.modules() if isinstance(network, SegmentationNetwork)]
-    return [group for network in networks for group in _groups_of(network, train) if group["params"]]
+    own = {id(parameter) for network in networks for parameter in network.parameters()}
+    beside = _two_groups((p for p in module.parameters() if id(p) not in own), train)  # such as CWD's projections
+    groups = [group for network in networks for group in _groups_of(network, train)]
+    groups += [{**group, "lr": train.lr * train.head_lr} for group in beside]
+    return [group for group in groups if group["params"]]
+
+
+def _two_groups(parameters: Iterable[nn.Parameter], train: Train) -> list[dict[str, Any]]:
+    """Weights with decay, biases and norms without."""
+    trained = [p for p in parameters if p.requires_grad]
+    decayed, others = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() <= 1]
+    return [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _groups_of(network: SegmentationNetwork, train: Train) -> Iterator[dict[str, Any]]:

@@ -1,12 +1,13 @@
 """Whether, and how, a run may go on from the state that its folder holds."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
+from torch import Tensor
 
 from mgd import checkpoint
 from mgd.config import Experiment, from_dict, to_dict
@@ -19,13 +20,17 @@ SNAPSHOT, SNAPSHOT_PATTERN = "iteration-{:07d}.pt", "iteration-*.pt"
 # What a training state must hold beside the stepper's; one of an older version may not.
 NEEDED = {"best", "evaluation_due", "written", "counts", "inputs", "stretch"}
 
-# What may differ between a run and its resumption, since it is no part of what is trained.
+# What may differ between a run and its resumption, since it is no part of what is trained; teachers and their maps
+# are held against those of before by what is in them.
 FREE_KEYS = (
     *("run", "evaluate", "data.root", "data.workers", "data.cache", "model.weights_dir"),
     *("method.baseline", "method.score_teachers", "data.skip_broken", "train.max_skipped", "train.accumulate"),
+    *("method.deep_teacher", "method.wide_teacher", "method.teach.dir", "model.init_from"),
 )
 # What may not even when it is asked for: the state would not fit.
-FIXED_KEYS = ("model", "method.name", "train.optimizer", "train.ema", "train.precision")
+FIXED_KEYS = (
+    *("model", "method.name", "train.optimizer", "train.head_lr", "train.layer_decay", "train.ema", "train.precision"),
+)
 # What iterations that are added to a run may have of their own.
 SCHEDULE_KEYS = ("train.lr", "train.power", "train.epochs", "train.max_iterations")
 
@@ -80,8 +85,8 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
     _refuse_what_does_not_fit(last, settings, training["inputs"], inputs)
     if settings and not wish.accept_changes:
         raise UserError(
-            f"{last} was trained with another {first_few(settings.values())}; set it back, or use another run.dir, or go "
-            "on all the same with --accept-changes"
+            f"{last} was trained with another {first_few(settings.values())}; set it back, or use another run.dir, or "
+            "go on all the same with --accept-changes"
         )
     if data and not wish.accept_changes:
         raise UserError(
@@ -100,6 +105,16 @@ def _refuse_what_does_not_fit(last: Path, settings: dict[str, str], old: Inputs,
         raise UserError(
             f"{last} was trained for {was} classes, the data have {now} now, which its network does not fit; set "
             "data.classes back, or use another run.dir"
+        )
+
+
+def check_fits(file: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise UserError where a state's tensors are not, by name and shape, those that these settings train."""
+    names = sorted(saved.keys() | own.keys())
+    if other := [n for n in names if n not in saved or n not in own or saved[n].shape != own[n].shape]:
+        raise UserError(
+            f"{file} does not fit what these settings train: {first_few(other)}; set them and the teachers back, or "
+            "use another run.dir"
         )
 
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from mgd.config import Train
-from mgd.data.loaders import Batch
+from mgd.data.batch import Batch
 from mgd.engine.distributed import Processes, distribute, shares_of
 from mgd.engine.optim import make_optimizer, make_schedule, move_schedule, pick_precision
 from mgd.engine.sync_batch_norm import synchronise

@@ -29,11 +29,11 @@ def score_teachers(
     device: torch.device,
     *,
     main: bool,
-    heed: Callable[[], None],
+    before_image: Callable[[], None],
 ) -> None:
     """Evaluate every teacher, write teacher-<name>.json and .txt into the run's folder, and warn of a bad one.
 
-    `heed` is called before every image, as in `evaluate`.
+    `before_image` is called before every image, as in `evaluate`.
     """
     assert isinstance(config.method, Taught)
     if not config.method.score_teachers:
@@ -41,7 +41,9 @@ def score_teachers(
     baseline = _baseline_miou(config.method.baseline)
     for name, teacher in teachers.items():
         caption = f"{name} teacher" if main else ""
-        report = evaluate(teacher, splits.val, splits.classes, config, device, progress=caption, heed=heed)
+        report = evaluate(
+            teacher, splits.val, splits.classes, config, device, progress=caption, before_image=before_image
+        )
         log.info("%s teacher: mIoU %.2f on %d validation images", name, 100 * report.miou, report.images)
         for warning in warnings_about(report, baseline):
             log.warning("WARNING: the %s teacher %s. %s", name, warning, REMEDY)

@@ -29,7 +29,7 @@ class Watch:
 
     def __init__(self, config: Experiment, classes: Classes) -> None:
         """Raises UserError where `evaluate.watch` asks for photos whose label is broken."""
-        self.config, self.classes, self.told = config, classes, set[str]()
+        self.config, self.classes, self.warned = config, classes, set[str]()
         items = hidden_truth(config.data) if config.evaluate.watch else []
         places = np.linspace(0, len(items) - 1, min(config.evaluate.watch, len(items))).round().astype(int)
         self.samples = ValidationSamples([items[i] for i in places], config, len(classes))
@@ -44,18 +44,18 @@ class Watch:
     def warn(self, report: Report) -> None:
         """Of what must not pass in silence: lost classes, a teacher that its student has overtaken."""
         for text in (*lost_classes(report), *overtaken(report.miou, Path(self.config.run.dir))):
-            if text not in self.told:
-                self.told.add(text)
+            if text not in self.warned:
+                self.warned.add(text)
                 log.warning("WARNING: %s", text)
 
     @torch.inference_mode()
     def pseudo_labels(
-        self, networks: Mapping[str, NormalisingNetwork], device: torch.device, heed: Callable[[], None]
+        self, networks: Mapping[str, NormalisingNetwork], device: torch.device, before_image: Callable[[], None]
     ) -> dict[str, float]:
         """How good the networks' pseudo-labels are on the photos whose truth is kept from training.
 
         Args:
-            heed: called before every photo.
+            before_image: called before every photo.
 
         Returns:
             For each network: pseudo/<network>/accuracy and coverage, the share of right ones among those that reach
@@ -68,7 +68,7 @@ class Watch:
         for network in networks.values():
             network.eval()
         for i in range(len(self.samples)):
-            heed()
+            before_image()
             sample = self.samples[i]
             size = tuple(sample["label"].shape)
             image = sample["image"].to(device)

@@ -49,8 +49,9 @@ def fold_batch_norm(network: Network) -> Network:
     gone: dict[nn.Module, nn.Module] = {}
     for norm, convs in pairs:
         _fold(norm, convs)
-        rest = [module for module in (getattr(norm, "drop", None), getattr(norm, "act", None)) if module is not None]
-        gone[norm] = nn.Sequential(*rest) if rest else nn.Identity()  # timm's norm layers hold an activation
+        # timm's norm layers hold a dropout, which is nothing here, and an activation.
+        activation = getattr(norm, "act", None)
+        gone[norm] = nn.Identity() if activation is None else activation
     for parent in list(folded.modules()):
         for name, child in parent.named_children():
             if child in gone:

@@ -4,7 +4,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from mgd.data.loaders import Views
+from mgd.data.batch import Views
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import see
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Criterion
+from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
-from mgd.data.loaders import Batch, Views, neighbours
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.heads import upsample

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mgd.config import CPS
-from mgd.data.loaders import Batch
+from mgd.data.batch import Batch
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher

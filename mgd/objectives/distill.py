@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import CWD, KD
-from mgd.data.loaders import Batch, Views
+from mgd.data.batch import Batch, Views
 from mgd.distillation_losses import channel_wise_loss, pixel_kl_loss
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from mgd.config import MeanTeacher
+from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import mix
-from mgd.data.loaders import Batch, Views
 from mgd.distillation_losses import squared_probability_loss
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher

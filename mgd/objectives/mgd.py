@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mgd.config import MGD
-from mgd.data.loaders import Batch, Views
+from mgd.data.batch import Batch, Views
 from mgd.distillation_losses import pixel_kl_loss
 from mgd.losses import image_level_loss, region_level_loss
 from mgd.models.network import SegmentationNetwork
@@ -75,7 +75,7 @@ class MGDObjective(Objective):
     def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
         config = self.config
-        labels, pooled, taught, soft = self.teaching.lesson(batch, mixed)
+        labels, pooled, target, soft = self.teaching.lesson(batch, mixed)
         feature = self.student.feature(see(self.student, batch.hardened()))
         logits = self.student.classifier(feature)
         terms = {}
@@ -86,8 +86,8 @@ class MGDObjective(Objective):
         if pooled is not None:
             valid = fill(self.student, mixed.valid, 0)
             terms["image"] = config.lambda_image * image_level_loss(logits, pooled, valid=valid)
-        if taught is not None:
-            region = region_level_loss(feature, taught, grid=config.region_grid, valid=mixed.valid)
+        if target is not None:
+            region = region_level_loss(feature, target, grid=config.region_grid, valid=mixed.valid)
             terms["region"] = config.lambda_region * region
         if soft:
             large = self.student.logits(feature, mixed.image.shape[-2:])

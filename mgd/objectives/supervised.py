@@ -1,7 +1,7 @@
 """Labels alone: the lower bound that every other method is held against."""
 
 from mgd.config import Supervised
-from mgd.data.loaders import Batch
+from mgd.data.batch import Batch
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import Objective, Pass, supervised_pass
 

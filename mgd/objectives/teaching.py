@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import MGD
+from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import mix
-from mgd.data.loaders import Batch, Views
 from mgd.losses import global_pool
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
@@ -120,15 +120,15 @@ class StoredTeaching(Teaching):
     """
 
     def labels(self, views: Views) -> Labels:
-        assert views.taught is not None
-        return dict(views.taught.labels)
+        assert views.maps is not None
+        return dict(views.maps.labels)
 
     def lesson(self, batch: Batch, mixed: Views) -> Lesson:
         first, second, mask = batch.pair()
-        assert first.taught is not None
-        assert second.taught is not None
-        partner = second.taught.labels
-        labels = {name: mix(own, partner[name], mask) for name, own in first.taught.labels.items()}
+        assert first.maps is not None
+        assert second.maps is not None
+        partner = second.maps.labels
+        labels = {name: mix(own, partner[name], mask) for name, own in first.maps.labels.items()}
         pooled, feature = None, None
         if self.compares_image:
             pooled = global_pool(*self._mixed(batch, "logits", self.config.teach.logits_stride))
@@ -144,12 +144,12 @@ class StoredTeaching(Teaching):
     def _mixed(batch: Batch, name: str, stride: int) -> tuple[Tensor, Tensor]:
         """(N,C,h,w) float32, the mean over the valid pixels of each cell; (N,h,w), how many pixels these are."""
         first, second, mask = batch.pair()
-        assert first.taught is not None
-        assert second.taught is not None
+        assert first.maps is not None
+        assert second.maps is not None
         taken = mask[:, 0].bool()
         share = _pixels_in_cells(first.valid & ~taken, stride)
         other = _pixels_in_cells(second.valid & taken, stride)
-        own, partner = (taught.coarse[name].float() for taught in (first.taught, second.taught))
+        own, partner = (maps.coarse[name].float() for maps in (first.maps, second.maps))
         total = share + other
         return (own * share[:, None] + partner * other[:, None]) / total.clamp(min=1)[:, None], total
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mgd.config import UniMatch
-from mgd.data.loaders import Batch, Views
+from mgd.data.batch import Batch, Views
 from mgd.data.photometric import channel_dropout
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher

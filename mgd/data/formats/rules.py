@@ -41,10 +41,10 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
         UserError: a rule names a class that the export lacks, or two rules the same; nobody says what unmarked pixels
             are; fewer than 2 classes are left, or too many.
     """
-    into = _merged(export, rules)
+    merged = _merged(export, rules)
     for option, chosen in (("--drop", rules.drop), ("--ignore", rules.ignore)):
         _check_known(option, chosen, export)
-    if twice := sorted(set(rules.drop) & set(rules.ignore) | (set(into) & {*rules.drop, *rules.ignore})):
+    if twice := sorted(set(rules.drop) & set(rules.ignore) | (set(merged) & {*rules.drop, *rules.ignore})):
         raise UserError(f"{twice[0]} is in two of --merge, --drop and --ignore; keep it in one")
     if not rules.unmarked and (rules.drop or not export.covers):
         reason = f"{first_few(rules.drop)} is dropped" if export.covers else "the format does not say it"
@@ -52,7 +52,7 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
             f"what is a pixel that no region covers ({reason})? Say --unmarked background: it shows no class and is "
             "learnt as background; or --unmarked ignore: nobody looked at it, no loss does either"
         )
-    left = [into.get(name, name) for name in export.names if name not in {*rules.drop, *rules.ignore, IGNORE}]
+    left = [merged.get(name, name) for name in export.names if name not in {*rules.drop, *rules.ignore, IGNORE}]
     if rules.unmarked == BACKGROUND and BACKGROUND not in left:
         left.insert(0, BACKGROUND)
     names = tuple(dict.fromkeys(left))
@@ -61,27 +61,27 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
     names = order.names if order else names
     if not 2 <= len(names) < UNTOLD:
         raise UserError(f"{len(names)} classes are left ({first_few(names)}); there must be 2 to {UNTOLD - 1}")
-    of = {name: names.index(into.get(name, name)) for name in export.names if into.get(name, name) in names}
+    of = {name: names.index(merged.get(name, name)) for name in export.names if merged.get(name, name) in names}
     of = {name: value for name, value in of.items() if name not in rules.drop}
     of |= dict.fromkeys((IGNORE, *rules.ignore), IGNORE_INDEX)
     unmarked = {"": UNTOLD, "ignore": IGNORE_INDEX}.get(rules.unmarked)
-    classes = order or Classes(names, _colors(names, into, export))
+    classes = order or Classes(names, _colors(names, merged, export))
     return Values(classes, of, names.index(BACKGROUND) if unmarked is None else unmarked)
 
 
 def _merged(export: Export, rules: Rules) -> dict[str, str]:
     """Old name -> new name."""
-    into: dict[str, str] = {}
+    merged: dict[str, str] = {}
     for rule in rules.merge:
         new, equals, olds = rule.partition("=")
         chosen = [old.strip() for old in olds.split(",") if old.strip()]
         if not equals or not new.strip() or not chosen:
             raise UserError(f"--merge {rule} is no rule; write NEW=OLD,OLD with names of classes")
         _check_known("--merge", chosen, export)
-        if twice := [old for old in chosen if old in into]:
-            raise UserError(f"--merge puts {twice[0]} into {into[twice[0]]} and into {new.strip()}; keep one")
-        into |= dict.fromkeys(chosen, new.strip())
-    return into
+        if twice := [old for old in chosen if old in merged]:
+            raise UserError(f"--merge puts {twice[0]} into {merged[twice[0]]} and into {new.strip()}; keep one")
+        merged |= dict.fromkeys(chosen, new.strip())
+    return merged
 
 
 def _check_known(option: str, names: list[str] | tuple[str, ...], export: Export) -> None:
@@ -90,11 +90,11 @@ def _check_known(option: str, names: list[str] | tuple[str, ...], export: Export
         raise UserError(f"{option} names {strange[0]!r}, which is no class of the export; it has {listed}")
 
 
-def _colors(names: tuple[str, ...], into: dict[str, str], export: Export) -> tuple[Color, ...]:
+def _colors(names: tuple[str, ...], merged: dict[str, str], export: Export) -> tuple[Color, ...]:
     """The export's colours where it has them, that of the first of merged classes; else VOC's, none of them twice."""
     known: dict[str, Color] = {}
     for name in export.names:
         if name in export.colors:
-            known.setdefault(into.get(name, name), export.colors[name])
+            known.setdefault(merged.get(name, name), export.colors[name])
     free = (color for i in range(256) if (color := voc_color(i)) not in known.values())
     return tuple(known[name] if name in known else next(free) for name in names)
