@@ -42,12 +42,14 @@ from mgd.engine.fit import made_batch
 from mgd.engine.step import Stepper
 from mgd.files import write_json
 from mgd.models import SegmentationNetwork, build_model
+from mgd.objectives import build_network
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 
 CLASSES, IMAGES = 21, 2
 CPU = torch.device("cpu")
 STUDENTS = {name: Model(backbone=name, pretrained=False) for name in ("resnet18", "mobilenet_v2")}
+STUDENTS["light"] = Model(backbone="mobilenet_v2", head="separable", pretrained=False)
 PUBLISHED = {"resnet18": "resnet18", "mobilenet_v2": "mobilenet_v2", "light": "mobilenet_v2"}
 TEACHERS = {"deep": "resnet101", "wide": "wide_resnet50_2"}
 Step = Callable[[], object]
@@ -71,7 +73,7 @@ def ours(config: Experiment) -> Stepper:
     assert isinstance(config.method, MGD)
     offline = config.method.teachers == "offline"
     teaching = StoredTeaching(config.method, (*TEACHERS,)) if offline else TeacherNetworks(networks(), config.method)
-    student = build_model(config.model.backbone, CLASSES)
+    student = build_network(config.model, CLASSES)
     return Stepper(MGDObjective(student, teaching, config.method), config.train, Processes(0, 1, CPU), 10**6)
 
 

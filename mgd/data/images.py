@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from mgd.data.label_map import UNCLEAR, value_table, with_ignored
+from mgd.data.plain import decode_plain
 from mgd.errors import UserError
 from mgd.metrics import IGNORE_INDEX
 
@@ -43,6 +45,8 @@ def load_image(path: Path) -> np.ndarray:
         UserError: the file is missing, truncated, no image, or has more than 8 bits a channel or other channels than
             grey or red, green and blue, with or without alpha.
     """
+    if (plain := decode_plain(path)) is not None:
+        return plain
     image, _ = _decode(path, upright=True)
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
         raise UserError(f"{path} is a {image.mode} image; {_BANDS}", kind="format")
@@ -55,6 +59,8 @@ def read_indices(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, truncated, no image, or not a single 8-bit channel without loss.
     """
+    if (plain := decode_plain(path, grey=True)) is not None:
+        return plain
     image, bits = _decode(path, upright=False)
     compression, found = image.info.get("compression"), ""
     if image.format not in LOSSLESS:
@@ -86,7 +92,7 @@ def load_label(
     table = value_table(with_ignored(label_map, ignore_values)).copy()
     table[(table >= num_classes) & (table != IGNORE_INDEX)] = UNCLEAR
     values = read_indices(path)
-    label = table[values]
+    label = cv2.LUT(values, table)
     if (label == UNCLEAR).any():
         wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != UNCLEAR)))
         mapped = "a value that another one is mapped to must be named as well, " if label_map else ""

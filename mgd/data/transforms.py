@@ -1,5 +1,6 @@
 """Augmentation of an image together with its label map: pure functions of arrays and a generator."""
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -38,14 +39,41 @@ def draw_geometry(
 
 def cut(array: np.ndarray, geometry: Geometry, *, fill: int, nearest: bool = False) -> np.ndarray:
     """The crop (crop,crop) or (crop,crop,3) of a photo, or of a label map (`nearest`); `fill` where there is none."""
-    array = array[:, ::-1] if geometry.flip else array
-    height, width, top, left, crop = geometry[1:]
-    if nearest and array.shape[:2] != (height, width):  # only what the crop needs
-        rows, columns = _nearest(array.shape[0], height), _nearest(array.shape[1], width)
-        array, top, left = array[rows[top : top + crop]][:, columns[left : left + crop]], 0, 0
-    else:
-        array = resize(array, height, width)
-    return _crop(array, top, left, crop, fill=fill)
+    flip, height, width, top, left, crop = geometry
+    if nearest:
+        array = array[:, ::-1] if flip else array
+        if array.shape[:2] != (height, width):  # only what the crop needs
+            rows, columns = _nearest(array.shape[0], height), _nearest(array.shape[1], width)
+            array, top, left = array[rows[top : top + crop]][:, columns[left : left + crop]], 0, 0
+        return _crop(array, top, left, crop, fill=fill)
+    down = needed(array.shape[0], height, top, crop)
+    across = needed(array.shape[1], width, left, crop, flip=flip)
+    part = array[down.first : down.last, across.first : across.last]
+    part = resize(cv2.flip(part, 1) if flip else part, down.scaled, across.scaled)
+    return _crop(part, down.start, across.start, crop, fill=fill)
+
+
+class Needed(NamedTuple):
+    """Along one side: the part of a photo that a crop is made of, which resized alone gives what the whole would."""
+
+    first: int  # and the one after the last, in pixels of the photo
+    last: int
+    scaled: int  # its length when it is resized
+    start: int  # of the crop in the resized part
+
+
+def needed(side: int, scaled: int, start: int, crop: int, *, flip: bool = False) -> Needed:
+    """The part that a crop beginning at `start` of a side needs that is mirrored, then resized to `scaled`.
+
+    Old and new pixels meet every side / gcd old ones: a part that begins and ends there keeps ratio and phase.
+    One such period more at both ends has the neighbours that interpolation looks at.
+    """
+    periods = math.gcd(side, scaled)
+    old, new = side // periods, scaled // periods
+    first = max(0, start // new - 1)
+    last = min(periods, -(-min(start + crop, scaled) // new) + 1)
+    pixels = (side - last * old, side - first * old) if flip else (first * old, last * old)
+    return Needed(*pixels, (last - first) * new, start - first * new)
 
 
 def augment(
@@ -71,7 +99,7 @@ def resize(array: np.ndarray, height: int, width: int, *, nearest: bool = False)
         return array
     if nearest:
         return array[_nearest(array.shape[0], height)][:, _nearest(array.shape[1], width)]
-    return cv2.resize(np.ascontiguousarray(array), (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(array, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def shrink(array: np.ndarray, short_side: int, *, nearest: bool = False) -> np.ndarray:
@@ -103,8 +131,9 @@ def _nearest(old: int, new: int) -> np.ndarray:
 def _crop(array: np.ndarray, top: int, left: int, crop: int, *, fill: int) -> np.ndarray:
     """Cut out (crop,crop); where the array is smaller it is centred, as in the official code."""
     part = array[top : top + crop, left : left + crop]
-    missing_y, missing_x = crop - part.shape[0], crop - part.shape[1]
-    pads = [(missing_y // 2, missing_y - missing_y // 2), (missing_x // 2, missing_x - missing_x // 2)]
-    if array.ndim == 3:
-        pads.append((0, 0))
-    return np.pad(part, pads, constant_values=fill)
+    height, width = part.shape[:2]
+    y, x = (crop - height) // 2, (crop - width) // 2
+    shape = (crop, crop, *array.shape[2:])
+    out = np.empty(shape, array.dtype) if (height, width) == (crop, crop) else np.full(shape, fill, array.dtype)
+    out[y : y + height, x : x + width] = part
+    return out

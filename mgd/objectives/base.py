@@ -172,14 +172,17 @@ def mixed_label(
     *,
     confidence: tuple[float, ...] = (),
     once: bool = False,
+    feature: Tensor | None = None,
 ) -> list[Tensor]:
     """(N,H,W) uint8 pseudo-labels of the pair, mixed with each mask: as mixing logits before the argmax.
 
     Args:
         once: the network's running statistics take in each image once, as the first of its pair.
+        feature: of the pair's first images, where the network has seen them already.
     """
     first, second, _ = batch.pair()
-    own = hard_label(network, network.feature(see(network, first)), first.valid, confidence=confidence)
+    feature = network.feature(see(network, first)) if feature is None else feature
+    own = hard_label(network, feature, first.valid, confidence=confidence)
     if batch.second is None:
         partner = neighbours(own)
     else:

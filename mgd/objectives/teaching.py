@@ -89,16 +89,19 @@ class TeacherNetworks(Teaching):
     @torch.no_grad()
     def lesson(self, batch: Batch, mixed: Views) -> Lesson:
         """The mask is binary: mixing labels is mixing logits before the argmax."""
-        mask = batch.pair()[2]
+        first, _, mask = batch.pair()
         lesson = Lesson({}, None, None, {})
         for name, network in self.networks.items():
-            if self.config.pixel_unlabeled:
-                confidence = self.config.confidence
-                (lesson.labels[name],) = mixed_label(network, batch, [mask], confidence=confidence)
             compares = self.compares_image if name == "deep" else self.compares_region
-            if not compares and not self.config.soft:
+            looks = {"first": first} if self.config.pixel_unlabeled else {}
+            looks |= {"mixed": mixed} if compares or self.config.soft else {}
+            features = self._features(network, looks)
+            if "first" in features:
+                seen, confidence = features["first"], self.config.confidence
+                (lesson.labels[name],) = mixed_label(network, batch, [mask], confidence=confidence, feature=seen)
+            if "mixed" not in features:
                 continue
-            feature = network.feature(see(network, mixed))
+            feature = features["mixed"]
             if self.config.soft:
                 lesson.soft[name] = network.logits(feature, mixed.valid.shape[-2:])
             if compares and name == "deep":
@@ -106,6 +109,15 @@ class TeacherNetworks(Teaching):
             elif compares:
                 lesson = lesson._replace(feature=feature)
         return lesson
+
+    @staticmethod
+    def _features(network: SegmentationNetwork, looks: Mapping[str, Views]) -> dict[str, Tensor]:
+        """Decoder features; in one forward, which reads the weights once, unless images share batch statistics."""
+        images = {name: see(network, views) for name, views in looks.items()}
+        if network.training or len(images) < 2:
+            return {name: network.feature(image) for name, image in images.items()}
+        features = network.feature(torch.cat([*images.values()]))
+        return dict(zip(images, features.split([len(image) for image in images.values()]), strict=True))
 
     @staticmethod
     def _label(network: SegmentationNetwork, views: Views) -> Tensor:
