@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from mgd.config import Train
-from mgd.engine import distributed, step, stop
+from mgd.engine import distributed, stop
 from mgd.engine.distributed import Processes, processes
 from mgd.engine.optim import make_optimizer
+from mgd.engine.sync_batch_norm import SyncBatchNorm2d, synchronise
 from mgd.errors import UserError
 from mgd.models import build_model
 
@@ -25,9 +25,8 @@ def test_synchronising_batch_norm_keeps_a_network_that_fuses_activations_into_it
     network = build_model("timm:mobilenetv3_small_050", 4, channels=16).eval()
     image = torch.randn(2, 3, 64, 64)
     before = network(image)
-    converted = convert_sync_batchnorm(network)
-    assert step.convert_sync_batchnorm is convert_sync_batchnorm
-    assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
+    converted = synchronise(network)
+    assert any(isinstance(module, SyncBatchNorm2d) for module in converted.modules())
     torch.testing.assert_close(converted.eval()(image), before)
 
 

@@ -216,7 +216,8 @@ def test_students_that_differ_in_the_head_differ_in_nothing_else(data):
     whole, *light = (experiment(f"exp.{data}/{data}32.lite0_{head}") for head in ("mgd", "separable", "lraspp"))
     for other in light:
         assert other.model.backbone == whole.model.backbone
-        assert (other.data, other.method, other.train) == (whole.data, whole.method, whole.train)
+        method = replace(other.method, teach=whole.method.teach)  # each has a folder of its own for teachers' maps
+        assert (other.data, method, other.train) == (whole.data, whole.method, whole.train)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("exp.fashion/fashion8.")])

@@ -18,7 +18,7 @@ from mgd.checkpoint import recognise, save
 from mgd.config import MGD, Data, Experiment, Model
 from mgd.errors import UserError
 from mgd.models import build_model
-from mgd.objectives import build_objective
+from mgd.objectives import build_objective, load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,8 @@ def test_an_official_file_is_a_teacher_as_it_is(resnet18: State, tmp_path: Path)
         model=Model(backbone="timm:test_resnet", pretrained=False, channels=16),
         method=MGD(deep_teacher=("absent.pth", str(path))),
     )
-    teachers = build_objective(config, 21).teachers
-    assert teachers.keys() == {"deep"}
-    assert differences(teachers["deep"].state_dict(), resnet18) == []
+    assert build_objective(config, 21).teachers.keys() == {"deep"}
+    assert differences(load_teacher(config, "deep", 21).state_dict(), resnet18) == []
     with pytest.raises(UserError, match=r"21 classes.*8"):
         build_objective(config, 8)
 

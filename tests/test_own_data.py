@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mgd.__main__ import main
 from mgd.config import Data
+from mgd.data import images
 from mgd.data.classes import write_classes
 from mgd.data.datasets import Item, load_pair, open_splits, read_list
 from mgd.data.folders import BESIDE, DEAD, HIDDEN, LOOP, left_out, photos_in
@@ -179,6 +180,7 @@ def test_a_photo_that_memory_does_not_hold_is_told_to_be_cut(tmp_path: Path, mon
         raise MemoryError
 
     write_image(tmp_path / "photo.png", PHOTO)
+    monkeypatch.setattr(images, "decode_plain", lambda path: None)  # what it does where OpenCV has no memory
     monkeypatch.setattr(Image, "open", give_up)
     with pytest.raises(UserError, match=r"photo.png does not fit into this machine's memory; cut it into tiles"):
         load_image(tmp_path / "photo.png")

@@ -23,7 +23,7 @@ from mgd.objectives.base import (
     supervised_count,
     supervised_loss,
 )
-from mgd.objectives.teaching import Teachers, Teaching
+from mgd.objectives.teaching import TeacherNetworks, Teachers, Teaching
 
 
 class MGDObjective(Objective):
@@ -33,9 +33,11 @@ class MGDObjective(Objective):
     DDP. It is asked before the student's forward, so that the two never hold memory together.
     """
 
-    def __init__(self, student: SegmentationNetwork, teaching: Teaching, config: MGD) -> None:
+    def __init__(self, student: SegmentationNetwork, teaching: Teaching | Teachers, config: MGD) -> None:
+        """`teaching`: where a teacher's answers come from; the networks themselves, as "deep" and "wide", will do."""
         super().__init__()
-        self.student, self.teaching, self.config = student, teaching, config
+        self.student, self.config = student, config
+        self.teaching = teaching if isinstance(teaching, Teaching) else TeacherNetworks(teaching.items(), config)
 
     @property
     def teachers(self) -> Teachers:  # type: ignore[override]
