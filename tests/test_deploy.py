@@ -12,7 +12,6 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -28,10 +27,12 @@ from mgd.config import MGD
 from mgd.data.datasets import Item
 from mgd.deploy.comparison import compare_runners
 from mgd.deploy.formats import Shape, write_onnx
+from mgd.deploy.int8.qdq import between_convolutions
+from mgd.deploy.int8.quantise import quantise
+from mgd.deploy.int8.speed import that_fit
 from mgd.deploy.media import Photo, find_media
 from mgd.deploy.page import MODEL, RUNTIME, find_runtime, write_page
 from mgd.deploy.predict import TILE, Job, predict_media, tiles
-from mgd.deploy.quantise import _between_convolutions, _Graph, quantise
 from mgd.deploy.runtime import Runner, open_runner, torch_runner
 from mgd.deploy.source import Source, open_source
 from mgd.errors import UserError
@@ -39,6 +40,7 @@ from mgd.models import build_model
 from mgd.models.normalise import NormalisingNetwork
 from mgd.models.photo import PhotoGraph
 from mgd.report.html import report_html
+from mgd.report.numbers import scores
 from mgd.report.predictions import predict_all
 from mgd.report.runs import read_runs, with_teachers
 from mgd.statistics import ious, paired_bootstrap
@@ -446,7 +448,7 @@ class Fragile(NormalisingNetwork):
 
 @needs_export
 def test_layers_that_quantise_badly_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mgd.deploy.quantise._Graph.slower_layers", lambda *_: [])
+    monkeypatch.setattr("mgd.deploy.int8.quantise.slower_layers", lambda *_: [])
     photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     image = write_image(tmp_path / "photos/a.png", photo)
     label = write_image(tmp_path / "label.png", (photo[..., 0] > 127).astype(np.uint8))
@@ -465,10 +467,10 @@ def test_layers_that_quantise_badly_stay_in_float32(tmp_path: Path, monkeypatch:
 
 
 def test_layers_stay_in_float32_for_speed_where_that_gains_most_for_its_bytes() -> None:
-    graph = SimpleNamespace(weights={"depthwise": 40, "large": 4000, "small": 400})
+    weights = {"depthwise": 40, "large": 4000, "small": 400}
     gains = {"depthwise": 30, "large": 50, "small": 20}  # 0.75, 0.0125 and 0.05 us a byte
-    assert _Graph._that_fit(graph, gains, 330) == ["depthwise", "small"]  # type: ignore[arg-type]  # 30 + 300 bytes
-    assert _Graph._that_fit(graph, gains, 329) == ["depthwise"]  # type: ignore[arg-type]
+    assert that_fit(gains, weights, 330) == ["depthwise", "small"]  # 30 + 300 bytes
+    assert that_fit(gains, weights, 329) == ["depthwise"]
 
 
 @needs_export
@@ -487,7 +489,7 @@ def test_int8_without_a_readable_photo_is_a_sentence(
 def test_the_photos_and_the_logits_handling_stay_in_float32(exported: Path) -> None:
     onnx = pytest.importorskip("onnx")
     nodes = onnx.load(str(exported)).graph.node
-    inner = set(_between_convolutions(nodes))
+    inner = set(between_convolutions(nodes))
     outside = [node.op_type for node in nodes if node.name not in inner]
     assert "ArgMax" in outside
     assert "Conv" not in outside
@@ -575,7 +577,8 @@ def test_a_report_adds_the_teachers_that_a_run_names_and_holds_the_student_again
     assert [one.name for one in runs] == ["student's T_D", "student"]
     named = read_runs([f"deep:{teacher}"])
     assert [one.name for one in with_teachers([*named, student])] == ["deep", "student"]  # not twice
-    html = report_html(runs, predict_all(runs, torch.device("cpu")))
+    found = predict_all(runs, torch.device("cpu"))
+    html = report_html(runs, found, scores(runs, found))
     assert "<td>student</td><td>T_D</td><td>student&#x27;s T_D</td>" in html
     assert "<td>100.00</td><td>nothing</td>" in html  # a copy of the student agrees with it everywhere
 

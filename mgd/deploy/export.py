@@ -17,8 +17,8 @@ from mgd.data.images import load_image
 from mgd.deploy.card import LICENCE, write_card, write_golden
 from mgd.deploy.comparison import choose_photos, compare_runners
 from mgd.deploy.formats import WRITERS, Shape
+from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.profile import count
-from mgd.deploy.quantise import quantise
 from mgd.deploy.runtime import Runner, onnx_runner, open_runner, torch_runner
 from mgd.deploy.source import Source
 from mgd.deploy.timing import latencies
