@@ -19,7 +19,7 @@ from mgd.data.formats.back import check_empty, write_one, write_rest
 from mgd.data.formats.table import WRITERS
 from mgd.data.images import load_image
 from mgd.data.transforms import resize, shrink
-from mgd.deploy.media import Frames, Photo, Video
+from mgd.deploy.media import Frames, Photo, Video, new_video
 from mgd.deploy.source import Source
 from mgd.draw import legend, overlay
 from mgd.errors import UserError
@@ -221,34 +221,22 @@ def _predict_video(
 ) -> None:
     """Write <out>/overlay/<name>.mp4 (a whole file or none), and label maps frame by frame where they are asked for."""
     frames = Frames(video.source)
-    path = job.out / "overlay" / f"{video.name}.mp4"
-    temporary = path.with_name(f".{path.name}.tmp.mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer: cv2.VideoWriter | None = None
     other = replace(job, kinds=tuple(kind for kind in job.kinds if kind in ("label", "confidence")))
-    try:
-        for frame in frames:
-            (maps,) = segment(frame[None])
-            if writer is None:
-                codec = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(temporary), codec, frames.fps, frame.shape[1::-1])
-                if not writer.isOpened():
-                    raise UserError(f"{path} cannot be written as a video; choose another folder")
-            writer.write(np.ascontiguousarray(overlay(frame, maps[0], classes)[..., ::-1]))
-            _write(other, video.name / f"{frames.read:06}", frame, maps, classes)
-            tally.done += 1
-            bar.update()
-            if job.frames and frames.read >= job.frames:
-                break
-    except KeyboardInterrupt:  # the way to end a webcam: what was seen is kept
-        if not video.source.isdecimal():
-            raise
-    finally:
-        if writer is not None:
-            writer.release()
+    with new_video(job.out / "overlay" / f"{video.name}.mp4", frames.fps) as write:
+        try:
+            for frame in frames:
+                (maps,) = segment(frame[None])
+                write(overlay(frame, maps[0], classes))
+                _write(other, video.name / f"{frames.read:06}", frame, maps, classes)
+                tally.done += 1
+                bar.update()
+                if job.frames and frames.read >= job.frames:
+                    break
+        except KeyboardInterrupt:  # the way to end a webcam: what was seen is kept
+            if not video.source.isdecimal():
+                raise
     if not frames.read:
         raise UserError(f"{video.source} has no frame that can be read; replace the file")
-    temporary.replace(path)
     if not job.frames and frames.read < frames.expected:
         tally.problems.append(
             f"{video.source} ends after {frames.read} of {frames.expected} frames; what is there was predicted"
