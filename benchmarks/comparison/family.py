@@ -7,7 +7,7 @@ Settings were chosen on a part of the training photos, never on val.txt; RESULTS
 from dataclasses import replace
 
 from mgd import small
-from mgd.config import Data, Experiment, Model, Supervised, Train
+from mgd.config import Experiment, Model, Supervised, Train
 from mgd.study import Row, Sweep
 
 DATA = replace(small.DATA, root="DATA/fashion", short_side=96, crop_size=80)
@@ -18,12 +18,15 @@ LITE = Experiment(  # ImageNet weights, as in the paper
 SCRATCH = replace(  # 0.5 M parameters at random: where distillation has most to give
     LITE,
     model=Model(backbone="timm:test_resnet", pretrained=False, head="lraspp", channels=128),
-    train=Train(batch_size=8, max_iterations=600, lr=0.3),
+    train=Train(batch_size=8, max_iterations=600, lr=0.3, warmup_iterations=60),
 )
 
 # Whatever the student is: EfficientNet-Lites with ImageNet weights on labels alone, which CPS does not better with some
 # twenty labels. One pair teaches all seeds.
-TEACHER = ("model.pretrained=true", "model.head=deeplabv3plus", "train.lr=0.1", "train.max_iterations=500")
+TEACHER = (
+    *("model.pretrained=true", "model.head=deeplabv3plus"),
+    *("train.lr=0.1", "train.max_iterations=500", "train.warmup_iterations=0"),
+)
 TEACHERS = {
     "deep": Row(changes=(*TEACHER, "model.backbone=timm:tf_efficientnet_lite2", "model.channels=64"), seeds=(0,)),
     "wide": Row(changes=(*TEACHER, "model.backbone=timm:tf_efficientnet_lite1", "model.channels=128"), seeds=(0,)),
@@ -39,7 +42,7 @@ TODAY = ("data.strong=true", "method.confidence=0.8", "method.soft=0.5")
 
 
 def baselines(iterations: int) -> dict[str, Row]:
-    """What the method is compared with; pseudo-labels of one's own begin in the middle of a run of so many iterations."""
+    """What the method is compared with; pseudo-labels of one's own begin in the middle of so many iterations."""
     late = (f"method.burn_in_iterations={iterations // 2}", f"method.rampup_iterations={iterations // 4}")
     return {
         "supervised": Row(),
