@@ -83,13 +83,16 @@ class Workers:
     def run(self, cell: Cell) -> str:
         """Train and score a cell; returns why there is no score, or ""."""
         slot, started = self.slots.get(), time.perf_counter()
+        output = cell.folder / "output.txt"
         try:
             with locked(cell.folder, what="run") as lock:
                 config = str(write_config(cell, self.sweep_file))
-                log.info("%s: started; its messages are in %s", cell.name, cell.folder / "output.txt")
-                for command in (["train", config, "--resume"], ["evaluate", config]):
-                    if status := self._call(command, cell.folder / "output.txt", slot, lock):
-                        return f"mgd {command[0]} ended with status {status}: {_last_line(cell.folder / 'output.txt')}"
+                log.info("%s: started; its messages are in %s", cell.name, output)
+                if cell.maps is not None:
+                    with locked(cell.maps, what="run", waits=True) as maps:  # another cell may be filling it
+                        self._do(["teach", config], output, slot, lock, maps)
+                self._do(["train", config, "--resume"], output, slot, lock)
+                self._do(["evaluate", config], output, slot, lock)
             took = timedelta(seconds=round(time.perf_counter() - started))
             miou = read_report(cell)["miou"]
             score = f"{100 * miou:.2f} mIoU" if isinstance(miou, float) else "no mIoU"
@@ -99,6 +102,11 @@ class Workers:
         finally:
             self.slots.put(slot)
         return ""
+
+    def _do(self, command: list[str], output: Path, slot: int, *locks: int) -> None:
+        """Run an mgd command; raises UserError where it ends with another status than 0."""
+        if status := self._call(command, output, slot, *locks):
+            raise UserError(f"mgd {command[0]} ended with status {status}: {_last_line(output)}")
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
@@ -124,11 +132,11 @@ class Workers:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _call(self, command: list[str], output: Path, slot: int, lock: int) -> int:
+    def _call(self, command: list[str], output: Path, slot: int, *locks: int) -> int:
         """Run an mgd command; returns its status.
 
-        It has a session of its own, so that a terminal's Ctrl-C reaches it through us alone, and holds the folder's
-        lock as well: where we are killed, it goes on, and no second one may begin beside it.
+        It has a session of its own, so that a terminal's Ctrl-C reaches it through us alone, and holds the folders'
+        locks as well: where we are killed, it goes on, and no second one may begin beside it.
         """
         if self.stopping:
             return -signal.SIGTERM
@@ -139,7 +147,7 @@ class Workers:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=self._environment(slot),
-                pass_fds=(lock,),
+                pass_fds=locks,
                 start_new_session=True,
             )
         self.processes.add(process)
@@ -158,20 +166,23 @@ class Workers:
 
 
 @contextmanager
-def locked(folder: Path, *, what: str) -> Iterator[int]:
+def locked(folder: Path, *, what: str, waits: bool = False) -> Iterator[int]:
     """Keep another process out of a folder; yields the lock's file descriptor, to be passed on to a process in it.
 
+    Args:
+        waits: for another process that is in it.
+
     Raises:
-        UserError: another process is in it, or it cannot be made.
+        UserError: another process is in it and `waits` is not set, or it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error}); choose another Sweep(folder=...)") from error
+        raise UserError(f"{folder} cannot be written to ({error}); choose another folder in the sweep file") from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise UserError(f"another {what} is at work in {folder}; wait for it, or stop it") from error
         yield lock
