@@ -13,6 +13,8 @@ class Criterion:
     kind: Literal["ce", "ohem"] = "ce"
     threshold: NonNegative = 0.7  # OHEM: a pixel with more probability than this is easy
     min_kept: Count = 50_000  # OHEM: pixels per image that are kept at least
+    # In the term on labels, not on pseudo-labels; from the labelled part, as Eigen and Fergus, ICCV 2015.
+    class_weights: Literal["none", "median_frequency"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

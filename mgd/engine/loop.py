@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mgd import checkpoint
 from mgd.check import Finding, quick_check
 from mgd.config import Experiment, to_dict
+from mgd.data.balance import class_weights
 from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import TrainingSamples, make_loader
@@ -74,6 +75,8 @@ class Trainer:
 
         torch.manual_seed(config.train.seed)
         objective = build_objective(config, len(self.splits.classes), classes=self.splits.classes.names)
+        if config.method.criterion.class_weights == "median_frequency":
+            objective.class_weights = class_weights(self.splits.labeled, config.data, len(self.splits.classes))
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team)
         self.watch = Watch(config, self.splits.classes)
@@ -231,7 +234,15 @@ class Trainer:
         log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
         log.info("device: %s, %s", self.team.device, str(self.stepper.precision).removeprefix("torch."))
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
-        facts = {"images": sizes, "labeled_sha256": splits.sha256, "iterations": self.total, "processes": world}
+        facts: dict[str, Any] = {
+            "images": sizes,
+            "labeled_sha256": splits.sha256,
+            "iterations": self.total,
+            "processes": world,
+        }
+        if weights := self.stepper.objective.class_weights:
+            facts["class_weights"] = dict(zip(splits.classes.names, weights, strict=True))
+            log.info("class weights: %s", ", ".join(f"{k} {w:.3g}" for k, w in facts["class_weights"].items()))
         record_run(self.folder, config, start=self.iteration, stretch=self.stretch, inputs=self.inputs, **facts)
 
     def _check_batch(self) -> None:

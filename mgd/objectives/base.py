@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mgd.config import Criterion
 from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
-from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
+from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.heads import upsample
 from mgd.models.network import SegmentationNetwork
@@ -37,9 +37,11 @@ class Objective(nn.Module):
     Attributes:
         student: the network that the run is for.
         teachers: frozen networks, by name; outside `train()`, `parameters()`, `state_dict()` and DDP.
+        class_weights: of the classes in the term "supervised"; none weigh alike.
     """
 
     student: SegmentationNetwork
+    class_weights: tuple[float, ...] = ()
     teachers: Mapping[str, SegmentationNetwork] = MappingProxyType({})
 
     def passes(self, batch: Batch) -> list[Pass]:
@@ -75,7 +77,14 @@ def see(network: SegmentationNetwork, views: Views) -> Tensor:
     return network.normalise(views.image, views.valid) if views.image.dtype == torch.uint8 else views.image
 
 
-def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion, *, counted: Tensor | None = None) -> Tensor:
+def supervised_loss(
+    losses: Tensor,
+    target: Tensor,
+    criterion: Criterion,
+    *,
+    counted: Tensor | None = None,
+    weights: tuple[float, ...] = (),
+) -> Tensor:
     """The criterion's mean of the pixels' cross-entropies (N,H,W).
 
     OHEM chooses the hard pixels of every image by itself, so that they do not depend on the images beside it, and is
@@ -84,11 +93,13 @@ def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion, *, cou
     Args:
         counted: (N,H,W), the mean runs over what is not 255 there instead of in the target: pseudo-labels that are left
             out then count as 0.
+        weights: of the classes; the mean still runs over pixels, each of which counts once.
     """
     if criterion.kind == "ohem":
-        of_images = mean_of_hard(losses, target, threshold=criterion.threshold, min_kept=criterion.min_kept)
+        threshold, min_kept = criterion.threshold, criterion.min_kept
+        of_images = mean_of_hard(losses, target, threshold=threshold, min_kept=min_kept, weights=weights)
         return of_images.sum() / supervised_count(target if counted is None else counted, criterion).clamp(min=1)
-    return mean_of_valid(losses, target if counted is None else counted)
+    return mean_of_valid(weigh(losses, target, weights), target if counted is None else counted)
 
 
 def criterion_loss(
@@ -98,11 +109,12 @@ def criterion_loss(
     criterion: Criterion,
     *,
     counted: Tensor | None = None,
+    weights: tuple[float, ...] = (),
 ) -> Tensor:
-    """The criterion's loss of a network on images; `counted` as in `supervised_loss`."""
+    """The criterion's loss of a network on images; `counted` and `weights` as in `supervised_loss`."""
     logits = network.classifier(network.feature(see(network, views)))
     (losses,) = pixel_losses(network, logits, [target])
-    return supervised_loss(losses, target, criterion, counted=counted)
+    return supervised_loss(losses, target, criterion, counted=counted, weights=weights)
 
 
 def pixel_losses(network: SegmentationNetwork, logits: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
@@ -121,13 +133,15 @@ def fill(network: SegmentationNetwork, values: Tensor, value: int) -> Tensor:
     return F.pad(values, (0, columns - width, 0, rows - height), value=value)
 
 
-def supervised_pass(network: SegmentationNetwork, labeled: Views, criterion: Criterion) -> Pass:
-    """The criterion's loss of a network on labelled images, as the term "supervised"."""
+def supervised_pass(
+    network: SegmentationNetwork, labeled: Views, criterion: Criterion, weights: tuple[float, ...] = ()
+) -> Pass:
+    """The criterion's loss of a network on labelled images, with the classes' weights, as the term "supervised"."""
     label = labeled.label
     assert label is not None
 
     def terms() -> Terms:
-        return {"supervised": criterion_loss(network, labeled, label, criterion)}
+        return {"supervised": criterion_loss(network, labeled, label, criterion, weights=weights)}
 
     return Pass({"supervised": supervised_count(label, criterion)}, terms)
 

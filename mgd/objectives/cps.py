@@ -38,7 +38,8 @@ class CPSObjective(Objective):
 
     def passes(self, batch: Batch) -> list[Pass]:
         criterion = self.config.criterion
-        labeled = [supervised_pass(network, batch.labeled, criterion) for network in (self.student, self.peer)]
+        how = (batch.labeled, criterion, self.class_weights)
+        labeled = [supervised_pass(network, *how) for network in (self.student, self.peer)]
         since = batch.iteration - self.config.burn_in_iterations
         return labeled if since < 0 else labeled + self._crossed(batch, since)
 

@@ -25,7 +25,7 @@ class MeanTeacherObjective(Objective):
         self.average = AverageTeacher(student, config.decay)
 
     def passes(self, batch: Batch) -> list[Pass]:
-        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion)
+        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         since = batch.iteration - self.config.burn_in_iterations
         if since < 0:
             return [labeled]

@@ -69,7 +69,8 @@ class MGDObjective(Objective):
         labels = self.teaching.labels(labeled) if config.pixel_labeled else {}
         logits = self.student.classifier(self.student.feature(see(self.student, labeled)))
         own, *others = pixel_losses(self.student, logits, [labeled.label, *labels.values()])
-        terms = {"supervised": supervised_loss(own, labeled.label, config.criterion)}
+        weights = self.class_weights
+        terms = {"supervised": supervised_loss(own, labeled.label, config.criterion, weights=weights)}
         if labels:
             terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labeled.valid)
         return terms

@@ -14,4 +14,4 @@ class SupervisedObjective(Objective):
         self.student, self.config = student, config
 
     def passes(self, batch: Batch) -> list[Pass]:
-        return [supervised_pass(self.student, batch.labeled, self.config.criterion)]
+        return [supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)]

@@ -28,7 +28,7 @@ class UniMatchObjective(Objective):
         self.average = AverageTeacher(student, config.ema) if config.ema else None
 
     def passes(self, batch: Batch) -> list[Pass]:
-        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion)
+        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         since = batch.iteration - self.config.burn_in_iterations
         if since < 0:
             return [labeled]
