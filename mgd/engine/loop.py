@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from mgd import checkpoint
 from mgd.check import Finding, quick_check
-from mgd.config import Experiment, to_dict
+from mgd.config import Experiment, Train, to_dict
 from mgd.data.balance import class_weights
 from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
@@ -23,6 +23,7 @@ from mgd.engine.inputs import inputs_of, same_validation
 from mgd.engine.log import Meter, log_to_file, record_run
 from mgd.engine.resume import (
     Previous,
+    Stretch,
     Wish,
     check_fits,
     check_same_start,
@@ -48,6 +49,21 @@ def run_length(config: Experiment, splits: Splits) -> tuple[int, int]:
     return epoch, config.train.max_iterations or config.train.epochs * epoch
 
 
+def refinement(train: Train, stretch: Stretch) -> int:
+    """The iteration at which a last stage on labels alone begins; its end where there is none.
+
+    Raises:
+        UserError: nothing is left for what comes before it.
+    """
+    length = stretch.stop - stretch.start
+    if train.refine_iterations >= length:
+        raise UserError(
+            f"train.refine_iterations={train.refine_iterations} leaves none of the {length} iterations to the method; "
+            "use fewer, or method=supervised"
+        )
+    return stretch.stop - train.refine_iterations
+
+
 class Trainer:
     """One run of an experiment on one process."""
 
@@ -65,9 +81,11 @@ class Trainer:
         self.iteration = previous.iteration if previous is not None else 0
         self.stretch = stretch_of(previous, length, wish.more)
         self.total = self.stretch.stop
+        self.refines_from = refinement(config.train, self.stretch)
         check_same_start(self.iteration, self.folder)
         together = config.train.batch_size // (config.train.accumulate * team.world)
-        self.samples = TrainingSamples(self.splits, config, together=together, maps=open_maps(config, self.splits))
+        how: dict[str, Any] = {"together": together, "labels_alone_from": self.refines_from}
+        self.samples = TrainingSamples(self.splits, config, maps=open_maps(config, self.splits), **how)
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)
@@ -113,6 +131,8 @@ class Trainer:
             # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
             torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
             lr = self.stepper.lr
+            if self.iteration == self.refines_from:
+                log.info("iteration %d: from here on the student learns from labels alone", self.iteration + 1)
             with meter.waiting():
                 parts = [next(batches) for _ in range(config.train.accumulate)]
             self.history.note_broken(parts)
@@ -122,7 +142,9 @@ class Trainer:
             meter.advance()
             stops, (saves, evaluates, keeps) = self.stop.agreed(), self._plan()
             if stops or saves or self.iteration % config.run.log_every == 0:
-                meter.train(self.iteration, self.history.read(), lr)  # no state is saved before its losses are checked
+                values = self.history.read()  # no state is saved before its losses are checked
+                values |= {"refining": 1.0} if self.iteration > self.refines_from else {}
+                meter.train(self.iteration, values, lr)
             if saves or stops:
                 self.evaluation_due = evaluates
                 with meter.paused():
@@ -234,6 +256,8 @@ class Trainer:
         log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
         log.info("device: %s, %s", self.team.device, str(self.stepper.precision).removeprefix("torch."))
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
+        if self.refines_from < self.total:
+            log.info("of these the last %d on labels alone", self.total - self.refines_from)
         facts: dict[str, Any] = {
             "images": sizes,
             "labeled_sha256": splits.sha256,

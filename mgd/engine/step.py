@@ -78,7 +78,7 @@ class Stepper:
     def __call__(self, parts: list[Batch]) -> Outcome:
         """One update from the micro-batches of this process. Nothing in it waits for the device."""
         before = self._flat_statistics()
-        passes = [self.objective.passes(part) for part in parts]
+        passes = [self.objective.due(part) for part in parts]
         counts = [{name: n for one in part for name, n in one.counts.items()} for part in passes]
         shares = shares_of(counts, self.team)
         computed: list[Terms] = []

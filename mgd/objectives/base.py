@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd.config import Criterion
+from mgd.config import Criterion, Method
 from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
@@ -41,6 +41,7 @@ class Objective(nn.Module):
     """
 
     student: SegmentationNetwork
+    config: Method
     class_weights: tuple[float, ...] = ()
     teachers: Mapping[str, SegmentationNetwork] = MappingProxyType({})
 
@@ -52,9 +53,23 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def due(self, batch: Batch) -> list[Pass]:
+        """`passes`; of a batch that lacks its unlabelled images, as those of a last stage, labels teach the student."""
+        if batch.first is not None or not self.config.uses_unlabeled:
+            return self.passes(batch)
+        return [supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)]
+
     def forward(self, batch: Batch) -> Terms:
-        """The terms of all passes at once: what DDP wraps."""
-        return total(one.terms() for one in self.passes(batch))
+        """The terms of all that is due at once: what DDP wraps."""
+        terms = total(one.terms() for one in self.due(batch))
+        if batch.first is None and (beside := self._beside_the_student()):
+            # DDP waits for a gradient of every weight: of those that learn no more it is 0.
+            terms["supervised"] = terms["supervised"] + 0.0 * torch.stack([p.sum() for p in beside]).sum()
+        return terms
+
+    def _beside_the_student(self) -> list[nn.Parameter]:
+        named = ((name.partition(".")[0], p) for name, p in self.named_parameters() if p.requires_grad)
+        return [parameter for owner, parameter in named if owner != "student"]
 
     def after_update(self, iteration: int) -> None:
         """What follows the update of an iteration, such as averaging the new weights; nothing, by default."""

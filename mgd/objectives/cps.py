@@ -29,6 +29,8 @@ class CPSObjective(Objective):
     come from the copies in train mode, as in the original; with `ema` from the average of each copy's weights.
     """
 
+    config: CPS
+
     def __init__(self, student: SegmentationNetwork, peer: SegmentationNetwork, config: CPS) -> None:
         super().__init__()
         self.student, self.peer, self.config = student, peer, config

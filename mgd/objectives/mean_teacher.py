@@ -19,6 +19,8 @@ class MeanTeacherObjective(Objective):
     the whole batch with the share of such pixels instead; by pixel the mean is the same however a batch is divided.
     """
 
+    config: MeanTeacher
+
     def __init__(self, student: SegmentationNetwork, config: MeanTeacher) -> None:
         super().__init__()
         self.student, self.config = student, config

@@ -33,6 +33,8 @@ class MGDObjective(Objective):
     DDP. It is asked before the student's forward, so that the two never hold memory together.
     """
 
+    config: MGD
+
     def __init__(self, student: SegmentationNetwork, teaching: Teaching | Teachers, config: MGD) -> None:
         """`teaching`: where a teacher's answers come from; the networks themselves, as "deep" and "wide", will do."""
         super().__init__()

@@ -9,6 +9,8 @@ from mgd.objectives.base import Objective, Pass, supervised_pass
 class SupervisedObjective(Objective):
     """L = sup(S)."""
 
+    config: Supervised
+
     def __init__(self, student: SegmentationNetwork, config: Supervised) -> None:
         super().__init__()
         self.student, self.config = student, config

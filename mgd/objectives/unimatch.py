@@ -22,6 +22,8 @@ class UniMatchObjective(Objective):
     then are the whole consistency. Channels are dropped from the classifier's input, of whatever head that is.
     """
 
+    config: UniMatch
+
     def __init__(self, student: SegmentationNetwork, config: UniMatch) -> None:
         super().__init__()
         self.student, self.config = student, config
