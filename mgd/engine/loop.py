@@ -38,6 +38,7 @@ from mgd.engine.watch import Watch
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective, open_maps
+from mgd.objectives.thresholds import threshold_values
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,9 @@ class Trainer:
         panels, stops = self.folder / "panels", self.stop.stop_if_agreed
         report = evaluate(*what, device, pictures=panels, progress=caption, before_image=stops)
         seen = {"student": network, **self.stepper.objective.teachers}
-        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, stops))
+        thresholds = threshold_values(self.stepper.objective, splits.classes.names)
+        values = self.watch.scores(report) | self.watch.pseudo_labels(seen, device, stops) | thresholds
+        meter.write(self.iteration, values)
         meter.show(self.iteration, panels)
         self.watch.warn(report)
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)

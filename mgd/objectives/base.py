@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd.config import Criterion, Method
+from mgd.config import CPS, MGD, Criterion, MeanTeacher, Method, UniMatch
 from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
 from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.heads import upsample
 from mgd.models.network import SegmentationNetwork
+from mgd.objectives.thresholds import AdaptiveThresholds
 
+Confidence = tuple[float, ...] | AdaptiveThresholds  # one for all classes, one for each, or none; or what follows a run
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
 
 
@@ -174,22 +176,20 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(
-    network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: tuple[float, ...] = ()
-) -> Tensor:
+def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: Confidence = ()) -> Tensor:
     """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
 
     Image by image: full-resolution logits of a batch would only be thrown away.
 
     Args:
-        confidence: one probability for all classes or one for each; 255 also where the label has less.
+        confidence: 255 also where the label has less probability.
     """
     height, width = valid.shape[1:]
     size, logits = network.padded(height, width), network.classifier(feature)
     labels = []
     for small, where in zip(logits.split(1), valid.split(1), strict=True):
         one = upsample(small, size)[..., :height, :width]
-        where = where & is_sure(one.float().softmax(dim=1), confidence) if confidence else where
+        where = where & is_sure(one.float().softmax(dim=1), confidence, valid=where) if confidence else where
         labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
     return torch.cat(labels)
 
@@ -199,7 +199,7 @@ def mixed_label(
     batch: Batch,
     masks: Sequence[Tensor],
     *,
-    confidence: tuple[float, ...] = (),
+    confidence: Confidence = (),
     once: bool = False,
     feature: Tensor | None = None,
 ) -> list[Tensor]:
@@ -233,12 +233,24 @@ def unrecorded(network: nn.Module) -> Iterator[None]:
         norm.momentum = momentum
 
 
-def is_sure(probabilities: Tensor, confidence: tuple[float, ...]) -> Tensor:
+def thresholds(config: MeanTeacher | CPS | UniMatch | MGD, names: Iterable[str], classes: int) -> dict[str, Confidence]:
+    """What the pseudo-labels of each of the networks that label are held against; an objective keeps it as a module."""
+    if not config.confidence_ema:
+        return dict.fromkeys(names, config.confidence)
+    made = {name: AdaptiveThresholds(config.confidence, classes, config.confidence_ema) for name in names}
+    return nn.ModuleDict(made)  # type: ignore[return-value]
+
+
+def is_sure(probabilities: Tensor, confidence: Confidence, *, valid: Tensor | None = None) -> Tensor:
     """(N,K,H,W) -> (N,H,W) bool: the greatest probability is not below its class's threshold.
 
     Args:
-        confidence: one threshold for all classes or one for each; none: everywhere.
+        confidence: none: everywhere.
+        valid: (N,H,W) bool, what thresholds that follow a run take note of; these need it.
     """
+    if isinstance(confidence, AdaptiveThresholds):
+        assert valid is not None
+        return confidence.sure(probabilities, valid)
     probability, label = probabilities.max(dim=1)
     threshold: Tensor | float = confidence[0] if confidence else 0.0
     if len(confidence) > 1:

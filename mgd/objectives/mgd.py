@@ -22,6 +22,7 @@ from mgd.objectives.base import (
     see,
     supervised_count,
     supervised_loss,
+    thresholds,
 )
 from mgd.objectives.teaching import TeacherNetworks, Teachers, Teaching
 
@@ -40,6 +41,7 @@ class MGDObjective(Objective):
         super().__init__()
         self.student, self.config = student, config
         self.teaching = teaching if isinstance(teaching, Teaching) else TeacherNetworks(teaching.items(), config)
+        self.confidence = self.teaching.confidence = thresholds(config, self.teachers, student.num_classes)
 
     @property
     def teachers(self) -> Teachers:  # type: ignore[override]
