@@ -142,7 +142,12 @@ class KD:
 
 @dataclass(frozen=True, kw_only=True)
 class CWD:
-    """Channel-wise distillation (Shu et al., ICCV 2021), with its weights and temperature. Teachers as in MGD."""
+    """Channel-wise distillation (Shu et al., ICCV 2021). Teachers as in MGD.
+
+    Temperature and weights are the paper's, for students with ImageNet weights. A term of weight 1 is about half the
+    variance over positions of student minus teacher: where a student from scratch is far from its teachers, 3 and 50
+    leave the labels little say (docs/method.md).
+    """
 
     uses_unlabeled: ClassVar[bool] = True
     criterion: Criterion = Criterion()
