@@ -155,8 +155,20 @@ def test_runs_that_share_their_teachers_maps_fill_them_one_after_the_other(
         return quick(self, command, output, slot, *locks)
 
     monkeypatch.setattr(Workers, "_call", call)
+    monkeypatch.setattr("mgd.study.run.WAIT", 0.01)
     assert main(["sweep", str(write(OFFLINE)), "--jobs", "2"]) == 0
     assert most == [1, 1]
+
+
+def test_a_sweep_that_is_stopped_does_not_wait_for_maps_that_another_process_fills(
+    write: Callable[..., Path], fake: list[str]
+) -> None:
+    workers, cell = Workers("sweep.py", 1), plan(load_sweep(write(OFFLINE)))[1]
+    assert cell.maps is not None
+    workers.stopping = True
+    with locked(cell.maps, what="run"):
+        assert workers.run(cell) == f"another run is at work in {cell.maps}; wait for it, or stop it"
+    assert fake == []
 
 
 def test_a_run_whose_teachers_cannot_teach_is_not_trained(

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +21,7 @@ from mgd.errors import Stopped, UserError
 from mgd.study.plan import Cell, read_report, write_config
 
 log = logging.getLogger(__name__)
+WAIT = 0.5  # seconds between two looks at a lock that is waited for
 
 
 def run_all(cells: Sequence[Cell], sweep_file: str, *, jobs: int) -> dict[str, str]:
@@ -89,7 +90,8 @@ class Workers:
                 config = str(write_config(cell, self.sweep_file))
                 log.info("%s: started; its messages are in %s", cell.name, output)
                 if cell.maps is not None:
-                    with locked(cell.maps, what="run", waits=True) as maps:  # another cell may be filling it
+                    # Another cell may be filling it, perhaps one of a sweep that was killed.
+                    with locked(cell.maps, what="run", waits=lambda: not self.stopping) as maps:
                         self._do(["teach", config], output, slot, lock, maps)
                 self._do(["train", config, "--resume"], output, slot, lock)
                 self._do(["evaluate", config], output, slot, lock)
@@ -166,14 +168,14 @@ class Workers:
 
 
 @contextmanager
-def locked(folder: Path, *, what: str, waits: bool = False) -> Iterator[int]:
+def locked(folder: Path, *, what: str, waits: Callable[[], bool] = lambda: False) -> Iterator[int]:
     """Keep another process out of a folder; yields the lock's file descriptor, to be passed on to a process in it.
 
     Args:
-        waits: for another process that is in it.
+        waits: asked again and again while another process is in it, whether to go on waiting for that.
 
     Raises:
-        UserError: another process is in it and `waits` is not set, or it cannot be made.
+        UserError: another process is in it and is not waited for, or it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,13 +183,21 @@ def locked(folder: Path, *, what: str, waits: bool = False) -> Iterator[int]:
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error}); choose another folder in the sweep file") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise UserError(f"another {what} is at work in {folder}; wait for it, or stop it") from error
+        while not _acquired(lock):
+            if not waits():
+                raise UserError(f"another {what} is at work in {folder}; wait for it, or stop it")
+            time.sleep(WAIT)
         yield lock
     finally:
         os.close(lock)
+
+
+def _acquired(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_open(name: str, left: Sequence[Cell], going: Mapping[Any, Cell]) -> bool:
