@@ -53,6 +53,15 @@ def test_a_folded_network_gives_the_same_logits(backbone: str, make) -> None:
     assert differences(before, net.state_dict()) == []  # the network itself is left alone
 
 
+def test_a_network_that_is_given_up_is_folded_itself() -> None:
+    net = live(build_model("resnet18_slim", 5, channels=16))
+    with torch.no_grad():
+        expected = net(image())
+        assert for_inference(net, in_place=True) is net
+        torch.testing.assert_close(net(image()), expected, rtol=1e-5, atol=1e-5)
+    assert len([*norms(net)]) == 1
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
 def test_of_the_papers_networks_one_batch_norm_is_left(backbone: str) -> None:
     folded = fold_batch_norm(network(backbone, channels=16))

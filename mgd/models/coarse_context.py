@@ -29,7 +29,7 @@ def convolve_upsampled(context: Tensor, low: Tensor, weight: Tensor, bias: Tenso
     lines = across @ taps.permute(0, 2, 3, 1).reshape(count * rows, columns * 3, 3 * outs)
     lines = lines.view(count, rows, width, 3, outs).transpose(2, 3).reshape(count, rows * 3, width * outs)
     down = _shifted_upsampling(rows, height, taps)
-    return fine + (down @ lines).view(count, height, width, outs).permute(0, 3, 1, 2)
+    return fine.add_((down @ lines).view(count, height, width, outs).permute(0, 3, 1, 2))
 
 
 def _shifted_upsampling(short: int, long: int, like: Tensor) -> Tensor:

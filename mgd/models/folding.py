@@ -1,4 +1,4 @@
-"""Copies of networks for inference: batch norm folded into the convolutions that it follows, a decoder that does less.
+"""Networks made for inference: batch norm folded into the convolutions that it follows, a decoder that does less.
 
 Which batch norm follows which convolutions is seen in a forward pass, so that any network can be folded, timm's too.
 """
@@ -22,28 +22,30 @@ PLAIN = (nn.Conv2d, Conv2dSame)  # their weight is what they convolve with; subc
 SEEN = 64  # side in pixels of the image that the pass looks at
 
 
-def for_inference(network: Network) -> Network:
+def for_inference(network: Network, *, in_place: bool = False) -> Network:
     """A copy in eval mode that gives the same logits, up to rounding, in less time: folded, channels last.
 
-    The decoder of a DeepLabV3+ convolves its context before it upsamples it.
+    The decoder of a DeepLabV3+ convolves its context before it upsamples it. `in_place`: as in `fold_batch_norm`.
     """
-    fast = fold_batch_norm(network)
+    fast = fold_batch_norm(network, in_place=in_place)
     if isinstance(fast, SegmentationNetwork) and isinstance(fast.head, DeepLabV3PlusHead):
         fast.head.coarse = True
     return fast.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def fold_batch_norm(network: Network) -> Network:
+def fold_batch_norm(network: Network, *, in_place: bool = False) -> Network:
     """A copy in eval mode whose batch norms are part of the convolutions before them.
 
     A batch norm stays where anything but itself reads what it reads, where no plain convolution made that, or where
     either is called more than once. Logits are equal up to rounding (1e-5 of their size in float32).
 
     Args:
-        network: images (N,3,H,W), normalised -> tensor, for any H and W. It is left as it is.
+        network: images (N,3,H,W), normalised -> tensor, for any H and W.
+        in_place: change the network itself, which nothing else needs: no second copy of its weights is held. Else it is
+            left as it is.
     """
-    folded = copy.deepcopy(network).eval()
+    folded = (network if in_place else copy.deepcopy(network)).eval()
     pairs = _pairs(folded)
     gone: dict[nn.Module, nn.Module] = {}
     for norm, convs in pairs:

@@ -65,17 +65,16 @@ class Teaching:
 class TeacherNetworks(Teaching):
     """Teachers that look at the images themselves.
 
-    Frozen, they are copies with batch norm folded, and nothing in them changes; `teacher_norm="batch"` puts them in
+    Frozen, they get their batch norm folded, and then nothing in them changes; `teacher_norm="batch"` puts them in
     train mode, where predictions use batch statistics and the running ones drift, as in the official code.
     """
 
     def __init__(self, teachers: Iterable[tuple[str, SegmentationNetwork]], config: MGD) -> None:
-        """`teachers` may be made one by one: a network is given up for its copy before the next is asked for."""
+        """`teachers`: perhaps made one by one; given up to this, which folds them in place: weights are held once."""
         self.networks = {}
         for name, network in teachers:
-            used = network.train() if config.teacher_norm == "batch" else for_inference(network).eval()
+            used = network.train() if config.teacher_norm == "batch" else for_inference(network, in_place=True)
             self.networks[name] = used.requires_grad_(False)
-            del network
         super().__init__(config, tuple(self.networks))
 
     def apply(self, function: Callable[[nn.Module], object]) -> None:
