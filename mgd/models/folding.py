@@ -52,7 +52,7 @@ def fold_batch_norm(network: Network, *, in_place: bool = False) -> Network:
         _fold(norm, convs)
         # timm's norm layers hold a dropout, which is nothing here, and an activation.
         activation = getattr(norm, "act", None)
-        gone[norm] = nn.Identity() if activation is None else activation
+        gone[norm] = nn.Identity().eval() if activation is None else activation
     for parent in list(folded.modules()):
         for name, child in parent.named_children():
             if child in gone:

@@ -29,7 +29,9 @@ class DistillObjective(Objective):
     def __init__(self, student: SegmentationNetwork, teachers: Teachers) -> None:
         super().__init__()
         self.student = student
-        self.teachers = {name: for_inference(net, in_place=True).requires_grad_(False) for name, net in teachers.items()}
+        self.teachers = {
+            name: for_inference(net, in_place=True).requires_grad_(False) for name, net in teachers.items()
+        }
 
     def _apply(self, *args: Any, **kwargs: Any) -> "DistillObjective":
         """`to()`, `cuda()` and the like, teachers included."""
