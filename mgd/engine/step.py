@@ -89,7 +89,7 @@ class Stepper:
             # Gradients are averaged over the processes once, with the last micro-batch.
             wrapped = self.model if isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1 else None
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
-                computed += self._backward(part, passes[i], shares[i])
+                computed += self._backward(part, passes.pop(0), shares[i])  # what it holds is given up
         norm = self._update()
         self._undo_statistics(before, norm.isfinite())
         for one in self.thresholds:

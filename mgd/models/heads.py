@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mgd.errors import UserError
 from mgd.models.backbone import Backbone
+from mgd.models.coarse_context import convolve_upsampled
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,16 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3PlusHead(Head):
-    """The published head: ASPP on the deep feature, joined with the reduced low-level feature (stride 4)."""
+    """The published head: ASPP on the deep feature, joined with the reduced low-level feature (stride 4).
+
+    In training the context is convolved before it is upsampled, which takes 34 G multiply-accumulates in place of
+    42.5 G for a ResNet-18 at 512x512.
+
+    Attributes:
+        coarse: so does it in eval mode; what is exported has the plain convolution.
+    """
+
+    coarse = False
 
     def __init__(self, backbone: Backbone, channels: int, decoder_stride: int | None) -> None:
         super().__init__()
@@ -79,8 +89,13 @@ class DeepLabV3PlusHead(Head):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         low, high = (features[level] for level in self.levels)
-        context = upsample(self.aspp(high), low.shape[-2:])
-        return self.last_conv(torch.cat([context, self.reduce(low)], dim=1))
+        context, low = self.aspp(high), self.reduce(low)
+        first: nn.Conv2d = self.last_conv[0]  # type: ignore[assignment]
+        if self.training or self.coarse:
+            joined = convolve_upsampled(context, low, first.weight, first.bias)
+        else:
+            joined = first(torch.cat([upsample(context, low.shape[-2:]), low], dim=1))
+        return self.last_conv[1:](joined)
 
 
 class SeparableHead(Head):

@@ -1,7 +1,7 @@
 """Multi-granularity distillation (Qin et al., ECCV 2022): how a student is trained from two frozen teachers."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ from mgd.objectives.base import (
     supervised_loss,
     thresholds,
 )
-from mgd.objectives.teaching import TeacherNetworks, Teachers, Teaching
+from mgd.objectives.teaching import Lesson, TeacherNetworks, Teachers, Teaching
 
 
 class MGDObjective(Objective):
     """L = supervised + pixel + lambda_image * image + lambda_region * region.
 
     The teaching is kept in an attribute that is no module: it is outside `train()`, `parameters()`, `state_dict()` and
-    DDP. It is asked before the student's forward, so that the two never hold memory together.
+    DDP. It is asked once, before the student's first forward: the two never hold memory together, and teachers read
+    their weights once.
     """
 
     config: MGD
@@ -62,15 +63,16 @@ class MGDObjective(Objective):
         unlabeled = {"pixel_unlabeled": mixed.valid.sum(), "image": images, "region": images}
         if config.soft:
             unlabeled["soft"] = mixed.valid.sum()
-        passes = [Pass(labeled, partial(self._labeled_terms, batch))]
+        lesson = cache(partial(self.teaching.lesson, batch, mixed))
+        passes = [Pass(labeled, partial(self._labeled_terms, batch, lesson))]
         if self.teaching.sees_mixed:
-            passes.append(Pass(unlabeled, partial(self._unlabeled_terms, batch, mixed)))
+            passes.append(Pass(unlabeled, partial(self._unlabeled_terms, batch, mixed, lesson)))
         return passes
 
-    def _labeled_terms(self, batch: Batch) -> Terms:
+    def _labeled_terms(self, batch: Batch, lesson: Callable[[], Lesson]) -> Terms:
         labeled, config = batch.labeled, self.config
         assert labeled.label is not None
-        labels = self.teaching.labels(labeled) if config.pixel_labeled else {}
+        labels = lesson().labeled if config.pixel_labeled else {}
         logits = self.student.classifier(self.student.feature(see(self.student, labeled)))
         own, *others = pixel_losses(self.student, logits, [labeled.label, *labels.values()])
         weights = self.class_weights
@@ -79,10 +81,10 @@ class MGDObjective(Objective):
             terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labeled.valid)
         return terms
 
-    def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
+    def _unlabeled_terms(self, batch: Batch, mixed: Views, lesson: Callable[[], Lesson]) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
         config = self.config
-        labels, pooled, target, soft = self.teaching.lesson(batch, mixed)
+        _, labels, pooled, target, soft = lesson()
         feature = self.student.feature(see(self.student, batch.hardened()))
         logits = self.student.classifier(feature)
         terms = {}
