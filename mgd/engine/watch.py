@@ -14,6 +14,7 @@ from torch import Tensor
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import hidden_truth
+from mgd.data.items import Items
 from mgd.data.loaders import ValidationSamples
 from mgd.evaluate import Report
 from mgd.infer import predict_scores
@@ -30,9 +31,9 @@ class Watch:
     def __init__(self, config: Experiment, classes: Classes) -> None:
         """Raises UserError where `evaluate.watch` asks for photos whose label is broken."""
         self.config, self.classes, self.warned = config, classes, set[str]()
-        items = hidden_truth(config.data) if config.evaluate.watch else []
+        items = hidden_truth(config.data) if config.evaluate.watch else Items.of(())
         places = np.linspace(0, len(items) - 1, min(config.evaluate.watch, len(items))).round().astype(int)
-        self.samples = ValidationSamples([items[i] for i in places], config, len(classes))
+        self.samples = ValidationSamples(items.take(places), config, len(classes))
         if config.evaluate.watch and not items:
             log.warning("WARNING: evaluate.watch: no unlabelled photo has a label on the disk, so none is watched")
 
