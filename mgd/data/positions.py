@@ -65,4 +65,6 @@ def _apart(seed: int, stream: int, epoch: int, place: int, count: int) -> int:
 
 @lru_cache(maxsize=4)  # this epoch's and the last one's, labelled and unlabelled: a million take 4 MB each
 def _permutation(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, ORDER, stream, epoch]).permutation(count).astype(np.uint32)
+    order = np.arange(count, dtype=np.uint32)
+    np.random.default_rng([seed, ORDER, stream, epoch]).shuffle(order)
+    return order
