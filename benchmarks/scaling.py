@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--values", type=int, nargs="+", metavar="N", help="of the one axis that is named")
     parser.add_argument("--steps", type=int, default=3, help="that the median is of")
     parser.add_argument("--samples", type=int, default=2000, help="that a worker draws from a long list")
-    parser.add_argument("--backbone", default="mobilenet_v2")
+    parser.add_argument("--backbone", default="mobilenet_v2", help="of the steps")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write scaling.png there")
     options = parser.parse_args()
