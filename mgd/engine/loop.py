@@ -21,6 +21,7 @@ from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
 from mgd.engine.inputs import inputs_of, same_validation
 from mgd.engine.log import Meter, log_to_file, record_run
+from mgd.engine.optim import bf16_hint
 from mgd.engine.resume import (
     Previous,
     Stretch,
@@ -258,6 +259,9 @@ class Trainer:
         log.info("partition: %s; sha256 of the labelled names %s", splits.source, splits.sha256[:12])
         log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
         log.info("device: %s, %s", self.team.device, str(self.stepper.precision).removeprefix("torch."))
+        networks = [*self.stepper.networks, *self.stepper.objective.teachers.values()]
+        if told := bf16_hint(networks, self.stepper.precision, self.team.device):
+            log.info(told)
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
         if self.refines_from < self.total:
             log.info("of these the last %d on labels alone", self.total - self.refines_from)
