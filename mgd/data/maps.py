@@ -236,9 +236,9 @@ def _used(weights: np.ndarray) -> tuple[int, int]:
     return int(used[0]), int(used[-1]) + 1
 
 
-def photo_name(image: Path, root: Path) -> str:
+def photo_name(image: str | Path, root: Path) -> str:
     """How a store names an image: its path below the data's root, where it is there."""
-    return image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
+    return str(image).removeprefix(str(root / "x")[:-1])
 
 
 def record_type(kinds: int) -> np.dtype:

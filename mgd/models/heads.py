@@ -194,9 +194,11 @@ def low_level(backbone: Backbone, asked: int | None, usual: int) -> int:
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming normal, fan_in, ReLU; of a depthwise convolution fan_in is one channel's window."""
+    """Kaiming normal, fan_in, ReLU; a depthwise convolution begins as the identity, which a few labels can build on."""
     for conv in module.modules():
-        if isinstance(conv, nn.Conv2d):
+        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+            nn.init.dirac_(conv.weight, groups=conv.groups)
+        elif isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
 
 
@@ -206,8 +208,11 @@ def upsample(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 
 def _separable(in_channels: int, out_channels: int, *, dilation: int = 1) -> nn.Sequential:
-    """A 3x3 convolution channel by channel, then a 1x1, each with batch norm and ReLU."""
-    return nn.Sequential(
-        ConvNormAct(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels),
-        ConvNormAct(in_channels, out_channels),
+    """A 3x3 convolution channel by channel, then a 1x1 with batch norm and ReLU.
+
+    Nothing stands between the two: a ReLU there loses half of what few channels hold (docs/students.md).
+    """
+    window = nn.Conv2d(
+        in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
     )
+    return nn.Sequential(window, ConvNormAct(in_channels, out_channels))

@@ -64,7 +64,8 @@ class DistillObjective(Objective):
         assert labeled.label is not None
         feature = self.student.feature(see(self.student, labeled))
         (losses,) = pixel_losses(self.student, self.student.classifier(feature), [labeled.label])
-        terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion)}
+        weights = self.class_weights
+        terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion, weights=weights)}
         if self.config.labeled:
             found = self.compare(feature, labeled).items()
             terms |= {f"{name}_labeled": self.config.labeled * term for name, term in found}

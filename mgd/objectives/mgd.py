@@ -22,6 +22,7 @@ from mgd.objectives.base import (
     see,
     supervised_count,
     supervised_loss,
+    thresholds,
 )
 from mgd.objectives.teaching import Lesson, TeacherNetworks, Teachers, Teaching
 
@@ -34,11 +35,14 @@ class MGDObjective(Objective):
     their weights once.
     """
 
+    config: MGD
+
     def __init__(self, student: SegmentationNetwork, teaching: Teaching | Teachers, config: MGD) -> None:
         """`teaching`: where a teacher's answers come from; the networks themselves, as "deep" and "wide", will do."""
         super().__init__()
         self.student, self.config = student, config
         self.teaching = teaching if isinstance(teaching, Teaching) else TeacherNetworks(teaching.items(), config)
+        self.confidence = self.teaching.confidence = thresholds(config, self.teachers, student.num_classes)
 
     @property
     def teachers(self) -> Teachers:  # type: ignore[override]
@@ -71,7 +75,8 @@ class MGDObjective(Objective):
         labels = lesson().labeled if config.pixel_labeled else {}
         logits = self.student.classifier(self.student.feature(see(self.student, labeled)))
         own, *others = pixel_losses(self.student, logits, [labeled.label, *labels.values()])
-        terms = {"supervised": supervised_loss(own, labeled.label, config.criterion)}
+        weights = self.class_weights
+        terms = {"supervised": supervised_loss(own, labeled.label, config.criterion, weights=weights)}
         if labels:
             terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labeled.valid)
         return terms

@@ -14,7 +14,7 @@ from mgd.data.cutmix import mix
 from mgd.losses import global_pool
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
-from mgd.objectives.base import fill, hard_label, mixed_label, see
+from mgd.objectives.base import Confidence, fill, hard_label, mixed_label, see
 
 Teachers = Mapping[str, SegmentationNetwork]  # "deep" (T_D) and "wide" (T_W), either may be missing
 FEATURE_STRIDE = 4  # of a network's decoder feature
@@ -36,9 +36,11 @@ class Teaching:
 
     Attributes:
         networks: the teachers, where they are here.
+        confidence: what each one's pseudo-labels of unlabelled images are held against.
     """
 
     networks: Teachers = MappingProxyType({})
+    confidence: Mapping[str, Confidence]
 
     def __init__(self, config: MGD, names: tuple[str, ...]) -> None:
         self.config = config
@@ -92,7 +94,7 @@ class TeacherNetworks(Teaching):
             if "labeled" in features:
                 lesson.labeled[name] = hard_label(network, features["labeled"], batch.labeled.valid)
             if "first" in features:
-                seen, confidence = features["first"], self.config.confidence
+                seen, confidence = features["first"], self.confidence[name]
                 (lesson.labels[name],) = mixed_label(network, batch, [mask], confidence=confidence, feature=seen)
             if "mixed" not in features:
                 continue
