@@ -40,12 +40,27 @@ class TrainingSamples(Dataset):
     it (p + 1 where p is even, else p - 1), so that it is there already where both are in one forward pass.
     """
 
-    def __init__(self, splits: Splits, config: Experiment, *, together: int = 1, maps: Maps | None = None) -> None:
-        """`together`: images in a forward pass. `maps`: what the teachers left, with method.teachers="offline"."""
+    def __init__(
+        self,
+        splits: Splits,
+        config: Experiment,
+        *,
+        together: int = 1,
+        maps: Maps | None = None,
+        labels_alone_from: int | None = None,
+    ) -> None:
+        """What a position gets depends on these alone.
+
+        Args:
+            together: images in a forward pass.
+            maps: what the teachers left, with method.teachers="offline".
+            labels_alone_from: the iteration from which on there are no unlabelled images; None: they never end.
+        """
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
         self.maps, self.wanted = maps, wanted_maps(config) if maps is not None else {}
         self.shares_first = config.data.partner == "batch" and together % 2 == 0
         self.uses_unlabeled = config.method.uses_unlabeled
+        self.pairs_end = None if labels_alone_from is None else labels_alone_from * config.train.batch_size
         self.takes_two_views = isinstance(config.method, UniMatch)
         self.rare = _indices(config.data.rare_classes, splits.classes) if config.data.rare_crops else []
         self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
@@ -62,7 +77,7 @@ class TrainingSamples(Dataset):
             if name == "second" and self.shares_first:
                 continue
             sample[name] = self._view(self._picked(stream, place, broken), self._rng(stream, place), name)
-        if self.uses_unlabeled:
+        if self._has_pair(position):
             crop = self.data.crop_size
             sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
             if self.takes_two_views:
@@ -71,6 +86,9 @@ class TrainingSamples(Dataset):
                 sample["noise"] = int(self._rng(NOISE, position).integers(2**63))
         return sample | {"broken": "\n".join(broken)}
 
+    def _has_pair(self, position: int) -> bool:
+        return self.uses_unlabeled and (self.pairs_end is None or position < self.pairs_end)
+
     def names(self, position: int) -> list[str]:
         """The images that a position takes, for messages. Reads them: another may stand in for a broken one."""
         return [self._picked(stream, place, [])[0].name for stream, place in self._places(position).values()]
@@ -78,7 +96,7 @@ class TrainingSamples(Dataset):
     def _places(self, position: int) -> dict[str, tuple[int, int]]:
         """View -> the stream and the position that its image and its geometry are drawn for."""
         places = {"labeled": (LABELED, position)}
-        if self.uses_unlabeled:
+        if self._has_pair(position):
             places["first"] = (UNLABELED, position)
             places["second"] = (UNLABELED, position ^ 1) if self.data.partner == "batch" else (PARTNER, position)
         return places
