@@ -212,7 +212,5 @@ def _separable(in_channels: int, out_channels: int, *, dilation: int = 1) -> nn.
 
     Nothing stands between the two: a ReLU there loses half of what few channels hold (docs/students.md).
     """
-    window = nn.Conv2d(
-        in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
-    )
+    window = nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False)
     return nn.Sequential(window, ConvNormAct(in_channels, out_channels))
