@@ -7,7 +7,6 @@ import timm
 import torch
 import torch.distributed as dist
 from test_mgd_step import CLASSES, WEIGHTS, batch
-
 from torch.nn.parallel import DistributedDataParallel
 
 from mgd.config import MGD, load
