@@ -217,7 +217,7 @@ class _Windows:
 def windows_at_once(how: Evaluate, device: torch.device) -> int:
     """Windows in a forward pass: on a CPU one.
 
-    Several at once gain nothing there, and their activations are so large that the system is asked for every one of them
+    Several at once gain nothing there, and their activations are so large that the system is asked for each of them
     anew: four of 480x480 take 1.08 times the CPU time of one by one (ResNet-18, one thread).
     """
     return 1 if device.type == "cpu" else how.window_batch

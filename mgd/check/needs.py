@@ -167,8 +167,8 @@ def evaluation_memory(config: Experiment, model: SegmentationNetwork, size: tupl
     """What scoring one validation image of `size` (height, width; as the network gets it) holds at its peak, estimated.
 
     Counted: the photo and its scaled copy, a row of windows' scores at the largest scale twice, and the largest layer
-    of a forward pass of a window (on a GPU of `evaluate.window_batch`; of the whole image in whole-image mode), in fp32. Not
-    counted: PyTorch itself (0.7 GiB on a CPU) and a network's weights.
+    of a forward pass of a window (on a GPU of `evaluate.window_batch`; of the whole image in whole-image mode), in
+    fp32. Not counted: PyTorch itself (0.7 GiB on a CPU) and a network's weights.
     """
     how, scale = config.evaluate, max(config.evaluate.scales)
     on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
