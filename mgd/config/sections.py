@@ -92,7 +92,7 @@ class Evaluate:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: faster where the machine has it, near-ties may change
-    window_batch: PositiveInt = 4  # windows in a forward pass
+    window_batch: PositiveInt = 4  # windows in a forward pass on a GPU; a CPU takes one by one
     metrics: tuple[Literal["iou", "dice", "boundary_iou"], ...] = ("iou",)  # what the report tells of each class
     exclude: tuple[str, ...] = ()  # classes that the mean leaves out, such as background; both means are told
     every: Count = 1  # epochs between evaluations while training; 0: none
