@@ -10,6 +10,7 @@ from mgd.data.classes import Classes
 from mgd.data.transforms import resize
 
 MARGIN, CAPTION = 4, 22  # pixels
+ROWS = 256  # of a photo, that are blended at once
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -22,8 +23,12 @@ def panels(image: Tensor, maps: Sequence[Tensor], classes: Classes) -> list[np.n
 
 def overlay(photo: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:
     """Blend a photo (H,W,3) with the colours of its label map (H,W); ignored pixels are left to the photo."""
-    blended = (0.4 * photo + 0.6 * classes.palette()[label]).astype(np.uint8)
-    return np.where((label < len(classes))[..., None], blended, photo)
+    blended, palette = np.empty_like(photo), classes.palette()
+    for top in range(0, len(photo), ROWS):  # so that large photos are not in memory several times as floats
+        rows = slice(top, top + ROWS)
+        colored = (0.4 * photo[rows] + 0.6 * palette[label[rows]]).astype(np.uint8)
+        blended[rows] = np.where((label[rows] < len(classes))[..., None], colored, photo[rows])
+    return blended
 
 
 def panel(picture: np.ndarray, ignored: np.ndarray | None = None, *, width: int = 256) -> np.ndarray:

@@ -7,9 +7,9 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,6 +72,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: none takes its name before the content of all is written.
+
+    Raises:
+        UserError: as `atomic`.
+    """
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            file = stack.enter_context(atomic(path))
+            file.write(content)
+            file.flush()
+
+
 def read_text(path: Path) -> str:
     """The content of a UTF-8 text file, or of one that begins with a byte order mark, as Windows programs write.
 
@@ -131,7 +144,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, atomically; null for a number that is not finite, for which JSON has no word."""
-    write_text(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """As `write_json` writes it."""
+    return f"{json.dumps(_finite(content), indent=1, allow_nan=False)}\n".encode()
 
 
 def _finite(content: Any) -> Any:

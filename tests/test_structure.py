@@ -105,7 +105,7 @@ def test_every_import_is_a_requirement_or_comes_with_python(file):
     optional = {  # used when it is there
         "optim.py": {"apex"},
         "shapes.py": {"pycocotools"},
-        "quantise.py": {"onnxruntime"},
+        "qdq.py": {"onnxruntime"},
         "verify.py": {"onnxruntime"},
     }.get(file.name, set())
     assert roots <= required | optional | {"mgd"} | sys.stdlib_module_names

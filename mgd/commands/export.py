@@ -109,6 +109,12 @@ def _summary(card: dict) -> str:
     if compared["logit_difference"] is not None:
         parts.append(f"logits differ by at most {compared['logit_difference']:.2g}")
     parts.append(f"{card['latency']['milliseconds']} ms on one thread")
+    if int8 := card["int8"]:
+        whole = int8["int8_convolutions"] + len(int8["float32_convolutions"])
+        parts.append(
+            f"INT8 in {int8['int8_convolutions']} of {whole} convolutions: {int8['speedup']} times as fast as the "
+            f"float32 file and {int8['size']} of its size"
+        )
     return "; ".join(parts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mgd.files import write_bytes, write_json
+from mgd.files import json_bytes
 
 FORMAT = "mgd-card-1"
 LICENCE = (
@@ -26,16 +26,16 @@ def golden_path(file: Path) -> Path:
     return file.with_name(f"{file.name}.npz")
 
 
-def write_golden(file: Path, image: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
-    """Write the golden photo and its outputs beside `file`."""
+def golden_bytes(image: np.ndarray, outputs: dict[str, np.ndarray]) -> bytes:
+    """What lies in `golden_path`."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, image=image, **outputs)  # type: ignore[arg-type]
-    write_bytes(golden_path(file), buffer.getvalue())
+    return buffer.getvalue()
 
 
-def write_card(file: Path, content: dict[str, Any]) -> None:
-    """Write the card beside `file`."""
-    write_json(card_path(file), {"format": FORMAT, "file": file.name, **content})
+def card_bytes(file: Path, content: dict[str, Any]) -> bytes:
+    """What lies in `card_path`."""
+    return json_bytes({"format": FORMAT, "file": file.name, **content})
 
 
 def read_card(file: Path) -> dict[str, Any] | None:

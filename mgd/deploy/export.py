@@ -1,8 +1,8 @@
 """Checkpoint -> one file that segments photos, compared with the network on real ones before it gets its name."""
 
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,18 @@ import torch
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
 from mgd.data.images import load_image
-from mgd.deploy.card import LICENCE, write_card, write_golden
+from mgd.deploy.card import LICENCE, card_bytes, card_path, golden_bytes, golden_path
 from mgd.deploy.comparison import choose_photos, compare_runners
 from mgd.deploy.formats import WRITERS, Shape
+from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.profile import count
-from mgd.deploy.quantise import quantise
 from mgd.deploy.runtime import Runner, onnx_runner, open_runner, torch_runner
 from mgd.deploy.source import Source
 from mgd.deploy.timing import latencies
 from mgd.deploy.verify import fingerprint
 from mgd.errors import UserError
 from mgd.extras import need
-from mgd.files import atomic, sha256_of
+from mgd.files import atomic, sha256_of, write_together
 from mgd.models.folding import fold_batch_norm
 from mgd.models.photo import Output, PhotoGraph, shrunk_size
 from mgd.version import __version__
@@ -84,8 +84,8 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         classes=source.classes,
         ignore_values=source.config.data.ignore_values if source.config else (),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / f"made{order.out.suffix}"
+    with _scratch() as folder:
+        made = folder / f"made{order.out.suffix}"
         metadata = {"classes": _classes(source.classes), "producer": f"mgd {__version__}"}
         WRITERS[order.kind](graph.requires_grad_(False), order.shape, made, opset=order.opset, metadata=metadata)
         compared = measure(_with_logits(made))
@@ -111,12 +111,22 @@ def export(source: Source, order: Order) -> dict[str, Any]:
             "latency": {"milliseconds": round(float(np.median(latencies(runner, photo))), 2), "threads": 1},
             "int8": int8.to_dict() if int8 else None,
         }
-        write_golden(order.out, photo, outputs)
-        write_card(order.out, card)
-        for file in reversed(files_of(made)):
-            with open(file, "rb") as content, atomic(order.out.with_suffix(file.suffix)) as target:
-                shutil.copyfileobj(content, target)
+        contents = {order.out.with_suffix(file.suffix): file.read_bytes() for file in files_of(made)}
+        contents[card_path(order.out)] = card_bytes(order.out, card)
+        contents[golden_path(order.out)] = golden_bytes(photo, outputs)
+        write_together(contents)
     return card
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder to work in. Raises UserError where its disk is full."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        place = tempfile.gettempdir()
+        raise UserError(f"{place} has no room to work in ({error}); free space, or name a folder in TMPDIR") from error
 
 
 def files_of(made: Path) -> list[Path]:

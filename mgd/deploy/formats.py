@@ -1,5 +1,6 @@
 """Write a photo graph as ONNX, as PyTorch's own programs, or through OpenVINO's and LiteRT's converters."""
 
+import io
 import json
 import logging
 import warnings
@@ -64,16 +65,20 @@ def write_onnx(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, metad
 
 def write_pt2(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
     """`torch.export`'s archive."""
+    buffer = io.BytesIO()
     with _quiet():
-        torch.export.save(_program(graph, shape), path)
+        torch.export.save(_program(graph, shape), buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def write_torchscript(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
     """A traced TorchScript module. Raises UserError for a dynamic size, which a trace cannot have."""
     if shape.size is None:
         raise UserError("--format torchscript records one size; name it, such as --size 512x512, or use pt2 or onnx")
+    buffer = io.BytesIO()  # torch says of a full disk no more than that a runtime error happened; open() tells it
     with _quiet(), torch.no_grad():
-        torch.jit.save(torch.jit.trace(graph, shape.example(), check_trace=False), str(path))
+        torch.jit.save(torch.jit.trace(graph, shape.example(), check_trace=False), buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def write_openvino(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, metadata: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""What predictions are made on: photos, folders, globs, video files, a webcam."""
+"""What predictions are made on: photos, folders, globs, video files, a webcam; and the videos that they make."""
 
 import glob
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,3 +93,42 @@ class Frames:
                 yield np.ascontiguousarray(frame[..., ::-1])
         finally:
             self.capture.release()
+
+
+@contextmanager
+def new_video(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that adds RGB frames (H,W,3) to an .mp4 file, which gets its name when the block ends without error.
+
+    Raises:
+        UserError: it cannot be written, or not to its end.
+    """
+    temporary = path.with_name(f".{path.name}.tmp.mp4")
+    writer, written = cv2.VideoWriter(), 0
+
+    def write(frame: np.ndarray) -> None:
+        nonlocal written
+        if not written:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not writer.open(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, frame.shape[1::-1]):
+                raise OSError("OpenCV cannot open it")
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        written += 1
+
+    try:
+        yield write
+        writer.release()
+        if written and _frames_in(temporary) < written:  # OpenCV says nothing of a full disk
+            raise OSError("the disk is full")
+        if written:
+            temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); free space or choose another folder") from error
+    finally:
+        writer.release()
+        with suppress(OSError):  # gone, or its folder could not be made
+            temporary.unlink()
+
+
+def _frames_in(file: Path) -> int:
+    """How many a video file says it has; 0 where it cannot be opened."""
+    return max(0, int(cv2.VideoCapture(str(file)).get(cv2.CAP_PROP_FRAME_COUNT)))

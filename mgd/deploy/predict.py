@@ -1,8 +1,9 @@
 """Photos and videos without labels -> label maps, colours, overlays with a legend, confidence maps."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from mgd.data.formats.back import check_empty, write_one, write_rest
 from mgd.data.formats.table import WRITERS
 from mgd.data.images import load_image
 from mgd.data.transforms import resize, shrink
-from mgd.deploy.media import Frames, Photo, Video
+from mgd.deploy.media import Frames, Photo, Video, new_video
 from mgd.deploy.source import Source
 from mgd.draw import legend, overlay
 from mgd.errors import UserError
@@ -34,9 +35,9 @@ TOOLS = tuple(WRITERS)  # annotation tools that take label maps to correct
 WHOLE = 4_000_000  # pixels of a photo, as the network sees it, above which it is cut into tiles
 SCORES = 2**28  # scores (classes x pixels) that may be in memory at once: 1 GiB; more are made row by row
 TILE, OVERLAP = 1024, 128  # pixels
-AHEAD = 4  # photos that are decoded while others are predicted
+AHEAD, AHEAD_PIXELS = 4, 2**25  # photos that are decoded while others are predicted: so many, of so many pixels
 
-Maps = tuple[np.ndarray, np.ndarray]  # label uint8 (H,W), confidence float32 (H,W), 0..1
+Maps = tuple[np.ndarray, np.ndarray]  # label and confidence (0..255), uint8 (H,W)
 
 
 def predict(network: NormalisingNetwork, image: str | Path | np.ndarray) -> np.ndarray:
@@ -90,7 +91,8 @@ def predict_media(
     for _, group in groupby(readable, key=lambda pair: pair[1].shape):
         rest = iter(group)
         while chunk := [*islice(rest, job.batch)]:
-            for (photo, pixels), maps in zip(chunk, segment(np.stack([pixels for _, pixels in chunk])), strict=True):
+            together = np.stack([pixels for _, pixels in chunk]) if len(chunk) > 1 else chunk[0][1][None]
+            for (photo, pixels), maps in zip(chunk, segment(together), strict=True):
                 _write(job, photo.name, pixels, maps, source.classes)
                 for form, so_far in made.items():
                     name = photo.name.as_posix()
@@ -122,16 +124,20 @@ def tiles(length: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _readable(photos: Sequence[Photo], tally: Tally) -> Iterator[tuple[Photo, np.ndarray]]:
-    """The photos that can be read, in order; the next ones are decoded meanwhile."""
+    """The photos that can be read, in order; the next ones are decoded meanwhile, fewer of them the larger they are."""
+    coming, waiting = iter(photos), deque[Future[np.ndarray]]()
+    ahead = 0
     with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting = [pool.submit(load_image, photo.file) for photo in photos[:AHEAD]]
-        for i, photo in enumerate(photos):
-            if i + AHEAD < len(photos):
-                waiting.append(pool.submit(load_image, photos[i + AHEAD].file))
+        for photo in photos:
+            more = islice(coming, max(0, 1 + ahead - len(waiting)))
+            waiting.extend(pool.submit(load_image, one.file) for one in more)
             try:
-                yield photo, waiting.pop(0).result()
+                pixels = waiting.popleft().result()
             except UserError as error:
                 tally.problems.append(str(error))
+                continue
+            ahead = min(AHEAD, AHEAD_PIXELS // math.prod(pixels.shape[:2]))
+            yield photo, pixels
 
 
 def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.ndarray], list[Maps]]:
@@ -144,40 +150,42 @@ def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.n
         crop = how.crop_size or (source.config.data.crop_size if source.config else 512)
         how = replace(how, mode="slide", crop_size=crop)
 
+    def grey(share: torch.Tensor) -> np.ndarray:
+        """0..1 -> 0..255."""
+        if not share.isfinite().all():
+            raise UserError(f"{source.path} gives scores that are not finite; its weights are broken")
+        return share.mul(255).round_().to(torch.uint8).cpu().numpy()
+
     @torch.inference_mode()
     def whole(photos: np.ndarray) -> list[Maps]:
-        label, confidence = graph(torch.from_numpy(photos).to(device))
-        return [*zip(label.cpu().numpy(), confidence.cpu().numpy(), strict=True)]
+        label, share = graph(torch.from_numpy(photos).to(device))
+        return [*zip(label.cpu().numpy(), grey(share), strict=True)]
 
     def in_bands(photo: np.ndarray) -> Maps:
         """No more than some rows of scores are held at a time."""
         small = torch.from_numpy(shrink(photo, network.short_side)).permute(2, 0, 1).to(device)
         label, share = predict_confidence(network, small, how, size=(photo.shape[0], photo.shape[1]))
-        return label.cpu().numpy(), share.cpu().numpy()
+        return label.cpu().numpy(), grey(share)
 
     def in_tiles(photo: np.ndarray) -> Maps:
         """Of the shrunk photo, enlarged pixel by pixel: memory does not grow with the scores."""
         small = shrink(photo, network.short_side)
-        label, confidence = np.empty(small.shape[:2], np.uint8), np.empty(small.shape[:2], np.float32)
+        label, confidence = (np.empty(small.shape[:2], np.uint8) for _ in range(2))
         for y, y_end, top, bottom in tiles(small.shape[0]):
             for x, x_end, left, right in tiles(small.shape[1]):
-                ((own, share),) = whole(np.ascontiguousarray(small[None, y:y_end, x:x_end]))
-                label[top:bottom, left:right] = own[top - y : bottom - y, left - x : right - x]
-                confidence[top:bottom, left:right] = share[top - y : bottom - y, left - x : right - x]
+                (made,) = whole(np.ascontiguousarray(small[None, y:y_end, x:x_end]))
+                for target, tile in zip((label, confidence), made, strict=True):
+                    target[top:bottom, left:right] = tile[top - y : bottom - y, left - x : right - x]
         height, width = photo.shape[:2]
         return resize(label, height, width, nearest=True), resize(confidence, height, width, nearest=True)
 
     def segment(photos: np.ndarray) -> list[Maps]:
         size = photos.shape[1:3]
         if math.prod(shrunk_size(size, network.short_side)) > WHOLE:
-            found = [in_tiles(photo) for photo in photos]
-        elif job.slide or math.prod(size) * len(source.classes) > SCORES:
-            found = [in_bands(photo) for photo in photos]
-        else:
-            found = whole(photos)
-        if not all(np.isfinite(confidence).all() for _, confidence in found):
-            raise UserError(f"{source.path} gives scores that are not finite; its weights are broken")
-        return found
+            return [in_tiles(photo) for photo in photos]
+        if job.slide or math.prod(size) * len(source.classes) > SCORES:
+            return [in_bands(photo) for photo in photos]
+        return whole(photos)
 
     return segment
 
@@ -193,8 +201,7 @@ def _write(job: Job, name: Path, photo: np.ndarray, maps: Maps, classes: Classes
         if kind in pictures:
             write_png(path, pictures[kind]())
         else:
-            grey = label if kind == "label" else (255 * confidence).round().astype(np.uint8)
-            write_bytes(path, cv2.imencode(".png", grey)[1].tobytes())
+            write_bytes(path, cv2.imencode(".png", label if kind == "label" else confidence)[1].tobytes())
 
 
 def overlay_with_legend(photo: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:
@@ -214,34 +221,22 @@ def _predict_video(
 ) -> None:
     """Write <out>/overlay/<name>.mp4 (a whole file or none), and label maps frame by frame where they are asked for."""
     frames = Frames(video.source)
-    path = job.out / "overlay" / f"{video.name}.mp4"
-    temporary = path.with_name(f".{path.name}.tmp.mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer: cv2.VideoWriter | None = None
     other = replace(job, kinds=tuple(kind for kind in job.kinds if kind in ("label", "confidence")))
-    try:
-        for frame in frames:
-            (maps,) = segment(frame[None])
-            if writer is None:
-                codec = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(temporary), codec, frames.fps, frame.shape[1::-1])
-                if not writer.isOpened():
-                    raise UserError(f"{path} cannot be written as a video; choose another folder")
-            writer.write(np.ascontiguousarray(overlay(frame, maps[0], classes)[..., ::-1]))
-            _write(other, video.name / f"{frames.read:06}", frame, maps, classes)
-            tally.done += 1
-            bar.update()
-            if job.frames and frames.read >= job.frames:
-                break
-    except KeyboardInterrupt:  # the way to end a webcam: what was seen is kept
-        if not video.source.isdecimal():
-            raise
-    finally:
-        if writer is not None:
-            writer.release()
+    with new_video(job.out / "overlay" / f"{video.name}.mp4", frames.fps) as write:
+        try:
+            for frame in frames:
+                (maps,) = segment(frame[None])
+                write(overlay(frame, maps[0], classes))
+                _write(other, video.name / f"{frames.read:06}", frame, maps, classes)
+                tally.done += 1
+                bar.update()
+                if job.frames and frames.read >= job.frames:
+                    break
+        except KeyboardInterrupt:  # the way to end a webcam: what was seen is kept
+            if not video.source.isdecimal():
+                raise
     if not frames.read:
         raise UserError(f"{video.source} has no frame that can be read; replace the file")
-    temporary.replace(path)
     if not job.frames and frames.read < frames.expected:
         tally.problems.append(
             f"{video.source} ends after {frames.read} of {frames.expected} frames; what is there was predicted"

@@ -13,29 +13,29 @@ import numpy as np
 
 from mgd.config import to_dict
 from mgd.data.classes import Classes
-from mgd.deploy.profile import count
 from mgd.metrics import IGNORE_INDEX
+from mgd.report.numbers import Score, cost
 from mgd.report.plots import confusion, learning_curves
 from mgd.report.predictions import Predictions
 from mgd.report.runs import Run, teachers_of
-from mgd.statistics import Difference, ious, paired_bootstrap
+from mgd.statistics import Difference, ious
 
 PAIRS = 5  # of classes that two runs disagree on
 
 
-def report_html(runs: Sequence[Run], found: Predictions, *, images: int = 12) -> str:
+def report_html(runs: Sequence[Run], found: Predictions, scored: Sequence[Score], *, images: int = 12) -> str:
     """The whole page; `images`: how many validation images are shown, the last run's worst first."""
     sections = {
-        "Scores": _scores(runs, found),
+        "Scores": _scores(scored, found),
         "Learning curves": learning_curves(runs),
-        "Classes": _classes(runs, found),
+        "Classes": _classes(scored, found),
         "Worst images first": _panels(runs, found, images),
-        "Agreement": _agreement(runs, found),
-        "Teachers and students": _teachers(runs, found),
+        "Agreement": _agreement(runs, found, scored),
+        "Teachers and students": _teachers(runs, found, scored),
         "Confusion": '<div class="row">'
         + "".join(confusion(c.sum(0), found.classes, r.name) for r, c in zip(runs, found.confusions, strict=True))
         + "</div>",
-        "Cost": _cost(runs, found),
+        "Cost": _cost(runs),
         "Settings that differ": _settings(runs),
         "Commands": _commands(runs),
     }
@@ -55,32 +55,24 @@ def _percent(value: float) -> str:
     return "absent" if math.isnan(value) else f"{100 * value:.2f}"
 
 
-def _scores(runs: Sequence[Run], found: Predictions) -> str:
-    rows = []
-    for run, confusions in zip(runs, found.confusions, strict=True):
-        total = confusions.sum(0)
-        config = run.source.config
-        method = to_dict(config)["method"]["name"] if config else "not known"
-        accuracy = total.trace() / max(1, total.sum())
-        miou = float(np.nanmean(ious(total)))
-        rows.append([escape(run.name), method, _percent(miou), _percent(float(accuracy)), f"{len(found.names):,}"])
+def _scores(scored: Sequence[Score], found: Predictions) -> str:
+    images = f"{len(found.names):,}"
+    rows = [[escape(one.name), one.method, _percent(one.miou), _percent(one.accuracy), images] for one in scored]
     note = "Scored as each run's config says (evaluate.mode), on the first run's validation list."
     return _table(["run", "method", "mIoU, %", "pixel accuracy, %", "images"], rows) + f'<p class="note">{note}</p>'
 
 
-def _classes(runs: Sequence[Run], found: Predictions) -> str:
-    columns = [ious(confusions.sum(0)) for confusions in found.confusions]
-    columns = [np.append(column, np.nanmean(column)) for column in columns]
-    compared = [paired_bootstrap(found.confusions[0], other) for other in found.confusions[1:]]
+def _classes(scored: Sequence[Score], found: Predictions) -> str:
+    columns = [[*one.ious, one.miou] for one in scored]
     rows = []
     for i, name in enumerate([*found.classes.names, "mIoU"]):
         cells = [f"<b>{escape(name)}</b>" if name == "mIoU" else escape(name), _percent(columns[0][i])]
-        for column, differences in zip(columns[1:], compared, strict=True):
-            cells += [_percent(column[i]), _difference(differences[i])]
+        for column, one in zip(columns[1:], scored[1:], strict=True):
+            cells += [_percent(column[i]), _difference(one.differences[i])]
         rows.append(cells)
-    head = ["class", runs[0].name]
-    for run in runs[1:]:
-        head += [run.name, f"minus {runs[0].name}"]
+    head = ["class", scored[0].name]
+    for one in scored[1:]:
+        head += [one.name, f"minus {scored[0].name}"]
     note = (
         "IoU in percent. Differences with their 95 % intervals from 1,000 paired resamples of the images: what other "
         "images of the same kind would do to them. Other seeds of training are not in it."
@@ -128,12 +120,9 @@ def _panel(runs: Sequence[Run], found: Predictions, index: int) -> str:
     )
 
 
-def _agreement(runs: Sequence[Run], found: Predictions) -> str:
+def _agreement(runs: Sequence[Run], found: Predictions, scored: Sequence[Score]) -> str:
     """How often each pair says the same, and which classes the last run and each other see in each other's place."""
-    rows = []
-    for r, run in enumerate(runs):
-        shares = (found.agreements[r, s].trace() / max(1, found.agreements[r, s].sum()) for s in range(len(runs)))
-        rows.append([escape(run.name), *(_percent(float(share)) for share in shares)])
+    rows = [[escape(one.name), *map(_percent, one.agreements)] for one in scored]
     text = _table(["pixels with the same class, %", *(run.name for run in runs)], rows)
     last = len(runs) - 1
     for r, run in enumerate(runs[:-1]):
@@ -151,7 +140,7 @@ def _agreement(runs: Sequence[Run], found: Predictions) -> str:
     return text
 
 
-def _teachers(runs: Sequence[Run], found: Predictions) -> str:
+def _teachers(runs: Sequence[Run], found: Predictions, scored: Sequence[Score]) -> str:
     """Of each student that names its teachers: how good they are, and how far it follows them, right or wrong."""
     places = {run.path.resolve(): i for i, run in enumerate(runs)}
     names, rows = found.classes.names, []
@@ -159,28 +148,24 @@ def _teachers(runs: Sequence[Run], found: Predictions) -> str:
         for role, path in teachers_of(run).items():
             if (t := places.get(path.resolve())) is None or t == s:
                 continue
-            both = found.agreements[t, s]
-            apart = both.copy()
+            apart = found.agreements[t, s].copy()
             np.fill_diagonal(apart, 0)
             teacher, student = np.unravel_index(int(apart.argmax()), apart.shape)
-            scores = [_percent(float(np.nanmean(ious(found.confusions[i].sum(0))))) for i in (t, s)]
             most = f"{names[teacher]} / {names[student]}" if apart.any() else "nothing"
-            agreed = _percent(float(both.trace() / max(1, both.sum())))
-            rows.append([escape(run.name), role, escape(runs[t].name), *scores, agreed, escape(most)])
+            numbers = map(_percent, (scored[t].miou, scored[s].miou, scored[t].agreements[s]))
+            rows.append([escape(run.name), role, escape(runs[t].name), *numbers, escape(most)])
     head = ["student", "role", "teacher", "its mIoU, %", "student's mIoU, %", "same class, %", "most often apart on"]
     return _table(head, rows) if rows else "<p>No run names teachers whose files are there.</p>"
 
 
-def _cost(runs: Sequence[Run], found: Predictions) -> str:
+def _cost(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
-        network = run.source.network
-        parameters = sum(p.numel() for p in network.parameters())
-        macs = count(network, 512)[0].whole
-        backbone, rate = network.arch["backbone"], [line["images_per_second"] for line in run.metrics if "lr" in line]
-        speed = f"{np.median(rate):.1f}" if rate else "not recorded"
-        size = f"{run.source.path.stat().st_size / 1e6:.1f}"
-        rows.append([escape(run.name), escape(backbone), f"{parameters / 1e6:.2f}", f"{macs / 1e9:.2f}", size, speed])
+        one = cost(run)
+        speed = "not recorded" if one.images_per_second is None else f"{one.images_per_second:.1f}"
+        numbers = (one.parameters / 1e6, one.multiply_accumulates / 1e9)
+        size = f"{one.bytes / 1e6:.1f}"
+        rows.append([escape(run.name), escape(one.backbone), *(f"{number:.2f}" for number in numbers), size, speed])
     head = ["run", "backbone", "parameters, M", "multiply-accumulates at 512x512, G", "last.pt, MB"]
     return _table([*head, "training images/s"], rows)
 

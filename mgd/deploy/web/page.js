@@ -3,10 +3,11 @@ const MODEL = "model.onnx", LARGEST = 1024; // longer side of photos for a netwo
 const $ = (id) => document.getElementById(id);
 const photo = $("photo").getContext("2d", { willReadFrequently: true });
 const mask = $("mask").getContext("2d");
-let ort, session, card, camera = null;
+let ort, session, card, palette, camera = null;
 
 async function start() {
   card = await (await fetch(`${MODEL}.json`)).json();
+  palette = new Uint32Array(Uint8Array.from(card.classes.flatMap(({ color }) => [...color, 255])).buffer); // RGBA
   for (const { name, color } of card.classes) {
     const item = document.createElement("li");
     const box = document.createElement("i");
@@ -73,8 +74,8 @@ async function segment(picture) {
 async function show(picture) {
   const result = await segment(picture);
   const { label, width, height } = result;
-  const colors = new ImageData(width, height), present = new Set(label);
-  label.forEach((index, i) => colors.data.set([...card.classes[index].color, 255], 4 * i));
+  const colors = new ImageData(width, height), pixels = new Uint32Array(colors.data.buffer), present = new Set(label);
+  for (let i = 0; i < label.length; i++) pixels[i] = palette[label[i]];
   Object.assign($("mask"), { width, height });
   mask.putImageData(colors, 0, 0);
   [...$("legend").children].forEach((item, i) => item.classList.toggle("absent", !present.has(i)));
