@@ -1,5 +1,6 @@
 """From splits to samples, and loaders that collate them: what a position (`mgd.data.positions`) gets never changes."""
 
+import gc
 import os
 import signal
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from mgd.data.maps import Maps, photo_name
 from mgd.data.positions import LABELED, MASK, NOISE, OTHER_MASK, PARTNER, SAMPLE, UNLABELED, draw
 from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, first_few
-from mgd.parallel import cores
+from mgd.parallel import cores, keep_freed_memory
 
 RARE_TRIES = 10  # crops of an image that are drawn until one holds a rare class
 
@@ -223,7 +224,7 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
         sampler=None if batched else sampler,
         batch_sampler=sampler if batched else None,
         batch_size=1 if batched else None,
-        collate_fn=default_collate if batched else _share,
+        collate_fn=collate if batched else _share,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=False,
@@ -231,6 +232,18 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its own, so that starting a loader does not move the global one
     )
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """As torch's `default_collate`, but images stay as they were decoded, channels last in memory: none is turned."""
+    return _permuted(default_collate([_permuted(sample, 1, 2, 0) for sample in samples]), 0, 3, 1, 2)
+
+
+def _permuted(views: dict[str, Any], *order: int) -> dict[str, Any]:
+    return {
+        name: view | {"image": view["image"].permute(order)} if isinstance(view, dict) else view
+        for name, view in views.items()
+    }
 
 
 def _share(sample: Any) -> Any:
@@ -252,7 +265,14 @@ def _start_worker(worker: int) -> None:
     A run that is told to stop still needs the samples of its step, and whoever tells it (a terminal, torchrun) often
     tells the whole process group. SIGTERM stays as it is: the run itself ends its workers with it.
     """
-    cv2.setNumThreads(0)  # its own threads would fight with the other workers
+    spare_time()
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+def spare_time() -> None:
+    """Settings of a process that only loads."""
+    cv2.setNumThreads(0)  # its own threads would fight with the other workers
+    gc.freeze()  # what is there now stays to the end: collecting garbage need not look at it again and again
+    keep_freed_memory()
