@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from mgd.config import MGD, Experiment, UniMatch
 from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks
-from mgd.data.datasets import Item, Splits, load_pair
-from mgd.data.maps import Maps, photo_name
+from mgd.data.datasets import Item, Splits, load_pair, load_small
+from mgd.data.maps import Maps
+from mgd.data.pack import Pack
 from mgd.data.positions import LABELED, MASK, NOISE, OTHER_MASK, PARTNER, SAMPLE, UNLABELED, draw
+from mgd.data.store import photo_name
 from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, first_few
 from mgd.parallel import cores, keep_freed_memory
@@ -39,8 +41,23 @@ class TrainingSamples(Dataset):
     it (p + 1 where p is even, else p - 1), so that it is there already where both are in one forward pass.
     """
 
-    def __init__(self, splits: Splits, config: Experiment, *, together: int = 1, maps: Maps | None = None) -> None:
-        """`together`: images in a forward pass. `maps`: what the teachers left, with method.teachers="offline"."""
+    def __init__(
+        self,
+        splits: Splits,
+        config: Experiment,
+        *,
+        together: int = 1,
+        maps: Maps | None = None,
+        pack: Pack | None = None,
+    ) -> None:
+        """Make the samples of a run.
+
+        Args:
+            together: images in a forward pass.
+            maps: what the teachers left, with method.teachers="offline".
+            pack: decoded photos, where there are some.
+        """
+        self.pack = pack
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
         self.maps, self.wanted = maps, wanted_maps(config) if maps is not None else {}
         self.shares_first = config.data.partner == "batch" and together % 2 == 0
@@ -150,15 +167,15 @@ class TrainingSamples(Dataset):
         raise UserError(f"of {len(items)} images none is left to train on: {first_few(broken)}")
 
     def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decoded and shrunk; from memory with `data.cache`."""
-        if item not in self._cache:
-            image, label = load_pair(item, self.data, len(self.splits.classes))
-            small = None if label is None else shrink(label, self.data.short_side, nearest=True)
-            pair = shrink(image, self.data.short_side), small
-            if not self.data.cache:
-                return pair
+        """Decoded and shrunk; from the pack where that has it, from memory with `data.cache`."""
+        if item in self._cache:
+            return self._cache[item]
+        pair = None if self.pack is None else self.pack.load(item)
+        if pair is None:
+            pair = load_small(item, self.data, len(self.splits.classes))
+        if self.data.cache:
             self._cache[item] = pair
-        return self._cache[item]
+        return pair
 
     def _rng(self, stream: int, position: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, SAMPLE, stream, position])

@@ -138,5 +138,5 @@ def _nearest(old: int, new: int) -> np.ndarray:
 
 
 def _gather(array: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """`array[rows][:, columns]` of (H,W) uint8. Both are taken as rows: those are copied whole, columns by the pixel."""
+    """`array[rows][:, columns]` of (H,W) uint8. Both are taken as rows: rows are copied whole, columns by the pixel."""
     return cv2.transpose(cv2.transpose(array.take(rows, axis=0)).take(columns, axis=0))

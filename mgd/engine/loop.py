@@ -15,6 +15,7 @@ from mgd.config import Experiment, to_dict
 from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import TrainingSamples, make_loader
+from mgd.data.pack import open_pack
 from mgd.data.positions import PositionSampler
 from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
@@ -66,7 +67,8 @@ class Trainer:
         self.total = self.stretch.stop
         check_same_start(self.iteration, self.folder)
         together = config.train.batch_size // (config.train.accumulate * team.world)
-        self.samples = TrainingSamples(self.splits, config, together=together, maps=open_maps(config, self.splits))
+        maps, pack = open_maps(config, self.splits), open_pack(config.data, self.splits)
+        self.samples = TrainingSamples(self.splits, config, together=together, maps=maps, pack=pack)
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)
