@@ -27,8 +27,8 @@ def cores() -> int:
 def keep_freed_memory() -> None:
     """Let the C library keep what this process frees for what it allocates next, as far as it can be told (glibc can).
 
-    By itself it gives large blocks back, and the system maps and clears each page of the next ones anew. On a virtual
-    machine that took a training sample as long as decoding its photos.
+    By itself it gives large blocks back, and the system maps and clears each page of the next ones anew, which on a
+    virtual machine can take as long as decoding the photos that they are for.
     """
     with suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
