@@ -206,3 +206,13 @@ def test_steps_without_a_labelled_pixel_are_counted_and_the_first_is_told(
     said = capsys.readouterr().err
     assert said.count("has a label in the crops that were drawn") == 1
     assert "WARNING: iteration 2: no pixel of scene_" in said
+
+
+def test_a_training_that_diverges_says_so_once(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "far above that of a guess: training diverges. Train anew with a lower train.lr"
+    train(tmp_path, small_scenes, "train.max_iterations=4", "run.log_every=1")
+    assert told not in capsys.readouterr().err
+    train(tmp_path, small_scenes, "train.max_iterations=8", "run.log_every=1", "train.lr=100", f"run.dir={tmp_path}/b")
+    assert capsys.readouterr().err.count(told) == 1

@@ -16,6 +16,7 @@ from mgd.engine.step import Outcome
 from mgd.errors import UserError
 
 log = logging.getLogger(__name__)
+DIVERGED = 10.0  # nats a pixel; a guess among 150 classes has 5
 
 
 class History:
@@ -26,6 +27,7 @@ class History:
         # Since the run began: left out; replaced; without a labelled pixel on any process.
         self.counts = {"skipped_steps": 0, "broken_images": 0, "steps_without_labels": 0}
         self._in_a_row = 0
+        self._diverged = False
         self._broken = 0  # on this process, since the last report
         self._logged: set[str] = set()
         self._steps: list[tuple[int, Outcome]] = []
@@ -68,6 +70,7 @@ class History:
                 self._leave_out(iteration, losses)
         losses = {name: sum(step.get(name, 0.0) for step in made) / len(made) for step in made for name in step}
         norms = {"gradient_norm": losses.pop("gradient_norm")} if made else {}
+        self._note_divergence(losses.get("supervised", 0.0))
         return {
             "loss/total": sum(losses.values()) if made else math.nan,
             **{f"loss/{name}": value for name, value in losses.items()},
@@ -100,6 +103,16 @@ class History:
                 *(iteration + 1, names),
             )
         self.counts["steps_without_labels"] += 1
+
+    def _note_divergence(self, supervised: float) -> None:
+        """Tell once that the loss on labels is far above that of a guess."""
+        if supervised > DIVERGED and not self._diverged and self.team.is_main:
+            self._diverged = True
+            log.warning(
+                "WARNING: the loss on labels is %.3g, far above that of a guess: training diverges. Train anew with a "
+                "lower train.lr, or let it rise slowly with train.warmup_iterations",
+                supervised,
+            )
 
     def _leave_out(self, iteration: int, losses: Mapping[str, float]) -> None:
         """Tell of a step that changed nothing; end the run when there are too many."""
