@@ -77,7 +77,7 @@ def evaluate(
     how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
     check_excluded(how.exclude, classes)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    samples, share = ValidationSamples(list(items), config, len(classes)), EveryNth(len(items), rank, world)
+    samples, share = ValidationSamples(items, config, len(classes)), EveryNth(len(items), rank, world)
     loaded = iter(make_loader(samples, share, workers=config.data.workers, device=device, batched=False))
     counts = Counts(len(classes), device, boundary="boundary_iou" in how.metrics, per_image=per_image)
     fast = for_inference(network)

@@ -167,7 +167,7 @@ class _Windows:
         self.image = F.pad(image, sides)
         self.valid = F.pad(torch.ones_like(image[0], dtype=torch.bool), sides) if any(sides) else None
         step = math.ceil(self.crop * how.stride)
-        self.tops, self.lefts = (_starts(side, self.crop, step) for side in self.image.shape[-2:])
+        self.tops, self.lefts = (starts(side, self.crop, step) for side in self.image.shape[-2:])
         self.done = 0  # the first row that is not yet finished
         self.kept: Tensor | None = None  # rows `base` to `base + kept.shape[1]`, ...
         self.base, self.first, self.filled = 0, 0, 0  # ... of which those from `first` to `filled` are in use
@@ -213,7 +213,7 @@ class _Windows:
         return kept
 
 
-def _starts(length: int, crop: int, step: int) -> list[int]:
+def starts(length: int, crop: int, step: int) -> list[int]:
     """First pixels of the windows along one side."""
     count = math.ceil((length - crop) / step) + 1
     return [min(i * step, length - crop) for i in range(count)]

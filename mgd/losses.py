@@ -119,8 +119,14 @@ def ohem_cross_entropy(logits: Tensor, target: Tensor, *, threshold: float = 0.7
     return mean_of_hard(losses.flatten()[None], target.flatten()[None], threshold=threshold, min_kept=min_kept)[0]
 
 
-def mean_of_hard(losses: Tensor, target: Tensor, *, threshold: float, min_kept: int) -> Tensor:
-    """(N,...) losses and their target -> (N,): of each row the mean over its hard pixels, as `ohem_cross_entropy`."""
+def mean_of_hard(
+    losses: Tensor, target: Tensor, *, threshold: float, min_kept: int, weights: tuple[float, ...] = ()
+) -> Tensor:
+    """(N,...) losses and their target -> (N,): of each row the mean over its hard pixels, as `ohem_cross_entropy`.
+
+    Which ones are hard does not depend on their classes' weights.
+    """
+    weighed = weigh(losses, target, weights).flatten(1)
     losses, valid = losses.flatten(1), target.flatten(1) != IGNORE_INDEX
     # An ignored pixel has loss 0, hence probability 1: the last to be kept.
     probability = torch.exp(-losses.detach())
@@ -131,7 +137,18 @@ def mean_of_hard(losses: Tensor, target: Tensor, *, threshold: float, min_kept: 
         kept = valid & (too_few | (probability <= smallest.clamp(min=threshold)))
     elif min_kept <= 0:
         kept = valid & (probability <= threshold)
-    return (losses * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+    return (weighed * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+
+
+def weigh(losses: Tensor, target: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Losses, of any shape and 0 where the target is 255, times the weights of their classes, where there are any."""
+    return losses * _on_device(weights, losses.device)[_index(target)[0]] if weights else losses
+
+
+@lru_cache(maxsize=32)
+def _on_device(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """(K,) float32, sent to the device once: a transfer in every step would make it wait."""
+    return torch.tensor(weights, device=device)
 
 
 def pixel_level_loss(student_logits: Tensor, pseudo_label: Tensor) -> Tensor:

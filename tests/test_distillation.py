@@ -282,3 +282,12 @@ def test_going_part_by_part_gives_the_gradient_of_all_terms_together(make: Calla
     for (name, expected), found in zip(whole.named_parameters(), parted.parameters(), strict=True):
         if expected.requires_grad:
             torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 16.0])
+def test_channel_wise_distillation_is_about_half_the_variance_of_the_difference(temperature: float) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.zeros(2, 8, 32, 32), 0.5 * torch.randn(2, 8, 32, 32)
+    valid = torch.ones(2, 32, 32, dtype=torch.bool)
+    found = channel_wise_loss(student, teacher, temperature=temperature, valid=valid)
+    assert found.item() == pytest.approx(0.5**2 / 2, rel=0.05)

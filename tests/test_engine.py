@@ -24,7 +24,8 @@ import mgd.engine.step as step
 from mgd.__main__ import main
 from mgd.config import Data, Experiment, Model, Supervised, Train
 from mgd.data.classes import BUILT_IN
-from mgd.data.datasets import Item, Splits
+from mgd.data.datasets import Splits
+from mgd.data.items import Item, Items
 from mgd.engine.distributed import pick_device
 from mgd.engine.optim import make_optimizer, make_schedule, pick_precision
 from mgd.engine.teachers import warnings_about
@@ -99,13 +100,13 @@ def test_every_process_takes_a_gpu_of_its_own_where_there_are_some() -> None:
 def test_a_run_is_as_long_as_published(
     labeled: int, unlabeled: int, options: dict[str, Any], expected: tuple[int, int]
 ) -> None:
-    def items(count: int) -> list[Item]:
-        return [Item(str(i), Path(f"{i}.jpg"), None) for i in range(count)]
+    def items(count: int) -> Items:
+        return Items.of(Item(str(i), Path(f"{i}.jpg"), None) for i in range(count))
 
     config = Experiment(
         data=Data(root=""), model=Model(backbone="resnet18"), method=Supervised(), train=Train(**options)
     )
-    splits = Splits(BUILT_IN["voc"], items(labeled), items(unlabeled), [])
+    splits = Splits(BUILT_IN["voc"], items(labeled), items(unlabeled), items(0))
     assert loop.run_length(config, splits) == expected
 
 

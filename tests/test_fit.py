@@ -54,13 +54,13 @@ def test_a_batch_that_does_not_divide_among_the_processes_is_refused(config: Exp
 
 def test_the_advice_keeps_the_batch_and_tells_how_long_the_run_takes(config: Experiment) -> None:
     trials = [Trial(2, 4, 1.0, 4.0), Trial(4, 2, 2.0, 3.0), Trial(8, 1, 4.0, 2.0)]
-    told = advice(config, trials, processes=1, limit=3.0)
+    told = advice(config, trials, CPU, processes=1, limit=3.0)
     assert told.splitlines()[0] == "train.accumulate=2"
     assert "8 images / 1 processes / 2 parts = 4 at a time; train.batch_size=8 and train.lr=0.01 stay" in told
     assert "100 iterations of 3.00 s: 0:05:00" in told
-    assert "iterations" not in advice(config, trials, processes=2, limit=3.0)  # of communication it knows nothing
+    assert "iterations" not in advice(config, trials, CPU, processes=2, limit=3.0)  # of communication it knows nothing
     with pytest.raises(UserError, match=r"2 images at a time need 1\.0 GiB, there are 0\.5: use a smaller"):
-        advice(config, trials, processes=1, limit=0.5)
+        advice(config, trials, CPU, processes=1, limit=0.5)
 
 
 def test_real_steps_are_measured_in_processes_of_their_own(
@@ -81,6 +81,42 @@ def test_a_trial_computes_all_of_a_step_whatever_the_burn_in(config: Experiment)
     late = override(config, ["method=cps", "method.burn_in_iterations=50", "method.rampup_iterations=50"])
     batch = made_batch(replace(late, train=replace(late.train, batch_size=2)), 8, CPU)
     assert set(build_objective(late, 8)(batch)) == {"supervised", "cps"}
+
+
+@pytest.mark.usefixtures("one_gib_an_image")
+def test_made_maps_are_as_wide_as_the_wide_teacher(
+    config: Experiment, teachers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Experiment] = []
+    monkeypatch.setattr(fit_module, "_measure", lambda config, *_, **__: tried.append(config) or (1.0, 1.0))
+    offline = override(config, [*teachers, "method.teachers=offline"])
+    list(fit(offline, CPU, processes=1, limit=2.0))
+    batch = made_batch(tried[0], 8, CPU)
+    assert batch.first is not None
+    assert batch.first.maps is not None
+    assert batch.first.maps.coarse["feature"].shape[:2] == (2, 24)  # the fixture's wide teacher has 24 channels
+    projected = override(offline, ["method.teach.projection=3"])
+    list(fit(projected, CPU, processes=1, limit=2.0))
+    assert tried[-1].method == projected.method
+
+
+@pytest.mark.parametrize(
+    ("backbone", "precision", "has", "told"),
+    [
+        ("resnet18", "fp32", {"avx512_bf16": True}, True),
+        ("resnet18", "auto", {"amx_bf16": True}, True),  # auto is fp32 on a CPU
+        ("resnet18", "bf16", {"avx512_bf16": True}, False),
+        ("resnet18", "fp32", {"avx512_bf16": False, "amx_bf16": False}, False),
+        ("mobilenet_v2", "fp32", {"avx512_bf16": True}, False),  # depthwise
+    ],
+)
+def test_bf16_is_named_where_the_cpu_has_it_and_convolutions_are_dense(
+    config: Experiment, monkeypatch: pytest.MonkeyPatch, backbone: str, precision: str, has: dict[str, bool], told: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    changed = override(config, [f"model.backbone={backbone}", f"train.precision={precision}"])
+    text = advice(changed, [Trial(8, 1, 1.0, 1.0)], CPU, processes=1, limit=3.0)
+    assert ("train.precision=bf16 takes about half the time for resnet18" in text) == told
 
 
 def test_a_missing_teacher_is_told_as_in_training(

@@ -1,9 +1,10 @@
-"""Copies for inference: the same numbers with batch norm folded and the context convolved at stride 16."""
+"""The same numbers in less time: batch norm folded in copies for inference, the context convolved at stride 16."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from golden import network
 from helpers import copy_of, differences
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgd.engine.sync_batch_norm import synchronise
 from mgd.models import build_model
-from mgd.models.coarse_context import CoarseContextHead
+from mgd.models.coarse_context import convolve_upsampled
 from mgd.models.folding import fold_batch_norm, for_inference
+from mgd.models.heads import upsample
 
 
 def live(net: nn.Module) -> nn.Module:
@@ -51,6 +53,15 @@ def test_a_folded_network_gives_the_same_logits(backbone: str, make) -> None:
     assert differences(before, net.state_dict()) == []  # the network itself is left alone
 
 
+def test_a_network_that_is_given_up_is_folded_itself() -> None:
+    net = live(build_model("resnet18_slim", 5, channels=16))
+    with torch.no_grad():
+        expected = net(image())
+        assert for_inference(net, in_place=True) is net
+        assert (net(image()) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert len([*norms(net)]) == 1
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
 def test_of_the_papers_networks_one_batch_norm_is_left(backbone: str) -> None:
     folded = fold_batch_norm(network(backbone, channels=16))
@@ -58,14 +69,40 @@ def test_of_the_papers_networks_one_batch_norm_is_left(backbone: str) -> None:
     assert [name for name, m in folded.named_modules() if isinstance(m, _BatchNorm)] == ["head.aspp.red_bn"]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (33, 130), (161, 48)])
+SIZES = [(64, 64), (33, 130), (161, 48)]
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_the_context_convolved_at_stride_16_is_the_upsampled_ones_convolution(size: tuple[int, int]) -> None:
     folded = fold_batch_norm(live(build_model("resnet18_slim", 5, channels=16)))
-    coarse = CoarseContextHead(folded.head)
     with torch.no_grad():
         features = folded.backbone(image(*size))
-        expected, found = folded.head(features), coarse(features)
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+        expected = folded.head(features)
+        folded.head.coarse = True
+        found = folded.head(features)
+    assert 0 < (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_its_gradients_are_those_of_the_upsampled_ones_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    height, width = (-(-side // 4) for side in size)
+    shapes = [(2, 5, -(-height // 4), -(-width // 4)), (2, 3, height, width), (4, 8, 3, 3), (4,)]
+    context, low, weight, bias = inputs = [torch.randn(*shape).double().requires_grad_() for shape in shapes]
+    plain = F.conv2d(torch.cat([upsample(context, (height, width)), low], dim=1), weight, bias, padding=1)
+    found, slope = convolve_upsampled(*inputs), torch.randn(plain.shape)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
+    ours, theirs = (torch.autograd.grad((one * slope).sum(), inputs) for one in (found, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_a_network_in_training_convolves_its_context_at_stride_16_and_an_export_as_published() -> None:
+    net, seen = build_model("resnet18_slim", 5, channels=16), []
+    net.head.last_conv[0].register_forward_hook(lambda *_: seen.append("plain"))
+    net.train()(image())
+    assert seen == []
+    fold_batch_norm(net)(image())
+    assert set(seen) == {"plain"}
 
 
 def test_batch_norm_of_several_processes_is_folded_as_well() -> None:

@@ -74,7 +74,7 @@ def made_up_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     # A copy of such tensors is of another mode: frozen teachers stay as they are.
-    monkeypatch.setattr("mgd.objectives.teaching.for_inference", lambda network: network.eval())
+    monkeypatch.setattr("mgd.objectives.teaching.for_inference", lambda network, **_: network.eval())
     caches = (normalise._constants, losses._shares)
     for cache in caches:
         cache.cache_clear()

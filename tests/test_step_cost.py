@@ -107,6 +107,17 @@ def test_compiled_networks_are_one_graph_each_and_train_the_same(name: str, monk
             torch.testing.assert_close(one[term], other[term], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("partner", "looks"), [("batch", [6]), ("independent", [6, 2])])
+def test_a_teacher_looks_once_at_all_images_of_a_step(partner: Any, looks: list[int]) -> None:
+    config = experiment("mgd")
+    config, seen = replace(config, data=replace(config.data, partner=partner)), {"deep": [], "wide": []}
+    stepper = Stepper(objective("mgd"), config.train, Processes(0, 1, CPU), 10)
+    for name, teacher in stepper.objective.teachers.items():
+        teacher.backbone.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(len(args[0])))
+    stepper([made_batch(config, CLASSES, CPU)])
+    assert seen == {"deep": looks, "wide": looks}
+
+
 # Losses
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs that take no time; the fixture is the list of those that were trained. Row "all" fails."""
     trained: list[str] = []
 
-    def call(self: Workers, command: list[str], output: Path, slot: int, lock: int) -> int:
+    def call(self: Workers, command: list[str], output: Path, slot: int, *locks: int) -> int:
         folder = Path(command[1]).parent
         name, _, seed = folder.name.replace(".s", ".").split(".")
+        if command[0] == "teach":
+            trained.append(f"teach {folder.name}")
+            return 0
         if command[0] == "train":
             trained.append(folder.name)
             output.write_text("mgd train: there is no paper in the printer\n")
@@ -109,6 +113,77 @@ def test_a_finished_run_is_not_repeated_and_a_failing_one_stops_none_of_the_othe
     assert sorted(fake) == ["all.p1.s0", "all.p1.s1"]
     told = (write().parent / "runs/results.md").read_text()
     assert "all.p1.s0: mgd train ended with status 2: mgd train: there is no paper in the printer" in told
+
+
+OFFLINE = """
+offline = ("method=mgd", "method.deep_teacher={run:deep}/last.pt", "method.teachers=offline")
+shared = (*offline, "method.teach.dir={run:deep}/maps")
+sweep = Sweep(
+    base=base,
+    rows={
+        "labels": Row(changes=(*shared, "method.lambda_image=0")),
+        "kd": Row(changes=shared),
+        "deep": Row(changes=("method=cps",)),
+    },
+)
+"""
+
+
+def test_a_run_with_offline_teachers_has_them_teach_first(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path
+) -> None:
+    assert main(["sweep", str(write(OFFLINE))]) == 0
+    assert fake == [f"{what}.p4.s0" for what in ("deep", "teach labels", "labels", "teach kd", "kd")]
+    maps = tmp_path / "runs/deep.p4.s0/run/maps"
+    assert [cell.maps for cell in plan(load_sweep(write(OFFLINE)))] == [None, maps, maps]
+    own = {cell.row: cell.maps for cell in plan(load_sweep(write(OFFLINE.replace("(*offline, ", "offline or ("))))}
+    assert own == {"deep": None, **{row: tmp_path / f"runs/{row}.p4.s0/maps" for row in ("labels", "kd")}}
+
+
+def test_runs_that_share_their_teachers_maps_fill_them_one_after_the_other(
+    write: Callable[..., Path], fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick, teaching, most = Workers._call, [], []
+
+    def call(self: Workers, command: list[str], output: Path, slot: int, *locks: int) -> int:
+        if command[0] == "teach":
+            teaching.append(command)
+            time.sleep(0.2)
+            most.append(len(teaching))
+            teaching.remove(command)
+            assert len(locks) == 2  # a child that outlives the sweep keeps both folders to itself
+        return quick(self, command, output, slot, *locks)
+
+    monkeypatch.setattr(Workers, "_call", call)
+    monkeypatch.setattr("mgd.study.run.WAIT", 0.01)
+    assert main(["sweep", str(write(OFFLINE)), "--jobs", "2"]) == 0
+    assert most == [1, 1]
+
+
+def test_a_sweep_that_is_stopped_does_not_wait_for_maps_that_another_process_fills(
+    write: Callable[..., Path], fake: list[str]
+) -> None:
+    workers, cell = Workers("sweep.py", 1), plan(load_sweep(write(OFFLINE)))[1]
+    assert cell.maps is not None
+    workers.stopping = True
+    with locked(cell.maps, what="run"):
+        assert workers.run(cell) == f"another run is at work in {cell.maps}; wait for it, or stop it"
+    assert fake == []
+
+
+def test_a_run_whose_teachers_cannot_teach_is_not_trained(
+    write: Callable[..., Path], fake: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = Workers._call
+
+    def fails(self: Workers, command: list[str], output: Path, slot: int, *locks: int) -> int:
+        output.touch()
+        return 2 if command[0] == "teach" else quick(self, command, output, slot, *locks)
+
+    monkeypatch.setattr(Workers, "_call", fails)
+    assert main(["sweep", str(write(OFFLINE))]) == 1
+    assert "kd.p4.s0 failed: mgd teach ended with status" in capsys.readouterr().err
+    assert fake == ["deep.p4.s0"]
 
 
 def test_a_run_whose_teacher_failed_is_left_out_and_told(
@@ -196,6 +271,13 @@ def test_without_matplotlib_one_sentence_says_how_to_get_it(
             "sweep = Sweep(base=base, rows={'a': Row(changes=('method=kd', t % 'b')), "
             "'b': Row(changes=('method=kd', t % 'a'))})",
             "these runs wait for each other: ",
+        ),
+        (
+            "t = ('method=mgd', 'method.deep_teacher={run:b}/last.pt', 'method.teachers=offline')\n"
+            "t += ('method.teach.dir=m',)\n"
+            "c = (*t, 'data.crop_size=48')\n"
+            "sweep = Sweep(base=base, rows={'a': Row(changes=t), 'b': Row(), 'c': Row(changes=c)})",
+            "a.p4.s0 and c.p4.s0 have the same method.teach.dir, m, with another method.teach: name another folder",
         ),
         ("sweep = Sweep(base=1, rows={'a': Row()})", "base must be an Experiment, found int"),
         ("from dataclasses import replace\nb = replace(base, data=replace(base.data, root='nowhere'))\n"

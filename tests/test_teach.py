@@ -329,6 +329,21 @@ def test_a_dry_run_tells_size_and_time_and_writes_nothing(
     assert not (tmp_path / "student" / "maps").exists()
 
 
+def test_teachers_are_scored_before_they_look_and_not_again_when_it_goes_on(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = write_config(tmp_path / "student", small_scenes), tmp_path / "student" / "run"
+    arguments = ["teach", str(config), *teachers, "evaluate.mode=whole"]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert not run.exists()
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert "WARNING: the deep teacher has lost" in told  # its weights are random
+    assert sorted(path.name for path in run.glob("*.json")) == ["teacher-deep.json", "teacher-wide.json"]
+    assert main(arguments) == 0
+    assert "teacher has lost" not in capsys.readouterr().err
+
+
 def test_exported_labels_are_index_images_with_the_classes_colours(
     tmp_path: Path, small_scenes: Path, teachers: list[str]
 ) -> None:

@@ -5,14 +5,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from test_mgd_step import CLASSES, WEIGHTS, batch
+from torch.nn.parallel import DistributedDataParallel
 
 from mgd.config import MGD, load
 from mgd.data.batch import Views
+from mgd.engine.optim import make_optimizer
 from mgd.errors import UserError
 from mgd.models import build_model, normalise
 from mgd.models.pretrained import load_imagenet
 from mgd.objectives import build_network
+from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +66,18 @@ def test_what_the_head_does_not_reach_is_frozen_and_named():
     assert len(network.unreached) == 45
     assert all(p.grad is not None for p in trained.values())
     assert len(trained) + 45 == len(list(network.parameters()))
+
+
+def test_a_network_that_its_head_reaches_in_part_trains_under_ddp():
+    network = build_model("timm:hrnet_w18_small", 5, channels=16)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(network)
+        for _ in range(2):  # DDP tells in the second forward that a gradient of the first never came
+            model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    finally:
+        dist.destroy_process_group()
+    assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "timm:test_resnet"])
@@ -156,3 +172,17 @@ def test_a_dinov2_teacher_and_a_convolutional_one_teach_a_light_student():
     assert set(terms) == {"supervised", "pixel_labeled", "pixel_unlabeled", "image", "region"}
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in student.parameters())
     assert deep.backbone.multiple == 14
+
+
+def test_a_dinov2_teacher_is_trained_by_two_copies_that_teach_each_other():
+    config = load(ROOT / "exp.voc/voc8.dinov2_teacher")
+    copies = [build_network(config.model, CLASSES) for _ in range(2)]
+    terms = CPSObjective(copies[0], copies[1], config.method)(as_photos(batch()))
+    torch.stack(list(terms.values())).sum().backward()
+    assert set(terms) == {"supervised", "cps"}
+    for network in copies:
+        assert all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.requires_grad)
+    before = {name: p.detach().clone() for name, p in copies[0].named_parameters()}
+    make_optimizer(copies[0], config.train, torch.device("cpu")).step()
+    moved = {name for name, p in copies[0].named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name, p in copies[0].named_parameters() if p.requires_grad}

@@ -1,18 +1,21 @@
 """What a run tells at its evaluations: classes, warnings, pseudo-labels where the truth is known."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import differences, read, train
+import torch.distributed as dist
+from helpers import differences, read, train, write_config
 
-from mgd.config import Data
+from mgd.config import Data, load
 from mgd.data.classes import BUILT_IN
 from mgd.data.datasets import hidden_truth, open_splits
-from mgd.engine.watch import Counts, lost_classes, overtaken
+from mgd.engine.watch import Counts, Watch, lost_classes, overtaken
 from mgd.evaluate import Report
+from mgd.models import build_model
 
 CLASSES = replace(BUILT_IN["camvid"], names=tuple("abc"), colors=BUILT_IN["camvid"].colors[:3])
 
@@ -76,3 +79,30 @@ def test_a_run_tells_every_class_its_pseudo_labels_and_panels_and_trains_the_sam
     plain = train(tmp_path / "plain", small_scenes, *options, "evaluate.every=0")
     states = [read(folder / "last.pt")["training"]["objective"] for folder in (run, plain)]
     assert differences(*states) == []
+
+
+def test_two_processes_share_the_watched_photos_and_say_what_one_says(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(write_config(tmp_path, small_scenes), ["evaluate.watch=3", "evaluate.mode=whole"])
+    watch = Watch(config, open_splits(config.data).classes)
+    networks = {name: build_model("timm:test_resnet", 8, channels=16) for name in ("deep", "wide")}
+    seen, parts = [], [None, None]
+
+    def gather(into: list[object], own: object) -> None:
+        parts[dist.get_rank()] = copy.deepcopy(own)
+        into[:] = parts if None not in parts else [own, own]
+
+    def pseudo_labels() -> dict[str, float]:
+        seen.append(0)
+        return watch.pseudo_labels(networks, torch.device("cpu"), lambda: seen.append(seen.pop() + 1))
+
+    alone = pseudo_labels()
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    for rank in (1, 0):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        found = pseudo_labels()
+    assert found == pytest.approx(alone)
+    assert seen == [3, 2, 2]  # before every photo, on both as often

@@ -22,6 +22,7 @@ from mgd.check.needs import (
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, collect_errors, open_splits
+from mgd.data.items import Items
 from mgd.errors import UserError
 
 __all__ = ["Finding", "check", "quick_check", "table"]
@@ -30,7 +31,8 @@ __all__ = ["Finding", "check", "quick_check", "table"]
 def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     """Read every file of an experiment, on all cores, and look at all else that it needs."""
     problems: list[UserError] = []
-    splits = Splits(Classes((), ()), [], [], [])
+    nothing = Items.of(())
+    splits = Splits(Classes((), ()), nothing, nothing, nothing)
     with collect_errors(problems):
         splits = open_splits(config.data, problems)
     sizes = f"{len(splits.labeled):,} labelled, {len(splits.unlabeled):,} unlabelled, {len(splits.val):,} validation"

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         note = "" if trial.gib <= limit else "  does not fit"
         print(f"{trial.images:6}  {trial.accumulate:10}  {trial.gib:6.1f}  {trial.seconds:11.2f}{note}", flush=True)
         trials.append(trial)
-    text = advice(config, trials, processes=processes, limit=limit)
+    text = advice(config, trials, device, processes=processes, limit=limit)
     if options.json:
         write_json(options.json, {"trials": [trial._asdict() for trial in trials], "limit": limit, "advice": text})
     print(text)

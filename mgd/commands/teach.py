@@ -10,7 +10,8 @@ from mgd.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a student's config.py or folder")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes, such as method.teach.flip=true")
+    text = "changes, such as method.teach.flip=true, or method.score_teachers=false to begin without a score"
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=text)
     parser.add_argument("--dry-run", action="store_true", help="tell size and time, measured on a few photos, and end")
     parser.add_argument("--export", type=Path, metavar="DIR", help="also write labels and confidences as PNGs")
 
@@ -21,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from mgd.engine.distributed import processes
     from mgd.engine.log import log_to_terminal
     from mgd.engine.optim import pick_precision
+    from mgd.engine.teachers import score_teachers
     from mgd.objectives import maps_contents
     from mgd.teach import estimate, export, open_teachers, teach
 
@@ -38,6 +40,9 @@ def run(options: argparse.Namespace) -> None:
             print(f"{found.photos:,} photos: {found.bytes / 2**30:.2f} GiB in {folder}, about {span}", flush=True)
         if options.dry_run:
             return
+        if not (folder / "maps.json").is_file():  # else they were scored when it was begun
+            networks = {teacher.name: teacher.network for teacher in teachers}
+            score_teachers(networks, config, splits, team.device, main=team.is_main)
         looked = teach(config, splits, teachers, precision=precision, rank=team.rank, world=team.world)
         team.wait()
         if team.is_main:

@@ -53,7 +53,7 @@ def _check_values(c: Experiment) -> None:
     if isinstance(c.method, CPS | UniMatch) and c.method.ema >= 1:
         raise UserError(f"method.ema={c.method.ema} must be below 1, such as 0.996: the teacher would never change")
     if isinstance(c.method, MeanTeacher | CPS | UniMatch | MGD):
-        _check_confidence(c.method.confidence)
+        _check_confidence(c.method)
     if c.data.rare_crops > 1:
         raise UserError(f"data.rare_crops={c.data.rare_crops} must be at most 1: it is a share of the crops")
     if c.data.rare_crops and not c.data.rare_classes:
@@ -64,7 +64,12 @@ def _check_values(c: Experiment) -> None:
         _check_teach(c.method)
 
 
-def _check_confidence(confidence: tuple[float, ...]) -> None:
+def _check_confidence(method: MeanTeacher | CPS | UniMatch | MGD) -> None:
+    confidence, ema = method.confidence, method.confidence_ema
+    if ema >= 1:
+        raise UserError(f"method.confidence_ema={ema} must be below 1, such as 0.99: thresholds would never change")
+    if ema and not confidence:
+        raise UserError(f"method.confidence_ema={ema} needs method.confidence: the surest class's, such as 0.95")
     if any(not 0 <= value <= 1 for value in confidence):
         raise UserError(f"method.confidence={confidence} must hold probabilities, 0 to 1: one for all classes or each")
 

@@ -13,6 +13,8 @@ class Criterion:
     kind: Literal["ce", "ohem"] = "ce"
     threshold: NonNegative = 0.7  # OHEM: a pixel with more probability than this is easy
     min_kept: Count = 50_000  # OHEM: pixels per image that are kept at least
+    # In the term on labels, not on pseudo-labels; from the labelled part, as Eigen and Fergus, ICCV 2015.
+    class_weights: Literal["none", "median_frequency"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class CPS:
     burn_in_iterations: Count = 0  # iterations on labels alone, at first; published: none
     rampup_iterations: Count = 0  # iterations over which `weight` then rises, exp(-5 (1 - t/T)^2); published: none
     confidence: tuple[float, ...] = ()  # see UniMatch; empty: every pixel teaches, as published
+    confidence_ema: NonNegative = 0.0  # see UniMatch
     ema: NonNegative = 0.0  # decay of the average of each copy, which then gives its pseudo-labels; 0: the copy itself
 
 
@@ -70,6 +73,7 @@ class MGD:
     region_grid: PositiveInt = 7
     rampup_iterations: Count = 0  # as in CPS, for the pixel-level terms on unlabelled images
     confidence: tuple[float, ...] = ()  # see UniMatch; empty: every pixel of unlabelled images teaches, as published
+    confidence_ema: NonNegative = 0.0  # see UniMatch
     soft: NonNegative = 0.0  # weight of the KL from the teachers' probabilities on unlabelled images; published: none
     teachers: Literal["online", "offline"] = "online"  # offline: what `mgd teach` left of them, no teacher runs
     teach: Teach = Teach()
@@ -95,6 +99,7 @@ class MeanTeacher:
     weight: NonNegative = 1.0  # of the consistency
     decay: NonNegative = 0.99  # of the average that teaches
     confidence: tuple[float, ...] = (0.97,)  # see UniMatch
+    confidence_ema: NonNegative = 0.0  # see UniMatch
     burn_in_iterations: Count = 0  # as in CPS
     rampup_iterations: Count = 0  # as in CPS
 
@@ -104,13 +109,16 @@ class UniMatch:
     """UniMatch: weak view to two strong views and to dropped features (Yang et al., CVPR 2023; V2: TPAMI 2025).
 
     `confidence` is one probability for all classes or one for each, in their order: pixels whose pseudo-label has less
-    do not teach, and count as 0 in the mean.
+    do not teach, and count as 0 in the mean. With `confidence_ema`, such as 0.99, that is the threshold of the surest
+    class; others have less, in the proportion of their mean confidence, averaged over the steps with that decay
+    (FlexMatch, NeurIPS 2021, with FreeMatch's average, ICLR 2023).
     """
 
     uses_unlabeled: ClassVar[bool] = True
     criterion: Criterion = Criterion()
     weight: NonNegative = 1.0  # of the consistency: half on the strong views, half on dropped features
     confidence: tuple[float, ...] = (0.95,)
+    confidence_ema: NonNegative = 0.0
     ema: NonNegative = 0.0  # decay of the average that teaches; V2: 0.996; 0: the student itself, as V1
     drop: Literal["weak", "complementary"] = "weak"  # V1: dropout of a weak view; V2: of the two strong views
     burn_in_iterations: Count = 0  # as in CPS
@@ -134,7 +142,12 @@ class KD:
 
 @dataclass(frozen=True, kw_only=True)
 class CWD:
-    """Channel-wise distillation (Shu et al., ICCV 2021), with its weights and temperature. Teachers as in MGD."""
+    """Channel-wise distillation (Shu et al., ICCV 2021). Teachers as in MGD.
+
+    Temperature and weights are the paper's, for students with ImageNet weights. A term of weight 1 is about half the
+    variance over positions of student minus teacher: where a student from scratch is far from its teachers, 3 and 50
+    leave the labels little say (docs/method.md).
+    """
 
     uses_unlabeled: ClassVar[bool] = True
     criterion: Criterion = Criterion()

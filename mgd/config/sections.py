@@ -65,6 +65,8 @@ class Train:
     accumulate: PositiveInt = 1  # micro-batches that an iteration is split into, to save memory
     epochs: int = 34  # an epoch is unlabelled // batch_size iterations
     max_iterations: Count = 0  # when set: the length of the run, instead of epochs
+    # Of these, the last so many train the student on labels alone; the schedule goes on through them. Published: none.
+    refine_iterations: Count = 0
     lr: PositiveFloat = 0.0025
     power: NonNegative = 0.9  # of the poly schedule
     momentum: NonNegative = 0.9

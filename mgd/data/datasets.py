@@ -11,12 +11,13 @@ import numpy as np
 from mgd.config import Data
 from mgd.data.classes import Classes, read_classes
 from mgd.data.folders import pairs_in, photos_in
-from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label
+from mgd.data.images import load_image, load_label
+from mgd.data.items import Item, Items
 from mgd.data.label_map import value_table
-from mgd.data.names import below, digest, locate, name_of, split_line
+from mgd.data.names import PLAIN_IMAGE, below, digest, inside, is_image, located, name_of, split_line
 from mgd.data.transforms import shrink
 from mgd.errors import UserError, first_few
-from mgd.files import read_lines
+from mgd.files import read_lines, sizes_of
 
 T = TypeVar("T")
 PARTS = ("labeled", "unlabeled")
@@ -24,22 +25,13 @@ Problems = list[UserError] | None  # takes what is wrong; None: the first is rai
 
 
 @dataclass(frozen=True)
-class Item:
-    """One image and, when it has one, its label map. `mgd.data.names` says what its name is."""
-
-    name: str
-    image: Path
-    label: Path | None
-
-
-@dataclass(frozen=True)
 class Splits:
     """A data set, partitioned. Items of `unlabeled` have no label, whatever is on the disk."""
 
     classes: Classes
-    labeled: list[Item]
-    unlabeled: list[Item]
-    val: list[Item]
+    labeled: Items
+    unlabeled: Items
+    val: Items
     source: str = ""  # what the partition was made from, for the log
     sha256: str = ""  # of the labelled images' names: equal in runs that have the same labels
 
@@ -55,9 +47,7 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     """
     root = Path(data.root)
     classes, source = Classes((), ()), ""
-    labeled: list[Item] = []
-    unlabeled: list[Item] = []
-    val: list[Item] = []
+    labeled = unlabeled = val = Items.of(())
     if not root.is_dir():
         raise UserError(f"data.root={data.root}: no folder {root.absolute()}; put the data there or set data.root")
     with collect_errors(problems):
@@ -67,16 +57,16 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     with collect_errors(problems):
         labeled, unlabeled, source = _partition(data, root, problems)
     with collect_errors(problems):
-        unlabeled = unlabeled + (_photos(data, root, problems) if data.unlabeled else [])
+        unlabeled = unlabeled + _photos(data, root, problems) if data.unlabeled else unlabeled
     with collect_errors(problems):
         val = open_val(data, problems)
-    unlabeled = [Item(item.name, item.image, None) for item in unlabeled]
-    return Splits(classes, labeled, unlabeled, val, source, digest([item.name for item in labeled]))
+    return Splits(classes, labeled, unlabeled.without_labels(), val, source, digest(labeled.names))
 
 
-def hidden_truth(data: Data) -> list[Item]:
+def hidden_truth(data: Data) -> Items:
     """The unlabelled part of the training list, with the labels that are on the disk: to look at, not to learn from."""
-    return [item for item in _partition(data, Path(data.root), None)[1] if item.label and item.label.is_file()]
+    items = _partition(data, Path(data.root), None)[1]
+    return items.take(np.flatnonzero(sizes_of(items.labels) >= 0))
 
 
 @contextmanager
@@ -90,7 +80,7 @@ def collect_errors(problems: Problems) -> Iterator[None]:
         problems.append(error)
 
 
-def open_val(data: Data, problems: Problems = None) -> list[Item]:
+def open_val(data: Data, problems: Problems = None) -> Items:
     """The validation list's items. Raises UserError as `open_splits` does."""
     path, root = Path(data.root) / data.val_list, Path(data.root)
     return read_list(path, root, data.val_folder, labels=True, pattern=data.label_pattern, problems=problems)
@@ -98,7 +88,7 @@ def open_val(data: Data, problems: Problems = None) -> list[Item]:
 
 def read_list(
     path: Path, root: Path, folder: str, *, labels: bool, pattern: str = "", problems: Problems = None
-) -> list[Item]:
+) -> Items:
     """Read a list of any of the three formats (`mgd.config.Data` tells them), or a folder of pairs.
 
     Args:
@@ -114,17 +104,32 @@ def read_list(
         raise UserError(f"{path.absolute()} does not exist; it should list one image a line (see README, data layout)")
     if not (lines := read_lines(path)):
         raise UserError(f"{path} is empty; it should list one image a line")
-    items = [_parse_line(line, root, folder) for line in lines]
+    places = inside(root), inside(root / folder)
+    if all(map(PLAIN_IMAGE.fullmatch, lines)):  # as most lists that are long
+        names, images, targets = lines, [places[0] + line for line in lines], [""] * len(lines)
+    else:
+        names, images, targets = map(list, zip(*(_parse_line(line, *places) for line in lines), strict=True))
     with collect_errors(problems):
-        if labels and (bare := [item.name for item in items if item.label is None]):
+        if labels and not all(targets):
+            bare = first_few(name for name, label in zip(names, targets, strict=True) if not label)
             remedy = f"write image<TAB>label, or put the photo in data.unlabeled{_hint(lines)}"
-            raise UserError(f"{path}: {first_few(bare)} has no label; {remedy}", kind="pairs")
-    files = [file for item in items for file in (item.image, item.label if labels else None) if file is not None]
+            raise UserError(f"{path}: {bare} has no label; {remedy}", kind="pairs")
+    items = Items(names, images, targets, sizes=sizes_of(images))
     with collect_errors(problems):
-        if missing := [file for file in files if not file.is_file()]:
+        if missing := _missing(items, labels=labels):
             found = f"{path} names {len(missing):,} files that do not exist: {first_few(missing)}"
             raise UserError(f"{found}; put them there or take them out{_hint(lines)}", kind="missing")
     return items
+
+
+def _missing(items: Items, *, labels: bool) -> list[str]:
+    """Images, and labels where asked for, that are not there; in the list's order."""
+    gone = [(2 * int(i), items.images[int(i)]) for i in np.flatnonzero(items.sizes < 0)]
+    if labels:
+        wanted = [(2 * i + 1, label) for i, label in enumerate(items.labels) if label]
+        sizes = sizes_of([label for _, label in wanted])
+        gone += [place for place, size in zip(wanted, sizes, strict=True) if size < 0]
+    return [file for _, file in sorted(gone)]
 
 
 def split(items: Sequence[T], ratio: int) -> tuple[list[T], list[T]]:
@@ -182,7 +187,7 @@ def partition_lists(data: Data) -> list[Path]:
     return paths if data.partition_lists and any(path.is_file() for path in paths) else []
 
 
-def _partition(data: Data, root: Path, problems: Problems) -> tuple[list[Item], list[Item], str]:
+def _partition(data: Data, root: Path, problems: Problems) -> tuple[Items, Items, str]:
     """(labelled, unlabelled, where from): the user's own lists when they are there, else every r-th of the list."""
     if paths := partition_lists(data):
         labeled, unlabeled = (
@@ -192,36 +197,41 @@ def _partition(data: Data, root: Path, problems: Problems) -> tuple[list[Item], 
         return labeled, unlabeled, f"{paths[0]} and {paths[1].name}"
     path = root / data.train_list
     items = read_list(path, root, data.train_folder, labels=True, pattern=data.label_pattern, problems=problems)
-    return *split(items, data.partition), f"one in {data.partition} of {path}"
+    chosen, others = (items.take(np.array(some, int)) for some in split(range(len(items)), data.partition))
+    return chosen, others, f"one in {data.partition} of {path}"
 
 
-def _photos(data: Data, root: Path, problems: Problems) -> list[Item]:
+def _photos(data: Data, root: Path, problems: Problems) -> Items:
     """Photos of a folder or of a list."""
     path = root / data.unlabeled
     if path.is_dir():
-        return [Item(name_of(below(root, file)), file, None) for file in photos_in(path, data.label_pattern)]
+        return Items.of(Item(name_of(below(root, file)), file, None) for file in photos_in(path, data.label_pattern))
     if not path.is_file():
         raise UserError(f"data.unlabeled: {path.absolute()} does not exist; name a list or a folder of photos")
     return read_list(path, root, "", labels=False, problems=problems)
 
 
-def _paired(folder: Path, root: Path, pattern: str, problems: Problems) -> list[Item]:
+def _paired(folder: Path, root: Path, pattern: str, problems: Problems) -> Items:
     """The pairs of a folder; what is wrong with the others is raised, or goes to `problems`."""
     pairs, wrong = pairs_in(folder, pattern)
     for error in wrong:
         with collect_errors(problems):
             raise error
-    return [Item(name_of(below(root, image)), image, label) for image, label in pairs]
+    return Items.of(Item(name_of(below(root, image)), image, label) for image, label in pairs)
 
 
-def _parse_line(line: str, root: Path, folder: str) -> Item:
+def _parse_line(line: str, root: str, folder: str) -> tuple[str, str, str]:
+    """(name, image, label) of a line, "" for no label.
+
+    Args:
+        root, folder: what paths in the root, and those of bare names, begin with (`mgd.data.names.inside`).
+    """
     image, label = split_line(line)
     if label:
-        return Item(name_of(image), locate(image, root), locate(label, root))
-    if Path(image).suffix.lower() in IMAGE_SUFFIXES:
-        return Item(name_of(image), locate(image, root), None)
-    base = root / folder
-    return Item(name_of(image), locate(f"image/{image}.jpg", base), locate(f"label/{image}.png", base))
+        return name_of(image), located(image, root), located(label, root)
+    if is_image(image):
+        return name_of(image), located(image, root), ""
+    return name_of(image), located(f"image/{image}.jpg", folder), located(f"label/{image}.png", folder)
 
 
 def _hint(lines: Sequence[str]) -> str:
@@ -229,6 +239,6 @@ def _hint(lines: Sequence[str]) -> str:
     first = lines[0]
     if "\t" not in first:
         for sign, name in {";": "a semicolon", ",": "a comma"}.items():
-            if sum(Path(part.strip()).suffix.lower() in IMAGE_SUFFIXES for part in first.split(sign)) > 1:
+            if sum(is_image(part.strip()) for part in first.split(sign)) > 1:
                 return f". The first line has {name} between image and label; expected a tab"
     return ". The first line has backslashes; write / for \\" if "\\" in first else ""

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from mgd.config import MGD, Experiment, UniMatch
 from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks
-from mgd.data.datasets import Item, Splits, load_pair, load_small
+from mgd.data.datasets import Splits, load_pair, load_small
+from mgd.data.items import Item, Items
 from mgd.data.maps import Maps
 from mgd.data.pack import Pack
 from mgd.data.positions import LABELED, MASK, NOISE, OTHER_MASK, PARTNER, SAMPLE, UNLABELED, draw
@@ -49,25 +51,28 @@ class TrainingSamples(Dataset):
         together: int = 1,
         maps: Maps | None = None,
         pack: Pack | None = None,
+        labels_alone_from: int | None = None,
     ) -> None:
-        """Make the samples of a run.
+        """What a position gets depends on these alone.
 
         Args:
             together: images in a forward pass.
             maps: what the teachers left, with method.teachers="offline".
             pack: decoded photos, where there are some.
+            labels_alone_from: the iteration from which on there are no unlabelled images; None: they never end.
         """
         self.pack = pack
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
         self.maps, self.wanted = maps, wanted_maps(config) if maps is not None else {}
         self.shares_first = config.data.partner == "batch" and together % 2 == 0
         self.uses_unlabeled = config.method.uses_unlabeled
+        self.pairs_end = None if labels_alone_from is None else labels_alone_from * config.train.batch_size
         self.takes_two_views = isinstance(config.method, UniMatch)
         self.rare = _indices(config.data.rare_classes, splits.classes) if config.data.rare_crops else []
         self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
-        if self.uses_unlabeled and (count := len({item.image for item in splits.unlabeled})) < 2:
+        if self.uses_unlabeled and len(few := _first_two(splits.unlabeled.images)) < 2:
             raise UserError(
-                f"data.partition={config.data.partition} leaves {count} unlabelled images, CutMix "
+                f"data.partition={config.data.partition} leaves {len(few)} unlabelled images, CutMix "
                 "needs 2 or more; choose a greater partition, name photos in data.unlabeled, or set method=supervised"
             )
 
@@ -78,7 +83,7 @@ class TrainingSamples(Dataset):
             if name == "second" and self.shares_first:
                 continue
             sample[name] = self._view(self._picked(stream, place, broken), self._rng(stream, place), name)
-        if self.uses_unlabeled:
+        if self._has_pair(position):
             crop = self.data.crop_size
             sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
             if self.takes_two_views:
@@ -87,6 +92,9 @@ class TrainingSamples(Dataset):
                 sample["noise"] = int(self._rng(NOISE, position).integers(2**63))
         return sample | {"broken": "\n".join(broken)}
 
+    def _has_pair(self, position: int) -> bool:
+        return self.uses_unlabeled and (self.pairs_end is None or position < self.pairs_end)
+
     def names(self, position: int) -> list[str]:
         """The images that a position takes, for messages. Reads them: another may stand in for a broken one."""
         return [self._picked(stream, place, [])[0].name for stream, place in self._places(position).values()]
@@ -94,7 +102,7 @@ class TrainingSamples(Dataset):
     def _places(self, position: int) -> dict[str, tuple[int, int]]:
         """View -> the stream and the position that its image and its geometry are drawn for."""
         places = {"labeled": (LABELED, position)}
-        if self.uses_unlabeled:
+        if self._has_pair(position):
             places["first"] = (UNLABELED, position)
             places["second"] = (UNLABELED, position ^ 1) if self.data.partner == "batch" else (PARTNER, position)
         return places
@@ -151,7 +159,7 @@ class TrainingSamples(Dataset):
         return found
 
     def _pick(
-        self, items: list[Item], position: int, stream: int, broken: list[str], *, other_than: Item | None = None
+        self, items: Items, position: int, stream: int, broken: list[str], *, other_than: Item | None = None
     ) -> Pick:
         """The item that is drawn; with `data.skip_broken` the next one in its place where it cannot be read."""
         place = draw(self.seed, stream, position, len(items))
@@ -184,7 +192,7 @@ class TrainingSamples(Dataset):
 class ValidationSamples(Dataset):
     """Index -> image as the network sees it and label map in its own size."""
 
-    def __init__(self, items: list[Item], config: Experiment, num_classes: int) -> None:
+    def __init__(self, items: Sequence[Item], config: Experiment, num_classes: int) -> None:
         self.items, self.data, self.num_classes = items, config.data, num_classes
 
     def __len__(self) -> int:
@@ -195,6 +203,12 @@ class ValidationSamples(Dataset):
         assert label is not None  # `open_val` refuses a list without labels
         small = shrink(image, self.data.short_side)
         return {"index": index, "image": torch.from_numpy(small).permute(2, 0, 1), "label": torch.from_numpy(label)}
+
+
+def _first_two(texts: Sequence[str]) -> list[str]:
+    """The first text and the next one that differs, as far as they are there."""
+    first = list(texts[:1])
+    return first + list(islice((texts[i] for i in range(1, len(texts)) if texts[i] != first[0]), 1))
 
 
 def _indices(names: Sequence[str], classes: Classes) -> list[int]:

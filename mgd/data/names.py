@@ -2,12 +2,18 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from mgd.data.images import IMAGE_SUFFIXES
 from mgd.errors import UserError
+
+# A path that is its own name and has but one form: ASCII without spaces, below the root, no part begins with a dot.
+# Lists of a million names are made of such images, and should not take a minute to read.
+PLAIN = re.compile(r"[!-\-0-~][!-.0-~]*(?:/[!-\-0-~][!-.0-~]*)*")
+PLAIN_IMAGE = re.compile(rf"{PLAIN.pattern}(?i:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})")
 
 
 def split_line(line: str) -> tuple[str, str]:
@@ -19,13 +25,18 @@ def split_line(line: str) -> tuple[str, str]:
         UserError: there are several such spaces.
     """
     image, tab, label = line.partition("\t")
-    if not tab:
+    if not tab and " " in line:
         halves = [(line[:i], line[i + 1 :]) for i, sign in enumerate(line) if sign == " "]
-        halves = [pair for pair in halves if all(Path(half).suffix.lower() in IMAGE_SUFFIXES for half in pair)]
+        halves = [pair for pair in halves if all(map(is_image, pair))]
         if len(halves) > 1:
             raise UserError(f"{line!r} can be cut into an image and a label at several spaces; put a tab between them")
         image, label = halves[0] if halves else (line, "")
     return image.strip(" \t"), label.strip(" \t")
+
+
+def is_image(path: str) -> bool:
+    """Whether a path ends as those of images do."""
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
 
 
 def name_of(line: str) -> str:
@@ -34,8 +45,21 @@ def name_of(line: str) -> str:
     A name is a path that leads out of no folder: the two dots of `../a.png` become `__`, and the slash before the first
     part goes. Two forms of one Unicode text are one name.
     """
-    image = os.path.normpath(one_form(split_line(line)[0]))
+    image = split_line(line)[0]
+    if PLAIN.fullmatch(image):
+        return image
+    image = os.path.normpath(one_form(image))
     return "/".join("__" if part == ".." else part for part in image.split("/") if part)
+
+
+def located(text: str, folder: str) -> str:
+    """`locate`, from text to text: `folder` is that of the root, as `inside` writes it."""
+    return folder + text if PLAIN.fullmatch(text) else str(locate(text, Path(folder)))
+
+
+def inside(folder: Path) -> str:
+    """What the path of everything in a folder begins with: "data/"; "" for the current one."""
+    return str(folder / "x")[:-1]
 
 
 def below(root: Path, file: Path) -> str:

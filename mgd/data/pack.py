@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mgd.config import Data
-from mgd.data.datasets import Item, Splits
+from mgd.data.datasets import Splits
+from mgd.data.items import Item
 from mgd.data.store import Contents, Sort, Store, photo_name
 from mgd.errors import UserError, first_few
 
@@ -89,7 +90,9 @@ def folder_of(data: Data) -> Path:
 
 def pack_contents(data: Data, splits: Splits) -> Contents:
     """What a store must be of to serve this data set, however it is partitioned."""
-    photos = {photo_name(item.image, Path(data.root)) for item in (*splits.labeled, *splits.unlabeled)}
+    photos = {
+        photo_name(image, Path(data.root)) for part in (splits.labeled, splits.unlabeled) for image in part.images
+    }
     labels = {"label_map": list(data.label_map), "ignore_values": list(data.ignore_values)}
     return Contents(tuple(sorted(photos)), {"classes": len(splits.classes), "short_side": data.short_side, **labels})
 

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset, SequentialSampler, Subset
 
 from mgd.config import Data
-from mgd.data.datasets import Item, Splits, hidden_truth, load_small
+from mgd.data.datasets import Splits, hidden_truth, load_small
+from mgd.data.items import Item
 from mgd.data.loaders import make_loader
 from mgd.data.pack import KINDS, PACK, Source, folder_of, pack_contents, source_of
 from mgd.data.store import StoreWriter, check_contents, known_facts, photo_name

@@ -63,6 +63,8 @@ def _apart(seed: int, stream: int, epoch: int, place: int, count: int) -> int:
     return 1 - place if first == last else place
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)  # this epoch's and the last one's, labelled and unlabelled: a million take 4 MB each
 def _permutation(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, ORDER, stream, epoch]).permutation(count)
+    order = np.arange(count, dtype=np.uint32)
+    np.random.default_rng([seed, ORDER, stream, epoch]).shuffle(order)
+    return order

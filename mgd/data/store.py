@@ -167,9 +167,9 @@ class Store:
         return self._mapped[part][start : start + int(record["lengths"][kind])]
 
 
-def photo_name(image: Path, root: Path) -> str:
+def photo_name(image: str | Path, root: Path) -> str:
     """How a store names an image: its path below the data's root, where it is there."""
-    return image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
+    return str(image).removeprefix(str(root / "x")[:-1])
 
 
 def record_type(sort: Sort, kinds: int) -> np.dtype:

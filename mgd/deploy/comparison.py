@@ -51,7 +51,7 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
         if source.config is None:
             raise UserError(f"{source.path} does not say what data it was trained on; name photos with --images")
         try:
-            items = open_val(source.config.data)
+            items: Sequence[Item] = open_val(source.config.data)
         except UserError as error:
             raise UserError(f"no photos to compare on ({error}); name some with --images") from error
     elif not images.is_dir():

@@ -15,20 +15,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from mgd.check.needs import network, teachers
 from mgd.config import MGD, Experiment, Taught, UniMatch
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import wanted_maps
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
+from mgd.engine.optim import bf16_hint, pick_precision
 from mgd.engine.step import Stepper
 from mgd.errors import UserError, is_out_of_memory
-from mgd.objectives import build_objective, find_teacher, teacher_paths
+from mgd.objectives import build_objective, find_teacher, load_teacher, teacher_paths
 
 GIB = 2**30
 SHARE = 0.9  # of a device's memory that is planned with: the rest is the libraries' and other programs'
 STEPS, ENOUGH = 6, 20.0  # steps of a trial, or fewer when they took so many seconds; the first sets things up
 OUT_OF_MEMORY = float("inf"), float("inf")
+PUBLISHED_WIDTH = 256  # channels of a decoder feature, where no teacher says otherwise
 AFTER_BURN_IN = 10**9  # an iteration after any burn-in, when all of a step is computed
 
 
@@ -64,6 +67,7 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
         raise UserError(
             f"train.batch_size={config.train.batch_size} / {processes} processes leaves 1 image; use 2 or more"
         )
+    config = _with_own_width(config)
     sizes = [size for size in range(2, own + 1) if own % size == 0]  # batch norm needs 2
     for size in sizes:
         change = replace(config.train, batch_size=size, accumulate=1)
@@ -73,7 +77,7 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
             return
 
 
-def advice(config: Experiment, trials: list[Trial], *, processes: int, limit: float) -> str:
+def advice(config: Experiment, trials: list[Trial], device: torch.device, *, processes: int, limit: float) -> str:
     """What to train with, and how long it takes. Raises UserError when nothing fits."""
     fitting = [trial for trial in trials if trial.gib <= limit]
     if not fitting:
@@ -82,7 +86,8 @@ def advice(config: Experiment, trials: list[Trial], *, processes: int, limit: fl
             "data.crop_size, train.precision=bf16 or a smaller network"
         )
     best, train = fitting[-1], config.train
-    total = run_length(config, open_splits(config.data))[1]
+    splits = open_splits(config.data)
+    total = run_length(config, splits)[1]
     lines = [
         f"train.accumulate={best.accumulate}",
         f"# {train.batch_size} images / {processes} processes / {best.accumulate} parts = {best.images} at a time; "
@@ -91,7 +96,22 @@ def advice(config: Experiment, trials: list[Trial], *, processes: int, limit: fl
     if processes == 1:
         span = timedelta(seconds=round(total * best.seconds))
         lines.append(f"# {total:,} iterations of {best.seconds:.2f} s: {span}, without loading and evaluation")
+    classes = splits.classes.names
+    networks = [network(config, len(classes)), *teachers(config, classes)[1]]
+    if told := bf16_hint(networks, pick_precision(train.precision, device), device):
+        lines.append(f"# {told}")
     return "\n".join(lines)
+
+
+def _with_own_width(config: Experiment) -> Experiment:
+    """With `method.teach.projection` as a number where maps of the wide teacher's own width are read."""
+    method = config.method
+    if not isinstance(method, MGD) or method.teachers == "online" or method.teach.projection:
+        return config
+    if "wide.feature" not in wanted_maps(config)["first"]:
+        return config
+    width = load_teacher(config, "wide", len(open_splits(config.data).classes)).classifier.in_channels
+    return replace(config, method=replace(method, teach=replace(method.teach, projection=width)))
 
 
 def memory_limit(device: torch.device, processes: int, budget: float | None) -> float:
@@ -197,7 +217,7 @@ def _made_maps(config: Experiment, kinds: Sequence[str], num_classes: int) -> di
     count, crop = config.train.batch_size, config.data.crop_size
     maps: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "coarse": {}}
     sizes = {"logits": (num_classes, config.method.teach.logits_stride)}
-    sizes["feature"] = (config.method.teach.projection or 256, config.method.feature_stride(crop))
+    sizes["feature"] = (config.method.teach.projection or PUBLISHED_WIDTH, config.method.feature_stride(crop))
     for teacher, _, what in (kind.partition(".") for kind in kinds):
         if what == "label":
             maps["labels"][teacher] = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)

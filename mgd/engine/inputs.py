@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mgd.config import Experiment, Taught
-from mgd.data.datasets import Item, Splits
+from mgd.data.datasets import Splits
+from mgd.data.items import Items
 from mgd.objectives import find_teacher, teacher_paths
 
 TAIL = 2**20  # bytes at the end of a checkpoint, where its zip directory has a checksum of every tensor
@@ -63,15 +64,17 @@ def _teacher_changes(old: Inputs, new: Inputs) -> Iterator[str]:
             yield f"another {name} teacher"
 
 
-def _digest(items: Sequence[Item]) -> str:
+def _digest(items: Items) -> str:
     """Of names, sizes of images and contents of label maps, in order."""
-
-    def facts(item: Item) -> str:
-        label = "" if item.label is None else hashlib.sha256(item.label.read_bytes()).hexdigest()
-        return f"{item.name}\t{item.image.stat().st_size}\t{label}\n"
-
     with ThreadPoolExecutor(16) as pool:  # on a network drive it is waiting that takes the time
-        return hashlib.sha256("".join(pool.map(facts, items)).encode()).hexdigest()
+        contents = pool.map(_content, filter(None, items.labels))
+        rows = zip(items.names, items.sizes.tolist(), items.labels, strict=True)
+        facts = (f"{name}\t{size}\t{next(contents) if label else ''}\n" for name, size, label in rows)
+        return hashlib.sha256("".join(facts).encode()).hexdigest()
+
+
+def _content(label: str) -> str:
+    return hashlib.sha256(Path(label).read_bytes()).hexdigest()
 
 
 def _end_of(file: Path) -> str:

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from mgd import checkpoint
 from mgd.check import Finding, quick_check
-from mgd.config import Experiment, to_dict
+from mgd.config import Experiment, Train, to_dict
+from mgd.data.balance import class_weights
 from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import TrainingSamples, make_loader
@@ -21,8 +22,10 @@ from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
 from mgd.engine.inputs import inputs_of, same_validation
 from mgd.engine.log import Meter, log_to_file, record_run
+from mgd.engine.optim import bf16_hint
 from mgd.engine.resume import (
     Previous,
+    Stretch,
     Wish,
     check_fits,
     check_same_start,
@@ -37,6 +40,7 @@ from mgd.engine.watch import Watch
 from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective, open_maps
+from mgd.objectives.thresholds import threshold_values
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,21 @@ def run_length(config: Experiment, splits: Splits) -> tuple[int, int]:
     # VOC 1/8: 9,259 unlabelled images // 8 = 1,157 iterations an epoch; x 34 epochs = 39,338
     epoch = max(1, len(splits.unlabeled or splits.labeled) // config.train.batch_size)
     return epoch, config.train.max_iterations or config.train.epochs * epoch
+
+
+def refinement(train: Train, stretch: Stretch) -> int:
+    """The iteration at which a last stage on labels alone begins; its end where there is none.
+
+    Raises:
+        UserError: nothing is left for what comes before it.
+    """
+    length = stretch.stop - stretch.start
+    if train.refine_iterations >= length:
+        raise UserError(
+            f"train.refine_iterations={train.refine_iterations} leaves none of the {length} iterations to the method; "
+            "use fewer, or method=supervised"
+        )
+    return stretch.stop - train.refine_iterations
 
 
 class Trainer:
@@ -65,10 +84,12 @@ class Trainer:
         self.iteration = previous.iteration if previous is not None else 0
         self.stretch = stretch_of(previous, length, wish.more)
         self.total = self.stretch.stop
+        self.refines_from = refinement(config.train, self.stretch)
         check_same_start(self.iteration, self.folder)
         together = config.train.batch_size // (config.train.accumulate * team.world)
         maps, pack = open_maps(config, self.splits), open_pack(config.data, self.splits)
-        self.samples = TrainingSamples(self.splits, config, together=together, maps=maps, pack=pack)
+        how: dict[str, Any] = {"together": together, "labels_alone_from": self.refines_from}
+        self.samples = TrainingSamples(self.splits, config, maps=maps, pack=pack, **how)
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)
@@ -76,6 +97,8 @@ class Trainer:
 
         torch.manual_seed(config.train.seed)
         objective = build_objective(config, len(self.splits.classes), classes=self.splits.classes.names)
+        if config.method.criterion.class_weights == "median_frequency":
+            objective.class_weights = class_weights(self.splits.labeled, config.data, len(self.splits.classes))
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team)
         self.watch = Watch(config, self.splits.classes)
@@ -112,6 +135,8 @@ class Trainer:
             # Dropout and the like depend on the iteration alone, so that a resumed run draws the same.
             torch.manual_seed(config.train.seed + self.iteration * self.team.world + self.team.rank)
             lr = self.stepper.lr
+            if self.iteration == self.refines_from:
+                log.info("iteration %d: from here on the student learns from labels alone", self.iteration + 1)
             with meter.waiting():
                 parts = [next(batches) for _ in range(config.train.accumulate)]
             self.history.note_broken(parts)
@@ -121,7 +146,9 @@ class Trainer:
             meter.advance()
             stops, (saves, evaluates, keeps) = self.stop.agreed(), self._plan()
             if stops or saves or self.iteration % config.run.log_every == 0:
-                meter.train(self.iteration, self.history.read(), lr)  # no state is saved before its losses are checked
+                values = self.history.read()  # no state is saved before its losses are checked
+                values |= {"refining": 1.0} if self.iteration > self.refines_from else {}
+                meter.train(self.iteration, values, lr)
             if saves or stops:
                 self.evaluation_due = evaluates
                 with meter.paused():
@@ -169,7 +196,9 @@ class Trainer:
         panels, stops = self.folder / "panels", self.stop.stop_if_agreed
         report = evaluate(*what, device, pictures=panels, progress=caption, before_image=stops)
         seen = {"student": network, **self.stepper.objective.teachers}
-        meter.write(self.iteration, self.watch.scores(report) | self.watch.pseudo_labels(seen, device, stops))
+        thresholds = threshold_values(self.stepper.objective, splits.classes.names)
+        values = self.watch.scores(report) | self.watch.pseudo_labels(seen, device, stops) | thresholds
+        meter.write(self.iteration, values)
         meter.show(self.iteration, panels)
         self.watch.warn(report)
         log.info("iteration %d: mIoU %.2f", self.iteration, 100 * report.miou)
@@ -232,8 +261,21 @@ class Trainer:
         log.info("partition: %s; sha256 of the labelled names %s", splits.source, splits.sha256[:12])
         log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
         log.info("device: %s, %s", self.team.device, str(self.stepper.precision).removeprefix("torch."))
+        networks = [*self.stepper.networks, *self.stepper.objective.teachers.values()]
+        if told := bf16_hint(networks, self.stepper.precision, self.team.device):
+            log.info(told)
         log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
-        facts = {"images": sizes, "labeled_sha256": splits.sha256, "iterations": self.total, "processes": world}
+        if self.refines_from < self.total:
+            log.info("of these the last %d on labels alone", self.total - self.refines_from)
+        facts: dict[str, Any] = {
+            "images": sizes,
+            "labeled_sha256": splits.sha256,
+            "iterations": self.total,
+            "processes": world,
+        }
+        if weights := self.stepper.objective.class_weights:
+            facts["class_weights"] = dict(zip(splits.classes.names, weights, strict=True))
+            log.info("class weights: %s", ", ".join(f"{k} {w:.3g}" for k, w in facts["class_weights"].items()))
         record_run(self.folder, config, start=self.iteration, stretch=self.stretch, inputs=self.inputs, **facts)
 
     def _check_batch(self) -> None:

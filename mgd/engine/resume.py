@@ -32,7 +32,7 @@ FIXED_KEYS = (
     *("model", "method.name", "train.optimizer", "train.head_lr", "train.layer_decay", "train.ema", "train.precision"),
 )
 # What iterations that are added to a run may have of their own.
-SCHEDULE_KEYS = ("train.lr", "train.power", "train.epochs", "train.max_iterations")
+SCHEDULE_KEYS = ("train.lr", "train.power", "train.epochs", "train.max_iterations", "train.refine_iterations")
 
 
 class Stretch(NamedTuple):

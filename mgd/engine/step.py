@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -17,6 +18,7 @@ from mgd.engine.optim import make_optimizer, make_schedule, move_schedule, pick_
 from mgd.engine.sync_batch_norm import synchronise
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import Objective, Pass, Terms, total
+from mgd.objectives.thresholds import AdaptiveThresholds
 
 
 class Outcome(NamedTuple):
@@ -54,7 +56,8 @@ class Stepper:
         # With this warm-up its decay after n iterations is 1 - 1 / n, a plain mean, until that reaches train.ema.
         warmup: dict[str, Any] = {"use_warmup": True, "warmup_power": 1.0}
         self.averaged = ModelEmaV3(self.objective.student, decay=train.ema, **warmup) if train.ema else None
-        self._statistics = [b for b in self.objective.buffers() if b.is_floating_point()]  # of batch norm
+        self.thresholds = [one for one in self.objective.modules() if isinstance(one, AdaptiveThresholds)]
+        self._statistics = [b for b in self.objective.buffers() if b.is_floating_point()]  # of batch norm, thresholds
         if train.compile:
             compile_networks(self.objective)
         self.model = distribute(self.objective, team)
@@ -78,7 +81,7 @@ class Stepper:
     def __call__(self, parts: list[Batch]) -> Outcome:
         """One update from the micro-batches of this process. Nothing in it waits for the device."""
         before = self._flat_statistics()
-        passes = [self.objective.passes(part) for part in parts]
+        passes = [self.objective.due(part) for part in parts]
         counts = [{name: n for one in part for name, n in one.counts.items()} for part in passes]
         shares = shares_of(counts, self.team)
         computed: list[Terms] = []
@@ -86,9 +89,13 @@ class Stepper:
             # Gradients are averaged over the processes once, with the last micro-batch.
             wrapped = self.model if isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1 else None
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
-                computed += self._backward(part, passes[i], shares[i])
+                computed += self._backward(part, passes.pop(0), shares[i])  # what it holds is given up
         norm = self._update()
         self._undo_statistics(before, norm.isfinite())
+        for one in self.thresholds:
+            if self.team.world > 1:
+                dist.all_reduce(one.seen)
+            one.update()
         self.objective.after_update(parts[0].iteration)
         if self.averaged is not None:
             self.averaged.update(self.objective.student, step=parts[0].iteration + 1)

@@ -29,7 +29,7 @@ def score_teachers(
     device: torch.device,
     *,
     main: bool,
-    before_image: Callable[[], None],
+    before_image: Callable[[], None] = lambda: None,
 ) -> None:
     """Evaluate every teacher, write teacher-<name>.json and .txt into the run's folder, and warn of a bad one.
 

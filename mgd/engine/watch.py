@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import hidden_truth
+from mgd.data.items import Items
 from mgd.data.loaders import ValidationSamples
 from mgd.evaluate import Report
 from mgd.infer import predict_scores
@@ -30,9 +33,9 @@ class Watch:
     def __init__(self, config: Experiment, classes: Classes) -> None:
         """Raises UserError where `evaluate.watch` asks for photos whose label is broken."""
         self.config, self.classes, self.warned = config, classes, set[str]()
-        items = hidden_truth(config.data) if config.evaluate.watch else []
+        items = hidden_truth(config.data) if config.evaluate.watch else Items.of(())
         places = np.linspace(0, len(items) - 1, min(config.evaluate.watch, len(items))).round().astype(int)
-        self.samples = ValidationSamples([items[i] for i in places], config, len(classes))
+        self.samples = ValidationSamples(items.take(places), config, len(classes))
         if config.evaluate.watch and not items:
             log.warning("WARNING: evaluate.watch: no unlabelled photo has a label on the disk, so none is watched")
 
@@ -52,10 +55,10 @@ class Watch:
     def pseudo_labels(
         self, networks: Mapping[str, NormalisingNetwork], device: torch.device, before_image: Callable[[], None]
     ) -> dict[str, float]:
-        """How good the networks' pseudo-labels are on the photos whose truth is kept from training.
+        """How good the networks' pseudo-labels are on the photos whose truth is kept from training; ranks share these.
 
         Args:
-            before_image: called before every photo.
+            before_image: called before every photo, as often on every rank.
 
         Returns:
             For each network: pseudo/<network>/accuracy and coverage, the share of right ones among those that reach
@@ -67,15 +70,19 @@ class Watch:
         how = replace(self.config.evaluate, mode="whole")
         for network in networks.values():
             network.eval()
-        for i in range(len(self.samples)):
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        for first in range(0, len(self.samples), world):
             before_image()
-            sample = self.samples[i]
+            if first + rank >= len(self.samples):
+                break
+            sample = self.samples[first + rank]
             size = tuple(sample["label"].shape)
             image = sample["image"].to(device)
             scores = {name: predict_scores(net, image, how, size=size).cpu() for name, net in networks.items()}
             counts.add(sample["label"], scores)
         for name, network in networks.items():
             network.train(modes[name])
+        counts.share()
         return counts.read(self.classes.names) if len(self.samples) else {}
 
 
@@ -98,6 +105,18 @@ class Counts:
                 counts[name] = counts[name] + found if name in counts else found
         for a, b in combinations(labels, 2):
             self.same.setdefault(f"{a}-{b}", []).append((labels[a] == labels[b]).float().mean())
+
+    def share(self) -> None:
+        """Under torch.distributed: those of all ranks together, on every rank."""
+        if not dist.is_initialized():
+            return
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, (self.everywhere, self.sure, self.same))
+        self.everywhere, self.sure, self.same = parts[0]
+        for everywhere, sure, same in parts[1:]:
+            for mine, theirs in ((self.everywhere, everywhere), (self.sure, sure), (self.same, same)):
+                for name, one in theirs.items():
+                    mine[name] = mine[name] + one if name in mine else one
 
     def read(self, names: tuple[str, ...]) -> dict[str, float]:
         """As `Watch.pseudo_labels` tells."""

@@ -1,4 +1,4 @@
-"""Copies of networks for inference: batch norm folded into the convolutions that it follows, a decoder that does less.
+"""Networks made for inference: batch norm folded into the convolutions that it follows, a decoder that does less.
 
 Which batch norm follows which convolutions is seen in a forward pass, so that any network can be folded, timm's too.
 """
@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mgd.models.coarse_context import CoarseContextHead
 from mgd.models.heads import DeepLabV3PlusHead
 from mgd.models.network import SegmentationNetwork
 
@@ -23,35 +22,37 @@ PLAIN = (nn.Conv2d, Conv2dSame)  # their weight is what they convolve with; subc
 SEEN = 64  # side in pixels of the image that the pass looks at
 
 
-def for_inference(network: Network) -> Network:
+def for_inference(network: Network, *, in_place: bool = False) -> Network:
     """A copy in eval mode that gives the same logits, up to rounding, in less time: folded, channels last.
 
-    The decoder of a DeepLabV3+ convolves its context before it upsamples it (`CoarseContextHead`).
+    The decoder of a DeepLabV3+ convolves its context before it upsamples it. `in_place`: as in `fold_batch_norm`.
     """
-    fast = fold_batch_norm(network)
-    if isinstance(fast, SegmentationNetwork) and type(fast.head) is DeepLabV3PlusHead:
-        fast.head = CoarseContextHead(fast.head)
+    fast = fold_batch_norm(network, in_place=in_place)
+    if isinstance(fast, SegmentationNetwork) and isinstance(fast.head, DeepLabV3PlusHead):
+        fast.head.coarse = True
     return fast.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def fold_batch_norm(network: Network) -> Network:
+def fold_batch_norm(network: Network, *, in_place: bool = False) -> Network:
     """A copy in eval mode whose batch norms are part of the convolutions before them.
 
     A batch norm stays where anything but itself reads what it reads, where no plain convolution made that, or where
     either is called more than once. Logits are equal up to rounding (1e-5 of their size in float32).
 
     Args:
-        network: images (N,3,H,W), normalised -> tensor, for any H and W. It is left as it is.
+        network: images (N,3,H,W), normalised -> tensor, for any H and W.
+        in_place: change the network itself, which nothing else needs: no second copy of its weights is held. Else it is
+            left as it is.
     """
-    folded = copy.deepcopy(network).eval()
+    folded = (network if in_place else copy.deepcopy(network)).eval()
     pairs = _pairs(folded)
     gone: dict[nn.Module, nn.Module] = {}
     for norm, convs in pairs:
         _fold(norm, convs)
         # timm's norm layers hold a dropout, which is nothing here, and an activation.
         activation = getattr(norm, "act", None)
-        gone[norm] = nn.Identity() if activation is None else activation
+        gone[norm] = nn.Identity().eval() if activation is None else activation
     for parent in list(folded.modules()):
         for name, child in parent.named_children():
             if child in gone:

@@ -88,7 +88,7 @@ def maps_contents(config: Experiment, splits: Splits) -> Contents:
         "classes": list(splits.classes.names),
         "options": teach | {"short_side": config.data.short_side},
     }
-    photos = {photo_name(item.image, root) for item in (*splits.labeled, *splits.unlabeled)}
+    photos = {photo_name(image, root) for part in (splits.labeled, splits.unlabeled) for image in part.images}
     return Contents(tuple(sorted(photos)), facts)
 
 

@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd.config import Criterion
+from mgd.config import CPS, MGD, Criterion, MeanTeacher, Method, UniMatch
 from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
-from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy
+from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.heads import upsample
 from mgd.models.network import SegmentationNetwork
+from mgd.objectives.thresholds import AdaptiveThresholds
 
+Confidence = tuple[float, ...] | AdaptiveThresholds  # one for all classes, one for each, or none; or what follows a run
 Terms = dict[str, Tensor]  # scalar loss terms, already weighted
 
 
@@ -37,9 +39,12 @@ class Objective(nn.Module):
     Attributes:
         student: the network that the run is for.
         teachers: frozen networks, by name; outside `train()`, `parameters()`, `state_dict()` and DDP.
+        class_weights: of the classes in the term "supervised"; none weigh alike.
     """
 
     student: SegmentationNetwork
+    config: Method
+    class_weights: tuple[float, ...] = ()
     teachers: Mapping[str, SegmentationNetwork] = MappingProxyType({})
 
     def passes(self, batch: Batch) -> list[Pass]:
@@ -50,9 +55,23 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def due(self, batch: Batch) -> list[Pass]:
+        """`passes`; of a batch that lacks its unlabelled images, as those of a last stage, labels teach the student."""
+        if batch.first is not None or not self.config.uses_unlabeled:
+            return self.passes(batch)
+        return [supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)]
+
     def forward(self, batch: Batch) -> Terms:
-        """The terms of all passes at once: what DDP wraps."""
-        return total(one.terms() for one in self.passes(batch))
+        """The terms of all that is due at once: what DDP wraps."""
+        terms = total(one.terms() for one in self.due(batch))
+        if batch.first is None and (beside := self._beside_the_student()):
+            # DDP waits for a gradient of every weight: of those that learn no more it is 0.
+            terms["supervised"] = terms["supervised"] + 0.0 * torch.stack([p.sum() for p in beside]).sum()
+        return terms
+
+    def _beside_the_student(self) -> list[nn.Parameter]:
+        named = ((name.partition(".")[0], p) for name, p in self.named_parameters() if p.requires_grad)
+        return [parameter for owner, parameter in named if owner != "student"]
 
     def after_update(self, iteration: int) -> None:
         """What follows the update of an iteration, such as averaging the new weights; nothing, by default."""
@@ -75,7 +94,14 @@ def see(network: SegmentationNetwork, views: Views) -> Tensor:
     return network.normalise(views.image, views.valid) if views.image.dtype == torch.uint8 else views.image
 
 
-def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion, *, counted: Tensor | None = None) -> Tensor:
+def supervised_loss(
+    losses: Tensor,
+    target: Tensor,
+    criterion: Criterion,
+    *,
+    counted: Tensor | None = None,
+    weights: tuple[float, ...] = (),
+) -> Tensor:
     """The criterion's mean of the pixels' cross-entropies (N,H,W).
 
     OHEM chooses the hard pixels of every image by itself, so that they do not depend on the images beside it, and is
@@ -84,11 +110,13 @@ def supervised_loss(losses: Tensor, target: Tensor, criterion: Criterion, *, cou
     Args:
         counted: (N,H,W), the mean runs over what is not 255 there instead of in the target: pseudo-labels that are left
             out then count as 0.
+        weights: of the classes; the mean still runs over pixels, each of which counts once.
     """
     if criterion.kind == "ohem":
-        of_images = mean_of_hard(losses, target, threshold=criterion.threshold, min_kept=criterion.min_kept)
+        threshold, min_kept = criterion.threshold, criterion.min_kept
+        of_images = mean_of_hard(losses, target, threshold=threshold, min_kept=min_kept, weights=weights)
         return of_images.sum() / supervised_count(target if counted is None else counted, criterion).clamp(min=1)
-    return mean_of_valid(losses, target if counted is None else counted)
+    return mean_of_valid(weigh(losses, target, weights), target if counted is None else counted)
 
 
 def criterion_loss(
@@ -98,11 +126,12 @@ def criterion_loss(
     criterion: Criterion,
     *,
     counted: Tensor | None = None,
+    weights: tuple[float, ...] = (),
 ) -> Tensor:
-    """The criterion's loss of a network on images; `counted` as in `supervised_loss`."""
+    """The criterion's loss of a network on images; `counted` and `weights` as in `supervised_loss`."""
     logits = network.classifier(network.feature(see(network, views)))
     (losses,) = pixel_losses(network, logits, [target])
-    return supervised_loss(losses, target, criterion, counted=counted)
+    return supervised_loss(losses, target, criterion, counted=counted, weights=weights)
 
 
 def pixel_losses(network: SegmentationNetwork, logits: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
@@ -121,13 +150,15 @@ def fill(network: SegmentationNetwork, values: Tensor, value: int) -> Tensor:
     return F.pad(values, (0, columns - width, 0, rows - height), value=value)
 
 
-def supervised_pass(network: SegmentationNetwork, labeled: Views, criterion: Criterion) -> Pass:
-    """The criterion's loss of a network on labelled images, as the term "supervised"."""
+def supervised_pass(
+    network: SegmentationNetwork, labeled: Views, criterion: Criterion, weights: tuple[float, ...] = ()
+) -> Pass:
+    """The criterion's loss of a network on labelled images, with the classes' weights, as the term "supervised"."""
     label = labeled.label
     assert label is not None
 
     def terms() -> Terms:
-        return {"supervised": criterion_loss(network, labeled, label, criterion)}
+        return {"supervised": criterion_loss(network, labeled, label, criterion, weights=weights)}
 
     return Pass({"supervised": supervised_count(label, criterion)}, terms)
 
@@ -145,22 +176,20 @@ def rampup(iteration: int, iterations: int) -> float:
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
 
 
-def hard_label(
-    network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: tuple[float, ...] = ()
-) -> Tensor:
+def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: Confidence = ()) -> Tensor:
     """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
 
     Image by image: full-resolution logits of a batch would only be thrown away.
 
     Args:
-        confidence: one probability for all classes or one for each; 255 also where the label has less.
+        confidence: 255 also where the label has less probability.
     """
     height, width = valid.shape[1:]
     size, logits = network.padded(height, width), network.classifier(feature)
     labels = []
     for small, where in zip(logits.split(1), valid.split(1), strict=True):
         one = upsample(small, size)[..., :height, :width]
-        where = where & is_sure(one.float().softmax(dim=1), confidence) if confidence else where
+        where = where & is_sure(one.float().softmax(dim=1), confidence, valid=where) if confidence else where
         labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
     return torch.cat(labels)
 
@@ -170,7 +199,7 @@ def mixed_label(
     batch: Batch,
     masks: Sequence[Tensor],
     *,
-    confidence: tuple[float, ...] = (),
+    confidence: Confidence = (),
     once: bool = False,
     feature: Tensor | None = None,
 ) -> list[Tensor]:
@@ -204,12 +233,24 @@ def unrecorded(network: nn.Module) -> Iterator[None]:
         norm.momentum = momentum
 
 
-def is_sure(probabilities: Tensor, confidence: tuple[float, ...]) -> Tensor:
+def thresholds(config: MeanTeacher | CPS | UniMatch | MGD, names: Iterable[str], classes: int) -> dict[str, Confidence]:
+    """What the pseudo-labels of each of the networks that label are held against; an objective keeps it as a module."""
+    if not config.confidence_ema:
+        return dict.fromkeys(names, config.confidence)
+    made = {name: AdaptiveThresholds(config.confidence, classes, config.confidence_ema) for name in names}
+    return nn.ModuleDict(made)  # type: ignore[return-value]
+
+
+def is_sure(probabilities: Tensor, confidence: Confidence, *, valid: Tensor | None = None) -> Tensor:
     """(N,K,H,W) -> (N,H,W) bool: the greatest probability is not below its class's threshold.
 
     Args:
-        confidence: one threshold for all classes or one for each; none: everywhere.
+        confidence: none: everywhere.
+        valid: (N,H,W) bool, what thresholds that follow a run take note of; these need it.
     """
+    if isinstance(confidence, AdaptiveThresholds):
+        assert valid is not None
+        return confidence.sure(probabilities, valid)
     probability, label = probabilities.max(dim=1)
     threshold: Tensor | float = confidence[0] if confidence else 0.0
     if len(confidence) > 1:

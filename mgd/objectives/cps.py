@@ -1,6 +1,7 @@
 """Cross pseudo supervision with CutMix (Chen et al., CVPR 2021): how the teachers are trained."""
 
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ from mgd.objectives.base import (
     rampup,
     supervised_count,
     supervised_pass,
+    thresholds,
 )
+
+COPIES = ("student", "peer")
 
 
 class CPSObjective(Objective):
@@ -29,16 +33,20 @@ class CPSObjective(Objective):
     come from the copies in train mode, as in the original; with `ema` from the average of each copy's weights.
     """
 
+    config: CPS
+
     def __init__(self, student: SegmentationNetwork, peer: SegmentationNetwork, config: CPS) -> None:
         super().__init__()
         self.student, self.peer, self.config = student, peer, config
         self.averages = nn.ModuleList(
             [AverageTeacher(one, config.ema) for one in (student, peer)] if config.ema else []
         )
+        self.confidence = thresholds(config, COPIES, student.num_classes)
 
     def passes(self, batch: Batch) -> list[Pass]:
         criterion = self.config.criterion
-        labeled = [supervised_pass(network, batch.labeled, criterion) for network in (self.student, self.peer)]
+        how = (batch.labeled, criterion, self.class_weights)
+        labeled = [supervised_pass(network, *how) for network in (self.student, self.peer)]
         since = batch.iteration - self.config.burn_in_iterations
         return labeled if since < 0 else labeled + self._crossed(batch, since)
 
@@ -47,7 +55,7 @@ class CPSObjective(Objective):
         mixed, criterion = batch.hardened(), self.config.criterion
         weight = self.config.weight * rampup(since, self.config.rampup_iterations)
         # Both before either learns from the other's: a forward in train mode changes running statistics.
-        labels = cache(lambda: [self._pseudo_label(network, batch) for network in self._labellers()])
+        labels = cache(lambda: [self._pseudo_label(name, batch) for name in ("peer", "student")])
         # A pseudo-label is valid where an image is; one that is not sure enough counts as 0.
         counted = torch.where(mixed.valid, 0, IGNORE_INDEX)
 
@@ -62,11 +70,9 @@ class CPSObjective(Objective):
         for average, network in zip(self.averages, (self.student, self.peer), strict=False):
             average.follow(network, iteration)  # type: ignore[operator]
 
-    def _labellers(self) -> list[SegmentationNetwork]:
-        """Who labels for the student, and who for the peer."""
-        own, peer = [average.module for average in self.averages] or [self.student, self.peer]
-        return [peer, own]  # type: ignore[list-item]
-
     @torch.no_grad()
-    def _pseudo_label(self, network: SegmentationNetwork, batch: Batch) -> Tensor:
-        return mixed_label(network, batch, [batch.pair()[2]], confidence=self.config.confidence, once=True)[0]
+    def _pseudo_label(self, name: str, batch: Batch) -> Tensor:
+        """What "student" or "peer", or the average of its weights, says of the mixed images."""
+        copies = [average.module for average in self.averages] or [self.student, self.peer]
+        network: Any = dict(zip(COPIES, copies, strict=True))[name]
+        return mixed_label(network, batch, [batch.pair()[2]], confidence=self.confidence[name], once=True)[0]

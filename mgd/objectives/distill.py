@@ -20,8 +20,8 @@ class DistillObjective(Objective):
     """L = supervised + w_labeled * D(x) + w_unlabeled * D(mix): what D is, a subclass says.
 
     Student and teachers see the same images (but data.strong changes the student's alone); D is the mean over the
-    teachers. These are frozen copies with batch norm
-    folded, outside `train()`, `parameters()`, `state_dict()` and DDP.
+    teachers. These are frozen, with batch norm folded in place, outside `train()`, `parameters()`, `state_dict()` and
+    DDP.
     """
 
     config: KD | CWD
@@ -29,7 +29,9 @@ class DistillObjective(Objective):
     def __init__(self, student: SegmentationNetwork, teachers: Teachers) -> None:
         super().__init__()
         self.student = student
-        self.teachers = {name: for_inference(net).eval().requires_grad_(False) for name, net in teachers.items()}
+        self.teachers = {
+            name: for_inference(net, in_place=True).requires_grad_(False) for name, net in teachers.items()
+        }
 
     def _apply(self, *args: Any, **kwargs: Any) -> "DistillObjective":
         """`to()`, `cuda()` and the like, teachers included."""
@@ -62,7 +64,8 @@ class DistillObjective(Objective):
         assert labeled.label is not None
         feature = self.student.feature(see(self.student, labeled))
         (losses,) = pixel_losses(self.student, self.student.classifier(feature), [labeled.label])
-        terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion)}
+        weights = self.class_weights
+        terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion, weights=weights)}
         if self.config.labeled:
             found = self.compare(feature, labeled).items()
             terms |= {f"{name}_labeled": self.config.labeled * term for name, term in found}

@@ -9,7 +9,7 @@ from mgd.data.cutmix import mix
 from mgd.distillation_losses import squared_probability_loss
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher
-from mgd.objectives.base import Objective, Pass, Terms, is_sure, rampup, see, supervised_pass
+from mgd.objectives.base import Objective, Pass, Terms, is_sure, rampup, see, supervised_pass, thresholds
 
 
 class MeanTeacherObjective(Objective):
@@ -19,13 +19,16 @@ class MeanTeacherObjective(Objective):
     the whole batch with the share of such pixels instead; by pixel the mean is the same however a batch is divided.
     """
 
+    config: MeanTeacher
+
     def __init__(self, student: SegmentationNetwork, config: MeanTeacher) -> None:
         super().__init__()
         self.student, self.config = student, config
         self.average = AverageTeacher(student, config.decay)
+        self.confidence = thresholds(config, ["teacher"], student.num_classes)
 
     def passes(self, batch: Batch) -> list[Pass]:
-        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion)
+        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         since = batch.iteration - self.config.burn_in_iterations
         if since < 0:
             return [labeled]
@@ -38,7 +41,7 @@ class MeanTeacherObjective(Objective):
 
     def _consistency(self, batch: Batch, mixed: Views, weight: float) -> Terms:
         logits, target = self.student(see(self.student, mixed)), self._target(batch)
-        counted = mixed.valid & is_sure(target, self.config.confidence)
+        counted = mixed.valid & is_sure(target, self.confidence["teacher"], valid=mixed.valid)
         loss = squared_probability_loss(logits, target, valid=mixed.valid, counted=counted)
         return {"consistency": weight * loss}
 

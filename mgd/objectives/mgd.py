@@ -1,7 +1,7 @@
 """Multi-granularity distillation (Qin et al., ECCV 2022): how a student is trained from two frozen teachers."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -22,22 +22,27 @@ from mgd.objectives.base import (
     see,
     supervised_count,
     supervised_loss,
+    thresholds,
 )
-from mgd.objectives.teaching import TeacherNetworks, Teachers, Teaching
+from mgd.objectives.teaching import Lesson, TeacherNetworks, Teachers, Teaching
 
 
 class MGDObjective(Objective):
     """L = supervised + pixel + lambda_image * image + lambda_region * region.
 
     The teaching is kept in an attribute that is no module: it is outside `train()`, `parameters()`, `state_dict()` and
-    DDP. It is asked before the student's forward, so that the two never hold memory together.
+    DDP. It is asked once, before the student's first forward: the two never hold memory together, and teachers read
+    their weights once.
     """
+
+    config: MGD
 
     def __init__(self, student: SegmentationNetwork, teaching: Teaching | Teachers, config: MGD) -> None:
         """`teaching`: where a teacher's answers come from; the networks themselves, as "deep" and "wide", will do."""
         super().__init__()
         self.student, self.config = student, config
         self.teaching = teaching if isinstance(teaching, Teaching) else TeacherNetworks(teaching.items(), config)
+        self.confidence = self.teaching.confidence = thresholds(config, self.teachers, student.num_classes)
 
     @property
     def teachers(self) -> Teachers:  # type: ignore[override]
@@ -58,26 +63,28 @@ class MGDObjective(Objective):
         unlabeled = {"pixel_unlabeled": mixed.valid.sum(), "image": images, "region": images}
         if config.soft:
             unlabeled["soft"] = mixed.valid.sum()
-        passes = [Pass(labeled, partial(self._labeled_terms, batch))]
+        lesson = cache(partial(self.teaching.lesson, batch, mixed))
+        passes = [Pass(labeled, partial(self._labeled_terms, batch, lesson))]
         if self.teaching.sees_mixed:
-            passes.append(Pass(unlabeled, partial(self._unlabeled_terms, batch, mixed)))
+            passes.append(Pass(unlabeled, partial(self._unlabeled_terms, batch, mixed, lesson)))
         return passes
 
-    def _labeled_terms(self, batch: Batch) -> Terms:
+    def _labeled_terms(self, batch: Batch, lesson: Callable[[], Lesson]) -> Terms:
         labeled, config = batch.labeled, self.config
         assert labeled.label is not None
-        labels = self.teaching.labels(labeled) if config.pixel_labeled else {}
+        labels = lesson().labeled if config.pixel_labeled else {}
         logits = self.student.classifier(self.student.feature(see(self.student, labeled)))
         own, *others = pixel_losses(self.student, logits, [labeled.label, *labels.values()])
-        terms = {"supervised": supervised_loss(own, labeled.label, config.criterion)}
+        weights = self.class_weights
+        terms = {"supervised": supervised_loss(own, labeled.label, config.criterion, weights=weights)}
         if labels:
             terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labeled.valid)
         return terms
 
-    def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
+    def _unlabeled_terms(self, batch: Batch, mixed: Views, lesson: Callable[[], Lesson]) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
         config = self.config
-        labels, pooled, target, soft = self.teaching.lesson(batch, mixed)
+        _, labels, pooled, target, soft = lesson()
         feature = self.student.feature(see(self.student, batch.hardened()))
         logits = self.student.classifier(feature)
         terms = {}

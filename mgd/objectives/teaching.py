@@ -14,7 +14,7 @@ from mgd.data.cutmix import mix
 from mgd.losses import global_pool
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
-from mgd.objectives.base import fill, hard_label, mixed_label, see
+from mgd.objectives.base import Confidence, fill, hard_label, mixed_label, see
 
 Teachers = Mapping[str, SegmentationNetwork]  # "deep" (T_D) and "wide" (T_W), either may be missing
 FEATURE_STRIDE = 4  # of a network's decoder feature
@@ -22,9 +22,10 @@ Labels = dict[str, Tensor]  # teacher -> (N,H,W) pseudo-label, 255 where there i
 
 
 class Lesson(NamedTuple):
-    """What a step wants to know of mixed images, as far as a weight asks for it."""
+    """What a step wants to know of its labelled images and its mixed ones, as far as a weight asks for it."""
 
-    labels: Labels
+    labeled: Labels
+    labels: Labels  # of the mixed ones, like the rest
     pooled: Tensor | None  # (N,K): T_D's logits, the mean over an image's valid pixels
     feature: Tensor | None  # (N,C,h,w): T_W's decoder feature
     soft: dict[str, Tensor]  # teacher -> (N,K,H,W): its logits
@@ -35,9 +36,11 @@ class Teaching:
 
     Attributes:
         networks: the teachers, where they are here.
+        confidence: what each one's pseudo-labels of unlabelled images are held against.
     """
 
     networks: Teachers = MappingProxyType({})
+    confidence: Mapping[str, Confidence]
 
     def __init__(self, config: MGD, names: tuple[str, ...]) -> None:
         self.config = config
@@ -50,12 +53,8 @@ class Teaching:
         own = self.config.pixel_unlabeled > 0 or self.config.soft > 0
         return own or self.compares_image or self.compares_region
 
-    def labels(self, views: Views) -> Labels:
-        """Each teacher's hard pseudo-labels."""
-        raise NotImplementedError
-
     def lesson(self, batch: Batch, mixed: Views) -> Lesson:
-        """Of the CutMix images of a batch."""
+        """Of a batch, whose CutMix images are `mixed`."""
         raise NotImplementedError
 
     def apply(self, function: Callable[[nn.Module], object]) -> None:
@@ -65,17 +64,16 @@ class Teaching:
 class TeacherNetworks(Teaching):
     """Teachers that look at the images themselves.
 
-    Frozen, they are copies with batch norm folded, and nothing in them changes; `teacher_norm="batch"` puts them in
+    Frozen, they get their batch norm folded, and then nothing in them changes; `teacher_norm="batch"` puts them in
     train mode, where predictions use batch statistics and the running ones drift, as in the official code.
     """
 
     def __init__(self, teachers: Iterable[tuple[str, SegmentationNetwork]], config: MGD) -> None:
-        """`teachers` may be made one by one: a network is given up for its copy before the next is asked for."""
+        """`teachers`: perhaps made one by one; given up to this, which folds them in place: weights are held once."""
         self.networks = {}
         for name, network in teachers:
-            used = network.train() if config.teacher_norm == "batch" else for_inference(network).eval()
+            used = network.train() if config.teacher_norm == "batch" else for_inference(network, in_place=True)
             self.networks[name] = used.requires_grad_(False)
-            del network
         super().__init__(config, tuple(self.networks))
 
     def apply(self, function: Callable[[nn.Module], object]) -> None:
@@ -83,21 +81,20 @@ class TeacherNetworks(Teaching):
             function(network)
 
     @torch.no_grad()
-    def labels(self, views: Views) -> Labels:
-        return {name: self._label(network, views) for name, network in self.networks.items()}
-
-    @torch.no_grad()
     def lesson(self, batch: Batch, mixed: Views) -> Lesson:
         """The mask is binary: mixing labels is mixing logits before the argmax."""
         first, _, mask = batch.pair()
-        lesson = Lesson({}, None, None, {})
+        lesson = Lesson({}, {}, None, None, {})
         for name, network in self.networks.items():
             compares = self.compares_image if name == "deep" else self.compares_region
-            looks = {"first": first} if self.config.pixel_unlabeled else {}
+            looks = {"labeled": batch.labeled} if self.config.pixel_labeled else {}
+            looks |= {"first": first} if self.config.pixel_unlabeled else {}
             looks |= {"mixed": mixed} if compares or self.config.soft else {}
             features = self._features(network, looks)
+            if "labeled" in features:
+                lesson.labeled[name] = hard_label(network, features["labeled"], batch.labeled.valid)
             if "first" in features:
-                seen, confidence = features["first"], self.config.confidence
+                seen, confidence = features["first"], self.confidence[name]
                 (lesson.labels[name],) = mixed_label(network, batch, [mask], confidence=confidence, feature=seen)
             if "mixed" not in features:
                 continue
@@ -107,7 +104,7 @@ class TeacherNetworks(Teaching):
             if compares and name == "deep":
                 lesson = lesson._replace(pooled=global_pool(network.classifier(feature), fill(network, mixed.valid, 0)))
             elif compares:
-                lesson = lesson._replace(feature=feature)
+                lesson = lesson._replace(feature=feature.clone())  # not a part of all images' features
         return lesson
 
     @staticmethod
@@ -119,10 +116,6 @@ class TeacherNetworks(Teaching):
         features = network.feature(torch.cat([*images.values()]))
         return dict(zip(images, features.split([len(image) for image in images.values()]), strict=True))
 
-    @staticmethod
-    def _label(network: SegmentationNetwork, views: Views) -> Tensor:
-        return hard_label(network, network.feature(see(network, views)), views.valid)
-
 
 class StoredTeaching(Teaching):
     """What `mgd teach` left of the photos, cut as the images were; it comes with the batch.
@@ -131,14 +124,11 @@ class StoredTeaching(Teaching):
     region level learn from a teacher that saw each photo whole.
     """
 
-    def labels(self, views: Views) -> Labels:
-        assert views.maps is not None
-        return dict(views.maps.labels)
-
     def lesson(self, batch: Batch, mixed: Views) -> Lesson:
         first, second, mask = batch.pair()
         assert first.maps is not None
         assert second.maps is not None
+        labeled = {} if batch.labeled.maps is None else dict(batch.labeled.maps.labels)
         partner = second.maps.labels
         labels = {name: mix(own, partner[name], mask) for name, own in first.maps.labels.items()}
         pooled, feature = None, None
@@ -150,7 +140,7 @@ class StoredTeaching(Teaching):
             fine = stride // FEATURE_STRIDE
             feature = feature.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
             feature = feature[:, :, : -(-mask.shape[2] // FEATURE_STRIDE), : -(-mask.shape[3] // FEATURE_STRIDE)]
-        return Lesson(labels, pooled, feature, {})
+        return Lesson(labeled, labels, pooled, feature, {})
 
     @staticmethod
     def _mixed(batch: Batch, name: str, stride: int) -> tuple[Tensor, Tensor]:

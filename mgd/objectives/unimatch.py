@@ -8,7 +8,17 @@ from mgd.data.batch import Batch, Views
 from mgd.data.photometric import channel_dropout
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher
-from mgd.objectives.base import Objective, Pass, Terms, mixed_label, pixel_losses, rampup, see, supervised_pass
+from mgd.objectives.base import (
+    Objective,
+    Pass,
+    Terms,
+    mixed_label,
+    pixel_losses,
+    rampup,
+    see,
+    supervised_pass,
+    thresholds,
+)
 
 RATE = 0.5  # of the dropped channels
 
@@ -22,13 +32,16 @@ class UniMatchObjective(Objective):
     then are the whole consistency. Channels are dropped from the classifier's input, of whatever head that is.
     """
 
+    config: UniMatch
+
     def __init__(self, student: SegmentationNetwork, config: UniMatch) -> None:
         super().__init__()
         self.student, self.config = student, config
         self.average = AverageTeacher(student, config.ema) if config.ema else None
+        self.confidence = thresholds(config, ["teacher"], student.num_classes)
 
     def passes(self, batch: Batch) -> list[Pass]:
-        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion)
+        labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         since = batch.iteration - self.config.burn_in_iterations
         if since < 0:
             return [labeled]
@@ -76,6 +89,6 @@ class UniMatchObjective(Objective):
         mask, other_mask = batch.pair()[2], batch.other_mask
         assert other_mask is not None
         masks = [mask, other_mask, torch.zeros_like(mask)]
-        labels = mixed_label(network, batch, masks, confidence=self.config.confidence)
+        labels = mixed_label(network, batch, masks, confidence=self.confidence["teacher"])
         network.train(was_training)
         return labels

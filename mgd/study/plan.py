@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
-from mgd.config import Experiment, fill_in, load, override, to_dict
+from mgd.config import MGD, Experiment, fill_in, load, override, to_dict
 from mgd.data.datasets import open_splits
 from mgd.engine.resume import differences
 from mgd.errors import UserError, first_few
@@ -42,6 +43,12 @@ class Cell:
     def is_done(self) -> bool:
         return self.report.is_file()
 
+    @property
+    def maps(self) -> Path | None:
+        """Where its teachers leave what they say, with method.teachers="offline"; cells may share it."""
+        method = fill_in(self.config, self.folder.resolve()).method
+        return Path(method.teach.dir) if isinstance(method, MGD) and method.teachers == "offline" else None
+
 
 def cell_name(row: str, partition: int, seed: int) -> str:
     """Name of a cell, and of its folder."""
@@ -73,9 +80,11 @@ def plan(sweep: Sweep) -> list[Cell]:
 
 
 def check(cells: Sequence[Cell]) -> None:
-    """Raise UserError where the data of a cell cannot be had, or its folder holds a run with other settings."""
+    """Raise UserError where the data of a cell cannot be had, its folder holds a run with other settings, or the maps
+    that it shares with another are not the same."""
     for data in {cell.config.data: None for cell in cells}:
         open_splits(data)
+    _check_maps(cells)
     for cell in cells:
         if (cell.folder / "run").is_dir() and (cell.folder / "config.py").is_file():
             before, now = to_dict(load(cell.folder)), to_dict(fill_in(cell.config, cell.folder.resolve()))
@@ -86,6 +95,32 @@ def check(cells: Sequence[Cell]) -> None:
                     f"{cell.folder} holds a run with another {first_few(changed)}; set it back, delete that folder, or "
                     "name another in Sweep(folder=...)"
                 )
+
+
+def _check_maps(cells: Sequence[Cell]) -> None:
+    """Raise UserError where two cells would leave different teachers' maps in the same folder."""
+    users: dict[Path, Cell] = {}
+    for cell in cells:
+        if cell.maps is None:
+            continue
+        other = users.setdefault(cell.maps, cell)
+        own, found = _taught(cell.config), _taught(other.config)
+        if changed := [key for key in own if own[key] != found[key]]:
+            raise UserError(
+                f"{other.name} and {cell.name} have the same method.teach.dir, {cell.maps}, with another "
+                f"{first_few(changed)}: name another folder for one of them"
+            )
+
+
+def _taught(config: Experiment) -> dict[str, Any]:
+    """The settings that decide what the teachers leave of which photos."""
+    method, values, crop = config.method, to_dict(config), config.data.crop_size
+    assert isinstance(method, MGD)
+    facts = {f"method.{name}": values["method"][name] for name in ("deep_teacher", "wide_teacher")}
+    teach = values["method"]["teach"] | {"dir": "", "crop_size": method.teach.crop_size or crop}
+    teach["feature_stride"] = method.feature_stride(crop)
+    keys = ("root", "train_list", "train_folder", "partition_lists", "unlabeled", "classes", "short_side")
+    return facts | {f"data.{key}": values["data"][key] for key in keys} | {"method.teach": teach}
 
 
 def write_config(cell: Cell, sweep_file: str) -> Path:

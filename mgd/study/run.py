@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +21,7 @@ from mgd.errors import Stopped, UserError
 from mgd.study.plan import Cell, read_report, write_config
 
 log = logging.getLogger(__name__)
+WAIT = 0.5  # seconds between two looks at a lock that is waited for
 
 
 def run_all(cells: Sequence[Cell], sweep_file: str, *, jobs: int) -> dict[str, str]:
@@ -83,13 +84,17 @@ class Workers:
     def run(self, cell: Cell) -> str:
         """Train and score a cell; returns why there is no score, or ""."""
         slot, started = self.slots.get(), time.perf_counter()
+        output = cell.folder / "output.txt"
         try:
             with locked(cell.folder, what="run") as lock:
                 config = str(write_config(cell, self.sweep_file))
-                log.info("%s: started; its messages are in %s", cell.name, cell.folder / "output.txt")
-                for command in (["train", config, "--resume"], ["evaluate", config]):
-                    if status := self._call(command, cell.folder / "output.txt", slot, lock):
-                        return f"mgd {command[0]} ended with status {status}: {_last_line(cell.folder / 'output.txt')}"
+                log.info("%s: started; its messages are in %s", cell.name, output)
+                if cell.maps is not None:
+                    # Another cell may be filling it, perhaps one of a sweep that was killed.
+                    with locked(cell.maps, what="run", waits=lambda: not self.stopping) as maps:
+                        self._do(["teach", config], output, slot, lock, maps)
+                self._do(["train", config, "--resume"], output, slot, lock)
+                self._do(["evaluate", config], output, slot, lock)
             took = timedelta(seconds=round(time.perf_counter() - started))
             miou = read_report(cell)["miou"]
             score = f"{100 * miou:.2f} mIoU" if isinstance(miou, float) else "no mIoU"
@@ -99,6 +104,11 @@ class Workers:
         finally:
             self.slots.put(slot)
         return ""
+
+    def _do(self, command: list[str], output: Path, slot: int, *locks: int) -> None:
+        """Run an mgd command; raises UserError where it ends with another status than 0."""
+        if status := self._call(command, output, slot, *locks):
+            raise UserError(f"mgd {command[0]} ended with status {status}: {_last_line(output)}")
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
@@ -124,11 +134,11 @@ class Workers:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _call(self, command: list[str], output: Path, slot: int, lock: int) -> int:
+    def _call(self, command: list[str], output: Path, slot: int, *locks: int) -> int:
         """Run an mgd command; returns its status.
 
-        It has a session of its own, so that a terminal's Ctrl-C reaches it through us alone, and holds the folder's
-        lock as well: where we are killed, it goes on, and no second one may begin beside it.
+        It has a session of its own, so that a terminal's Ctrl-C reaches it through us alone, and holds the folders'
+        locks as well: where we are killed, it goes on, and no second one may begin beside it.
         """
         if self.stopping:
             return -signal.SIGTERM
@@ -139,7 +149,7 @@ class Workers:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=self._environment(slot),
-                pass_fds=(lock,),
+                pass_fds=locks,
                 start_new_session=True,
             )
         self.processes.add(process)
@@ -158,25 +168,36 @@ class Workers:
 
 
 @contextmanager
-def locked(folder: Path, *, what: str) -> Iterator[int]:
+def locked(folder: Path, *, what: str, waits: Callable[[], bool] = lambda: False) -> Iterator[int]:
     """Keep another process out of a folder; yields the lock's file descriptor, to be passed on to a process in it.
 
+    Args:
+        waits: asked again and again while another process is in it, whether to go on waiting for that.
+
     Raises:
-        UserError: another process is in it, or it cannot be made.
+        UserError: another process is in it and is not waited for, or it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error}); choose another Sweep(folder=...)") from error
+        raise UserError(f"{folder} cannot be written to ({error}); choose another folder in the sweep file") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another {what} is at work in {folder}; wait for it, or stop it") from error
+        while not _acquired(lock):
+            if not waits():
+                raise UserError(f"another {what} is at work in {folder}; wait for it, or stop it")
+            time.sleep(WAIT)
         yield lock
     finally:
         os.close(lock)
+
+
+def _acquired(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_open(name: str, left: Sequence[Cell], going: Mapping[Any, Cell]) -> bool:
