@@ -84,6 +84,7 @@ def seconds(name: str, work: Callable[[int], object], count: int) -> float:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=measure, args=(name, work, count, sender))
     process.start()
+    sender.close()  # else nobody would tell that it died
     found: float = receiver.recv()
     process.join()
     return found
