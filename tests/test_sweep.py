@@ -218,7 +218,7 @@ def test_tables_are_made_of_what_is_there(
     write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sweep", str(write()), "--table"]) == 0
-    assert "kd.p4.s0: not trained yet" in (tmp_path / "runs/results.md").read_text()
+    assert "- not trained yet: deep.p4.s0, deep.p2.s0, labels.p4.s0, " in (tmp_path / "runs/results.md").read_text()
     assert main(["sweep", str(write()), "--list"]) == 0
     assert "open  kd.p4.s1 after deep.p4.s0" in capsys.readouterr().out
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mgd.errors import first_few
 from mgd.files import read_text, write_json, write_text
 from mgd.statistics import Difference, Spread, paired_difference, spread, verdict
 from mgd.study.plan import Cell, read_report
@@ -90,7 +91,9 @@ def markdown(cells: Sequence[Cell], results: Sequence[Result], reference: str, f
         lines.append(_line([one.row, f"1/{one.partition}", *ends]))
     missing = [cell.name for cell in cells if not cell.is_done]
     if missing:
-        lines += ["", "No result:", "", *(f"- {name}: {failed.get(name, 'not trained yet')}" for name in missing)]
+        lines += ["", "No result:", "", *(f"- {name}: {failed[name]}" for name in missing if name in failed)]
+    if untrained := [name for name in missing if name not in failed]:
+        lines += [f"- not trained yet: {first_few(untrained)}"]
     return "\n".join(lines) + "\n"
 
 
