@@ -35,7 +35,8 @@ from torch import Tensor
 from mgd.config import MGD, Data, Experiment, Model, Train
 from mgd.data.batch import Batch
 from mgd.data.cutmix import box_masks
-from mgd.data.maps import Contents, Kind, Maps, MapsWriter, Photo
+from mgd.data.maps import Kind, Maps, MapsWriter, Photo
+from mgd.data.store import Contents
 from mgd.data.transforms import draw_geometry
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch

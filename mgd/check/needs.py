@@ -16,6 +16,7 @@ from mgd.check.findings import Finding
 from mgd.config import CPS, MGD, Experiment, MeanTeacher, Taught, UniMatch
 from mgd.data.datasets import Item, Splits
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
+from mgd.data.pack import find_pack
 from mgd.errors import UserError
 from mgd.infer import windows_at_once
 from mgd.models.network import SegmentationNetwork
@@ -46,6 +47,15 @@ def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding],
             except UserError as error:
                 found.append(Finding("error", f"{name} teacher", str(error)))
     return found, networks
+
+
+def pack(config: Experiment, splits: Splits) -> Iterator[Finding]:
+    """Photos that were decoded for good, where there are some or some are asked for."""
+    store, problem = find_pack(config.data, splits)
+    if problem:
+        yield Finding("error" if config.data.pack == "on" else "warning", "pack", problem)
+    elif store is not None:
+        yield Finding("ok", "pack", f"the pixels of {len(store.contents.photos):,} photos in {store.folder}")
 
 
 def maps(config: Experiment, splits: Splits) -> Iterator[Finding]:

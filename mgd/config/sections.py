@@ -38,6 +38,8 @@ class Data:
     rare_crops: NonNegative = 0.0  # ... in this share of them at least, as far as the images have them; 0: as they come
     skip_broken: bool = False  # train on the next image in place of one that cannot be read; each is told
     cache: bool = False  # keep decoded images in memory, for small data sets
+    pack: Literal["auto", "on", "off"] = "auto"  # take photos that `mgd pack` decoded: if they are there; always; never
+    pack_dir: str = "pack"  # the folder of those, below `root` or elsewhere
     workers: Count = 4  # loader processes for each training process
 
 
