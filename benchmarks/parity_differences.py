@@ -19,7 +19,6 @@ from torch.utils.data import default_collate
 
 from mgd.config import CPS, Data, Evaluate, Experiment, Model, Run, Supervised, Train
 from mgd.data.batch import Batch, to_device
-from mgd.data.cutmix import mix
 from mgd.data.datasets import open_splits
 from mgd.data.loaders import TrainingSamples
 from mgd.data.transforms import augment
@@ -67,7 +66,8 @@ def teacher_statistics(teacher: SegmentationNetwork, config: Experiment, size: i
     confusion["batch"] = confusion["frozen"].clone()
     changed = counted = 0
     for batch in batches(config, 256 // size, size):
-        image, valid, truth = batch.labeled
+        valid, truth = batch.labeled.valid, batch.labeled.label
+        image = teacher.normalise(batch.labeled.image, valid)
         labels = {"frozen": frozen(image).argmax(1), "batch": drifting(image).argmax(1)}
         changed += int((labels["frozen"] != labels["batch"])[valid].sum())
         counted += int(valid.sum())
@@ -96,11 +96,8 @@ def padding(student: SegmentationNetwork, teacher: SegmentationNetwork, config: 
     rows: dict[str, list[Tensor]] = {"image": [], "region": []}
     shares = []
     for batch in batches(config, 16, 8):
-        assert batch.first is not None
-        assert batch.second is not None
-        assert batch.mask is not None
-        image = mix(batch.first.image, batch.second.image, batch.mask)
-        valid = mix(batch.first.valid, batch.second.valid, batch.mask)
+        mixed = batch.mixed()
+        image, valid = student.normalise(mixed.image, mixed.valid), mixed.valid
         shares.append(1 - valid.float().mean())
         for name, loss, ours, theirs in (
             ("image", image_level_loss, student(image), teacher(image)),

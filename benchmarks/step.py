@@ -3,10 +3,10 @@
 Both get the same made-up photos (two, as a GPU of the paper has), networks of the same architectures with weights at
 random, and one optimiser step. The published schedule is re-enacted here from the paper and the behaviour of its
 released code, in plain PyTorch: student and both teachers run on x, u0, u1 and mix (the student twice without
-gradient, the teachers in train mode), every forward gives full-resolution logits, pseudo-labels are the argmax of mixed
-full-resolution logits, the three supervised and eight consistency terms are computed one by one, six of them without
-gradient, and all of a step's activations are held until one backward. Ours is `mgd.engine.step.Stepper`, which a run
-trains with:
+gradient, the teachers in train mode), every forward gives full-resolution logits, the decoder upsamples its context and
+then convolves it, pseudo-labels are the argmax of mixed full-resolution logits, the three supervised and eight
+consistency terms are computed one by one, six of them without gradient, and all of a step's activations are held until
+one backward. Ours is `mgd.engine.step.Stepper`, which a run trains with:
 
 online: teachers run; online_bf16: the same under bf16 autocast; offline: no teacher runs, and cutting the step's maps
 out of a store on the disk is part of the time; memory: the peak of online (weights included, libraries not).
@@ -35,13 +35,15 @@ from torch import Tensor
 from mgd.config import MGD, Data, Experiment, Model, Train
 from mgd.data.batch import Batch
 from mgd.data.cutmix import box_masks
-from mgd.data.maps import Contents, Kind, Maps, MapsWriter, Photo
+from mgd.data.maps import Kind, Maps, MapsWriter, Photo
+from mgd.data.store import Contents
 from mgd.data.transforms import draw_geometry
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.step import Stepper
 from mgd.files import write_json
 from mgd.models import SegmentationNetwork, build_model
+from mgd.models.heads import DeepLabV3PlusHead, upsample
 from mgd.objectives import build_network
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
@@ -151,20 +153,29 @@ def published_step(config: Experiment, student: str) -> Step:
     return step
 
 
+def published_feature(network: SegmentationNetwork, image: Tensor) -> Tensor:
+    """What the classifier sees: the context is upsampled, then convolved."""
+    head, features = network.head, network.backbone(image)
+    assert isinstance(head, DeepLabV3PlusHead)
+    low, high = (features[level] for level in head.levels)
+    return head.last_conv(torch.cat([upsample(head.aspp(high), low.shape[-2:]), head.reduce(low)], dim=1))
+
+
 def published_loss(nets: dict[str, SegmentationNetwork], batch: Batch, mask: Tensor, method: MGD) -> Tensor:
-    first, second, _ = batch.pair()
-    x, u0, u1 = (nets["student"].normalise(views.image).contiguous() for views in (batch.labeled, first, second))
+    views = (batch.labeled, *batch.pair()[:2])
+    x, u0, u1 = (nets["student"].normalise(one.image).contiguous() for one in views)
     label = batch.labeled.label
     assert label is not None
     mixed = u0 * (1 - mask) + u1 * mask
     pseudo, on_x, on_mixed, features = {}, {}, {}, {}
     for name, network in nets.items():
         with torch.no_grad():
-            logits = network(u0) * (1 - mask) + network(u1) * mask
+            first, second = (network.logits(published_feature(network, u), u.shape[-2:]) for u in (u0, u1))
+            logits = first * (1 - mask) + second * mask
             pseudo[name] = logits.argmax(dim=1)
         with torch.set_grad_enabled(name == "student"):
-            on_x[name] = network(x)
-            features[name] = network.feature(mixed)
+            on_x[name] = network.logits(published_feature(network, x), x.shape[-2:])
+            features[name] = published_feature(network, mixed)
             on_mixed[name] = network.logits(features[name], mixed.shape[-2:])
 
     def ce(logits: Tensor, target: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from mgd.errors import Stopped, UserError, is_out_of_memory, no_memory, sentence
 
 COMMANDS = (  # in the order of `mgd --help`
     *("check", "fit", "teach", "train", "evaluate", "compare", "sweep", "report"),
-    *("predict", "export", "verify", "benchmark", "profile", "import", "prepare", "new", "partition"),
+    *("predict", "export", "verify", "benchmark", "profile", "import", "prepare", "pack", "new", "partition"),
 )
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again

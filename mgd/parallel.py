@@ -1,10 +1,12 @@
 """A function over many items on all cores, in order, in memory that does not grow with their number."""
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 
@@ -13,11 +15,25 @@ from mgd.errors import UserError
 T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 64  # items that are under way or wait to be taken
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # what glibc's mallopt calls them
+KEPT, LARGEST_KEPT = 2**28, 2**25  # bytes in all, and in a block
 
 
 def cores() -> int:
     """Cores that this process may use: fewer than the machine's in a container, a batch job or under taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what this process frees for what it allocates next, as far as it can be told (glibc can).
+
+    By itself it gives large blocks back, and the system maps and clears each page of the next ones anew, which on a
+    virtual machine can take as long as decoding the photos that they are for.
+    """
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(TRIM_THRESHOLD, KEPT)
+        library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

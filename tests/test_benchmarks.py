@@ -57,7 +57,7 @@ def test_loader(program: Callable[..., ModuleType], tmp_path: Path, monkeypatch:
     monkeypatch.setattr(loader, "SETS", small)
     loader.main()
     assert set(read(file)) == {"voc", "city"}
-    assert all({"of_published", "of_decoding"} <= set(found) for found in read(file).values())
+    assert all(set(found) == {"of_published", "of_decoding", "packed"} for found in read(file).values())
 
 
 def test_step(program: Callable[..., ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,15 @@ def test_a_crop_reads_only_what_it_needs() -> None:
     assert needed(2048, 4096, 1000, 800, flip=True)[:2] == (2048 - 901, 2048 - 499)
 
 
+def test_a_crop_is_never_in_the_photos_memory() -> None:
+    image, rng = photo(64, 48), np.random.default_rng(1)
+    for _ in range(60):
+        geometry = draw_geometry(64, 48, scales=(1.0, 1.3), crop=32, rng=rng)
+        for nearest in (False, True):
+            array = image[..., 0] if nearest else image
+            assert not np.may_share_memory(cut(array, geometry, fill=0, nearest=nearest), image)
+
+
 def encoded(image: np.ndarray, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, form, **options)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import write_image
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import default_collate
 
 from mgd.config import CPS, Data, Experiment, Model, Supervised, Train, override
 from mgd.data.batch import to_device
@@ -18,7 +19,7 @@ from mgd.data.classes import BUILT_IN, Classes, read_classes
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list, split
 from mgd.data.images import load_image, load_label
-from mgd.data.loaders import PREFETCH, TrainingSamples, ValidationSamples, make_loader, shared_bytes
+from mgd.data.loaders import PREFETCH, TrainingSamples, ValidationSamples, collate, make_loader, shared_bytes
 from mgd.data.names import name_of
 from mgd.data.positions import LABELED, PARTNER, UNLABELED, PositionSampler, draw
 from mgd.data.transforms import augment, draw_geometry, resize, shrink
@@ -667,6 +668,19 @@ def test_what_reaches_the_device_is_uint8_and_normalised_it_is_zero_in_the_paddi
     mixed = batch.mixed()
     assert torch.equal(mixed.image, torch.where(mask, second.image, first.image))
     assert torch.equal(mixed.valid, torch.where(mask[:, 0], second.valid, first.valid))
+
+
+def test_collated_images_are_those_of_the_samples_channels_last(small_scenes: Path) -> None:
+    samples = samples_of(experiment(small_scenes, CPS(), crop_size=56, scales=(0.5, 1.0)))
+    chosen = [samples[position] for position in range(3)]
+    found, expected = collate(chosen), default_collate(chosen)
+    assert found.keys() == expected.keys()
+    for name in ("labeled", "first", "second"):
+        assert found[name].keys() == expected[name].keys()
+        for key, values in expected[name].items():
+            assert torch.equal(found[name][key], values)
+        assert found[name]["image"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found["mask"], expected["mask"])
 
 
 def test_labels_alone_make_a_batch_without_unlabelled_views(small_scenes: Path) -> None:

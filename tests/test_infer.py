@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Evaluate
-from mgd.infer import predict_labels, predict_scores, resize_photo
+from mgd.infer import predict_labels, predict_scores, resize_photo, windows_at_once
 from mgd.models import build_model
 from mgd.models.normalise import NormalisingNetwork
 from mgd.rows import Resized
@@ -133,10 +133,18 @@ def test_flip_doubles_the_scores_of_a_pixelwise_network(pixelwise: NormalisingNe
 
 
 @pytest.mark.parametrize("batch", [2, 5, 100])
-def test_the_number_of_windows_in_a_forward_pass_does_not_matter(lopsided: NormalisingNetwork, batch: int) -> None:
+def test_the_number_of_windows_in_a_forward_pass_does_not_matter(
+    lopsided: NormalisingNetwork, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = photo(40, 60)
+    monkeypatch.setattr("mgd.infer.windows_at_once", lambda how, _: how.window_batch)  # as on a GPU
     alone = predict_scores(lopsided, image, windows(16, window_batch=1))
     assert torch.allclose(predict_scores(lopsided, image, windows(16, window_batch=batch)), alone, atol=1e-5)
+
+
+def test_a_cpu_takes_windows_one_by_one() -> None:
+    how = windows(16, window_batch=4)
+    assert [windows_at_once(how, torch.device(name)) for name in ("cpu", "cuda")] == [1, 4]
 
 
 def test_scores_are_given_in_the_size_that_is_asked_for(pixelwise: NormalisingNetwork) -> None:

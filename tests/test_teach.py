@@ -31,7 +31,8 @@ from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
 from mgd.data.loaders import TrainingSamples
-from mgd.data.maps import Contents, Kind, Maps, MapsWriter, Photo, cells
+from mgd.data.maps import Kind, Maps, MapsWriter, Photo, cells
+from mgd.data.store import Contents
 from mgd.data.transforms import Geometry
 from mgd.errors import UserError
 from mgd.models import build_model
@@ -228,7 +229,7 @@ def test_a_disk_that_fills_ends_in_a_sentence_and_what_is_there_stays(
 def test_killed_again_and_again_it_ends_with_the_bytes_of_an_undisturbed_run(
     tmp_path: Path, small_scenes: Path, teachers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mgd.data.maps.PENDING", 1)
+    monkeypatch.setattr("mgd.data.store.PENDING", 1)
     calm, killed = (load(write_config(tmp_path / name, small_scenes), teachers) for name in ("calm", "killed"))
     splits, maps = open_splits(calm.data), tmp_path / "killed" / "maps"
     networks = open_teachers(calm, splits, CPU)

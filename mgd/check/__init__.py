@@ -7,7 +7,18 @@ from mgd.check.files import read_files
 from mgd.check.findings import Finding
 from mgd.check.labels import first_labels
 from mgd.check.lists import look_at_lists
-from mgd.check.needs import disk, evaluation_memory, largest, maps, memory, network, shared_memory, start, teachers
+from mgd.check.needs import (
+    disk,
+    evaluation_memory,
+    largest,
+    maps,
+    memory,
+    network,
+    pack,
+    shared_memory,
+    start,
+    teachers,
+)
 from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits, collect_errors, open_splits
@@ -31,7 +42,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
         found += look_at_lists(config, splits)
     files, cached = read_files(config.data, splits, progress=progress)
     learnt_from, frozen = teachers(config, splits.classes.names)
-    found += [*files, *learnt_from, *maps(config, splits), *start(config)]
+    found += [*files, *learnt_from, *maps(config, splits), *pack(config, splits), *start(config)]
     broken: list[UserError] = []
     with collect_errors(broken):
         model = network(config, len(splits.classes))

@@ -16,7 +16,9 @@ from mgd.check.findings import Finding
 from mgd.config import CPS, MGD, Experiment, MeanTeacher, Taught, UniMatch
 from mgd.data.datasets import Item, Splits
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
+from mgd.data.pack import find_pack
 from mgd.errors import UserError
+from mgd.infer import windows_at_once
 from mgd.models.network import SegmentationNetwork
 from mgd.models.pretrained import find_weights
 from mgd.objectives import build_network, find_teacher, load_teacher, open_maps, teacher_paths
@@ -45,6 +47,15 @@ def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding],
             except UserError as error:
                 found.append(Finding("error", f"{name} teacher", str(error)))
     return found, networks
+
+
+def pack(config: Experiment, splits: Splits) -> Iterator[Finding]:
+    """Photos that were decoded for good, where there are some or some are asked for."""
+    store, problem = find_pack(config.data, splits)
+    if problem:
+        yield Finding("error" if config.data.pack == "on" else "warning", "pack", problem)
+    elif store is not None:
+        yield Finding("ok", "pack", f"the pixels of {len(store.contents.photos):,} photos in {store.folder}")
 
 
 def maps(config: Experiment, splits: Splits) -> Iterator[Finding]:
@@ -166,10 +177,11 @@ def evaluation_memory(config: Experiment, model: SegmentationNetwork, size: tupl
     """What scoring one validation image of `size` (height, width; as the network gets it) holds at its peak, estimated.
 
     Counted: the photo and its scaled copy, a row of windows' scores at the largest scale twice, and the largest layer
-    of a forward pass of `evaluate.window_batch` windows (of the whole image in whole-image mode), in fp32. Not
-    counted: PyTorch itself (0.7 GiB on a CPU) and a network's weights.
+    of a forward pass of a window (on a GPU of `evaluate.window_batch`; of the whole image in whole-image mode), in
+    fp32. Not counted: PyTorch itself (0.7 GiB on a CPU) and a network's weights.
     """
     how, scale = config.evaluate, max(config.evaluate.scales)
+    on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
     crop = how.crop_size or config.data.crop_size
     height, width = (max(1, round(side * scale)) for side in size)
     photos = 3 * (size[0] * size[1] + height * width) + 2 * size[0] * size[1]  # with the label and what is predicted
@@ -177,10 +189,9 @@ def evaluation_memory(config: Experiment, model: SegmentationNetwork, size: tupl
         needed = photos + 12 * height * width + _passing(model, 1, height, width)
     else:
         rows = min(crop, height) * max(crop, width)
-        needed = photos + 2 * 4 * model.num_classes * rows + _passing(model, how.window_batch, crop, crop)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if config.run.device != "cpu" and torch.cuda.is_available():
-        there = torch.cuda.mem_get_info()[1]
+        windows = windows_at_once(how, torch.device("cuda" if on_gpu else "cpu"))
+        needed = photos + 2 * 4 * model.num_classes * rows + _passing(model, windows, crop, crop)
+    there = torch.cuda.mem_get_info()[1] if on_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = (
         f"about {needed / GIB:.1f} GiB to score a validation image of {size[1]}x{size[0]} ({how.mode}), besides "
         f"PyTorch; {there / GIB:.1f} there"

@@ -38,6 +38,8 @@ class Data:
     rare_crops: NonNegative = 0.0  # ... in this share of them at least, as far as the images have them; 0: as they come
     skip_broken: bool = False  # train on the next image in place of one that cannot be read; each is told
     cache: bool = False  # keep decoded images in memory, for small data sets
+    pack: Literal["auto", "on", "off"] = "auto"  # take photos that `mgd pack` decoded: if they are there; always; never
+    pack_dir: str = "pack"  # the folder of those, below `root` or elsewhere
     workers: Count = 4  # loader processes for each training process
 
 
@@ -92,7 +94,7 @@ class Evaluate:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: faster where the machine has it, near-ties may change
-    window_batch: PositiveInt = 4  # windows in a forward pass
+    window_batch: PositiveInt = 4  # windows in a forward pass on a GPU; a CPU takes one by one
     metrics: tuple[Literal["iou", "dice", "boundary_iou"], ...] = ("iou",)  # what the report tells of each class
     exclude: tuple[str, ...] = ()  # classes that the mean leaves out, such as background; both means are told
     every: Count = 1  # epochs between evaluations while training; 0: none

@@ -15,6 +15,7 @@ from mgd.data.images import load_image, load_label
 from mgd.data.items import Item, Items
 from mgd.data.label_map import value_table
 from mgd.data.names import PLAIN_IMAGE, below, digest, inside, is_image, located, name_of, split_line
+from mgd.data.transforms import shrink
 from mgd.errors import UserError, first_few
 from mgd.files import read_lines, sizes_of
 
@@ -171,6 +172,12 @@ def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.
             kind="size",
         )
     return image, label
+
+
+def load_small(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `load_pair`, shrunk to `data.short_side`: what training cuts its crops out of."""
+    image, label = load_pair(item, data, num_classes)
+    return shrink(image, data.short_side), None if label is None else shrink(label, data.short_side, nearest=True)
 
 
 def partition_lists(data: Data) -> list[Path]:

@@ -4,6 +4,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -89,9 +90,7 @@ def load_label(
     Raises:
         UserError: as `read_indices`, or when it holds a value that is no class.
     """
-    table = value_table(with_ignored(label_map, ignore_values)).copy()
-    table[(table >= num_classes) & (table != IGNORE_INDEX)] = UNCLEAR
-    values = read_indices(path)
+    table, values = _class_table(num_classes, ignore_values, label_map), read_indices(path)
     label = cv2.LUT(values, table)
     if (label == UNCLEAR).any():
         wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != UNCLEAR)))
@@ -103,6 +102,14 @@ def load_label(
             kind="values",
         )
     return label
+
+
+@lru_cache(maxsize=16)
+def _class_table(num_classes: int, ignore_values: tuple[int, ...], label_map: tuple[str, ...]) -> np.ndarray:
+    """(256,) uint8: the class of each value, 255, or `UNCLEAR` where it is none."""
+    table = value_table(with_ignored(label_map, ignore_values)).copy()
+    table[(table >= num_classes) & (table != IGNORE_INDEX)] = UNCLEAR
+    return table
 
 
 def _hint(values: np.ndarray, table: np.ndarray) -> str:

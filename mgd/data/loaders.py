@@ -1,5 +1,6 @@
 """From splits to samples, and loaders that collate them: what a position (`mgd.data.positions`) gets never changes."""
 
+import gc
 import os
 import signal
 from collections.abc import Sequence
@@ -16,13 +17,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from mgd.config import MGD, Experiment, UniMatch
 from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks
-from mgd.data.datasets import Splits, load_pair
+from mgd.data.datasets import Splits, load_pair, load_small
 from mgd.data.items import Item, Items
-from mgd.data.maps import Maps, photo_name
+from mgd.data.maps import Maps
+from mgd.data.pack import Pack
 from mgd.data.positions import LABELED, MASK, NOISE, OTHER_MASK, PARTNER, SAMPLE, UNLABELED, draw
+from mgd.data.store import photo_name
 from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, first_few
-from mgd.parallel import cores
+from mgd.parallel import cores, keep_freed_memory
 
 RARE_TRIES = 10  # crops of an image that are drawn until one holds a rare class
 
@@ -47,6 +50,7 @@ class TrainingSamples(Dataset):
         *,
         together: int = 1,
         maps: Maps | None = None,
+        pack: Pack | None = None,
         labels_alone_from: int | None = None,
     ) -> None:
         """What a position gets depends on these alone.
@@ -54,8 +58,10 @@ class TrainingSamples(Dataset):
         Args:
             together: images in a forward pass.
             maps: what the teachers left, with method.teachers="offline".
+            pack: decoded photos, where there are some.
             labels_alone_from: the iteration from which on there are no unlabelled images; None: they never end.
         """
+        self.pack = pack
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
         self.maps, self.wanted = maps, wanted_maps(config) if maps is not None else {}
         self.shares_first = config.data.partner == "batch" and together % 2 == 0
@@ -169,15 +175,15 @@ class TrainingSamples(Dataset):
         raise UserError(f"of {len(items)} images none is left to train on: {first_few(broken)}")
 
     def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decoded and shrunk; from memory with `data.cache`."""
-        if item not in self._cache:
-            image, label = load_pair(item, self.data, len(self.splits.classes))
-            small = None if label is None else shrink(label, self.data.short_side, nearest=True)
-            pair = shrink(image, self.data.short_side), small
-            if not self.data.cache:
-                return pair
+        """Decoded and shrunk; from the pack where that has it, from memory with `data.cache`."""
+        if item in self._cache:
+            return self._cache[item]
+        pair = None if self.pack is None else self.pack.load(item)
+        if pair is None:
+            pair = load_small(item, self.data, len(self.splits.classes))
+        if self.data.cache:
             self._cache[item] = pair
-        return self._cache[item]
+        return pair
 
     def _rng(self, stream: int, position: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, SAMPLE, stream, position])
@@ -249,7 +255,7 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
         sampler=None if batched else sampler,
         batch_sampler=sampler if batched else None,
         batch_size=1 if batched else None,
-        collate_fn=default_collate if batched else _share,
+        collate_fn=collate if batched else _share,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=False,
@@ -257,6 +263,18 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its own, so that starting a loader does not move the global one
     )
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """As torch's `default_collate`, but images stay as they were decoded, channels last in memory: none is turned."""
+    return _permuted(default_collate([_permuted(sample, 1, 2, 0) for sample in samples]), 0, 3, 1, 2)
+
+
+def _permuted(views: dict[str, Any], *order: int) -> dict[str, Any]:
+    return {
+        name: view | {"image": view["image"].permute(order)} if isinstance(view, dict) else view
+        for name, view in views.items()
+    }
 
 
 def _share(sample: Any) -> Any:
@@ -278,7 +296,14 @@ def _start_worker(worker: int) -> None:
     A run that is told to stop still needs the samples of its step, and whoever tells it (a terminal, torchrun) often
     tells the whole process group. SIGTERM stays as it is: the run itself ends its workers with it.
     """
-    cv2.setNumThreads(0)  # its own threads would fight with the other workers
+    spare_time()
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+def spare_time() -> None:
+    """Settings of a process that only loads."""
+    cv2.setNumThreads(0)  # its own threads would fight with the other workers
+    gc.freeze()  # what is there now stays to the end: collecting garbage need not look at it again and again
+    keep_freed_memory()

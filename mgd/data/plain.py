@@ -27,7 +27,8 @@ def decode_plain(path: Path, *, grey: bool = False) -> np.ndarray | None:
         grey: of label maps; None of anything but a grey PNG.
     """
     try:
-        content = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            content = file.read()
     except OSError:
         return None
     channels = _channels_of_png(content) if content.startswith(PNG) else 0 if grey else _channels_of_jpeg(content)

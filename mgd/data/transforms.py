@@ -38,19 +38,28 @@ def draw_geometry(
 
 
 def cut(array: np.ndarray, geometry: Geometry, *, fill: int, nearest: bool = False) -> np.ndarray:
-    """The crop (crop,crop) or (crop,crop,3) of a photo, or of a label map (`nearest`); `fill` where there is none."""
+    """The crop (crop,crop) or (crop,crop,3) of a photo, or of a label map (`nearest`); `fill` where there is none.
+
+    No more of the photo is read than the crop needs. The crop is in memory of its own, perhaps with a margin.
+    """
     flip, height, width, top, left, crop = geometry
     if nearest:
-        array = array[:, ::-1] if flip else array
-        if array.shape[:2] != (height, width):  # only what the crop needs
-            rows, columns = _nearest(array.shape[0], height), _nearest(array.shape[1], width)
-            array, top, left = array[rows[top : top + crop]][:, columns[left : left + crop]], 0, 0
-        return _crop(array, top, left, crop, fill=fill)
-    down = needed(array.shape[0], height, top, crop)
-    across = needed(array.shape[1], width, left, crop, flip=flip)
-    part = array[down.first : down.last, across.first : across.last]
-    part = resize(cv2.flip(part, 1) if flip else part, down.scaled, across.scaled)
-    return _crop(part, down.start, across.start, crop, fill=fill)
+        rows, columns = _nearest(array.shape[0], height), _nearest(array.shape[1], width)
+        columns = array.shape[1] - 1 - columns if flip else columns
+        part, is_copy = _gather(array, rows[top : top + crop], columns[left : left + crop]), True
+    else:
+        down = needed(array.shape[0], height, top, crop)
+        across = needed(array.shape[1], width, left, crop, flip=flip)
+        part = array[down.first : down.last, across.first : across.last]
+        is_copy = flip or part.shape[:2] != (down.scaled, across.scaled)
+        part = resize(cv2.flip(part, 1) if flip else part, down.scaled, across.scaled)
+        part = part[down.start : down.start + crop, across.start : across.start + crop]
+    if is_copy and part.shape[:2] == (crop, crop):
+        return part
+    above, below, before, after = geometry.extent
+    out = np.full((crop, crop, *array.shape[2:]), fill, array.dtype)
+    out[above:below, before:after] = part
+    return out
 
 
 class Needed(NamedTuple):
@@ -128,12 +137,6 @@ def _nearest(old: int, new: int) -> np.ndarray:
     return place
 
 
-def _crop(array: np.ndarray, top: int, left: int, crop: int, *, fill: int) -> np.ndarray:
-    """Cut out (crop,crop); where the array is smaller it is centred, as in the official code."""
-    part = array[top : top + crop, left : left + crop]
-    height, width = part.shape[:2]
-    y, x = (crop - height) // 2, (crop - width) // 2
-    shape = (crop, crop, *array.shape[2:])
-    out = np.empty(shape, array.dtype) if (height, width) == (crop, crop) else np.full(shape, fill, array.dtype)
-    out[y : y + height, x : x + width] = part
-    return out
+def _gather(array: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`array[rows][:, columns]` of (H,W) uint8. Both are taken as rows: rows are copied whole, columns by the pixel."""
+    return cv2.transpose(cv2.transpose(array.take(rows, axis=0)).take(columns, axis=0))

@@ -16,6 +16,7 @@ from mgd.data.balance import class_weights
 from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.loaders import TrainingSamples, make_loader
+from mgd.data.pack import open_pack
 from mgd.data.positions import PositionSampler
 from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
@@ -86,8 +87,9 @@ class Trainer:
         self.refines_from = refinement(config.train, self.stretch)
         check_same_start(self.iteration, self.folder)
         together = config.train.batch_size // (config.train.accumulate * team.world)
+        maps, pack = open_maps(config, self.splits), open_pack(config.data, self.splits)
         how: dict[str, Any] = {"together": together, "labels_alone_from": self.refines_from}
-        self.samples = TrainingSamples(self.splits, config, maps=open_maps(config, self.splits), **how)
+        self.samples = TrainingSamples(self.splits, config, maps=maps, pack=pack, **how)
         self.loader = self._make_loader()
         if team.is_main:
             log_to_file(self.folder)

@@ -23,7 +23,7 @@ NEEDED = {"best", "evaluation_due", "written", "counts", "inputs", "stretch"}
 # What may differ between a run and its resumption, since it is no part of what is trained; teachers and their maps
 # are held against those of before by what is in them.
 FREE_KEYS = (
-    *("run", "evaluate", "data.root", "data.workers", "data.cache", "model.weights_dir"),
+    *("run", "evaluate", "data.root", "data.workers", "data.cache", "data.pack", "data.pack_dir", "model.weights_dir"),
     *("method.baseline", "method.score_teachers", "data.skip_broken", "train.max_skipped", "train.accumulate"),
     *("method.deep_teacher", "method.wide_teacher", "method.teach.dir", "model.init_from"),
 )

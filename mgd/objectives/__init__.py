@@ -8,7 +8,8 @@ from pathlib import Path
 from mgd.checkpoint import flat_state, read
 from mgd.config import CPS, KD, MGD, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
-from mgd.data.maps import Contents, Maps, photo_name
+from mgd.data.maps import Maps
+from mgd.data.store import Contents, photo_name
 from mgd.errors import UserError
 from mgd.files import sha256_of
 from mgd.models.network import SegmentationNetwork, build_model

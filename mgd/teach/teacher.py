@@ -12,7 +12,7 @@ from mgd.config import MGD, Experiment
 from mgd.data.datasets import Splits
 from mgd.data.maps import Kind
 from mgd.errors import UserError
-from mgd.infer import starts
+from mgd.infer import starts, windows_at_once
 from mgd.losses import region_level_loss
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
@@ -34,7 +34,7 @@ class Teacher:
         window = self.how.crop_size or config.data.crop_size
         self.window = -(-window // FEATURE_STRIDE) * FEATURE_STRIDE
         self.step = max(1, math.ceil(window * config.evaluate.stride) // FEATURE_STRIDE) * FEATURE_STRIDE
-        self.batch = config.evaluate.window_batch
+        self.batch = windows_at_once(config.evaluate, device)
         width = self.network.classifier.in_channels
         if name == "wide" and self.how.projection > width:
             raise UserError(
