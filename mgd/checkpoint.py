@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,10 +119,24 @@ def read(path: str | Path) -> Any:
     try:
         with torch.serialization.safe_globals(NUMPY), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on bytes that are no checkpoint the unpickler raises whatever they lead it to
         complaint = _complaint(head, str(error))
         raise UserError(f"{path} {complaint}; expected a file of tensors written by torch.save") from error
+    if is_ours(content) and (part := _damaged_part(path)):
+        raise UserError(f"{path} is damaged: {part} in it is not what was written; copy it again")
+    return content
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first part of one of our files that its checksum contradicts: torch reads it without a word.
+
+    Files of others may have been written without checksums (torch.serialization.set_crc32_options).
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as file:
+        return file.testzip()
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -221,7 +236,9 @@ def strip_prefix(state: State, prefix: str) -> State:
 def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
     if not content.keys() >= {"arch", "model"}:
         raise UserError(f"{path} says it is {FORMAT} but lacks arch or model; expected a file that mgd wrote")
-    arch, classes = content["arch"], content.get("classes")
+    arch, classes, config = (content.get(key) for key in ("arch", "classes", "config"))
+    if not isinstance(content["model"], dict) or not isinstance(config, dict | None):
+        raise UserError(f"{path} says it is {FORMAT} but its model or config is no dict; expected what mgd writes")
     if not isinstance(arch, Mapping) or not isinstance(arch.get("backbone"), str) or "num_classes" not in arch:
         raise UserError(f"{path} has no architecture that mgd wrote in it: backbone and num_classes, found {arch!r}")
     if not LOCAL.fullmatch(arch["backbone"]):
@@ -236,7 +253,7 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
         state=dict(content["model"]),
         origin="mgd",
         classes=None if classes is None else tuple(classes),
-        config=content.get("config"),
+        config=config,
         progress=(content["iteration"], content["total"]) if "iteration" in content else None,
         extra={k: v for k, v in content.items() if k not in known},
     )

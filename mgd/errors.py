@@ -47,6 +47,6 @@ def sentence(error: UserError) -> str:
 
 def first_few(things: Iterable[object]) -> str:
     """The first few, and how many more there are: for sentences."""
-    named = list(map(str, things))
+    named = [str(thing).encode(errors="backslashreplace").decode() for thing in things]  # any file name can be shown
     more = f" and {len(named) - SHOWN:,} more" if len(named) > SHOWN else ""
     return ", ".join(named[:SHOWN]) + more

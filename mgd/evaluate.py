@@ -178,7 +178,7 @@ def open_target(
         config = load(target, overrides)
         file = file or Path(config.run.dir) / "last.pt"
         if not file.is_file():
-            script = Path(target).absolute().parent / "script.sh"
+            script = (Path(target) if Path(target).is_dir() else Path(target).parent).absolute() / "script.sh"
             raise UserError(f"{file} does not exist: train it first, bash {script}")
         return config, load_student(file), file
     file = Path(target)

@@ -96,9 +96,12 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
         encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
-        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+        text = content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error}); expected a UTF-8 text file") from error
+    if "\0" in text:
+        raise UserError(f"{path} holds zero bytes, so it is no text, or UTF-16 without its mark; expected UTF-8")
+    return text
 
 
 def sha256_of(path: Path) -> str:

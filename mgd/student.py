@@ -73,7 +73,7 @@ def start_from(network: SegmentationNetwork, path: str | Path, *, classes: Seque
         classes: the data set's class names.
 
     Raises:
-        UserError: the file holds no network, or one with another backbone.
+        UserError: the file holds no network, one with another backbone, or values that are not finite.
     """
     found = recognise(read(path), path)
     own, theirs = network.arch["backbone"], found.arch["backbone"]
@@ -81,6 +81,8 @@ def start_from(network: SegmentationNetwork, path: str | Path, *, classes: Seque
         raise UserError(
             f"model.init_from={path} holds a {theirs} network, model.backbone is {own}; choose one of its kind"
         )
+    if broken := [name for name, tensor in found.state.items() if not tensor.isfinite().all()]:
+        raise UserError(f"model.init_from={path} has values that are not finite: {first_few(broken)}; use another file")
     other_classes = bool(classes) and found.classes is not None and tuple(classes) != found.classes
     expected = network.state_dict()
     fitting = {

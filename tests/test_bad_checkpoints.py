@@ -157,3 +157,21 @@ def test_only_official_networks_are_written_in_the_official_layout(
     save(tmp_path / "m.pt", build_model("mobilenet_v2", 5, channels=16, output_stride=16))
     assert "mobilenet_v2 (32)" in sentence(capsys, "import", str(tmp_path / "m.pt"), "--to-official")
     assert "already" in sentence(capsys, "import", timm)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_byte_that_has_changed_in_a_file_of_ours_is_noticed(share: float, tmp_path: Path) -> None:
+    save(tmp_path / "n.pt", build_model("timm:test_resnet", 3, channels=16))
+    content = bytearray((tmp_path / "n.pt").read_bytes())
+    content[round(share * len(content))] ^= 1
+    (tmp_path / "n.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"n\.pt is damaged: .* is not what was written; copy it again"):
+        mgd.load_student(tmp_path / "n.pt")
+
+
+@pytest.mark.parametrize("part", ["model", "config"])
+def test_what_is_no_dict_in_a_file_of_ours_is_one_sentence(part: str, tmp_path: Path) -> None:
+    save(tmp_path / "n.pt", build_model("timm:test_resnet", 3, channels=16))
+    torch.save(torch.load(tmp_path / "n.pt", weights_only=True) | {part: "text"}, tmp_path / "n.pt")
+    with pytest.raises(UserError, match=r"n\.pt says it is mgd-1 but its model or config is no dict"):
+        mgd.load_student(tmp_path / "n.pt")

@@ -86,6 +86,11 @@ def test_a_list_that_is_no_text(data: Path, tmp_path: Path, capsys: Capture) -> 
     assert "expected a UTF-8 text file" in sentence
 
 
+def test_a_list_in_utf_16_without_its_mark(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    (data / "val.txt").write_bytes("scene_val_00000\n".encode("utf-16-le"))
+    assert "val.txt holds zero bytes" in refused(capsys, "train", str(write_config(tmp_path, data)))
+
+
 @pytest.mark.parametrize("name", [IMAGE, LABEL, "val/label/scene_val_00001.png"])
 def test_a_name_without_its_file(data: Path, tmp_path: Path, name: str, capsys: Capture) -> None:
     (data / name).unlink()

@@ -289,6 +289,14 @@ def test_ignored_values_are_told_as_they_are_in_the_file(data: Path) -> None:
     assert text.endswith("0 (37.5 %), 1 (37.5 %), 7 (25.0 %, ignored)")
 
 
+def test_an_ignored_value_that_is_a_class_is_told_as_such(data: Path) -> None:
+    write_labels(data, lambda half: half, 2)
+    config = load(write_config(data.parent / "experiment", data), ["data.ignore_values=1"])
+    texts = [f.text for f in quick_check(config, open_splits(config.data)) if f.level == "warning"]
+    assert len(texts) == 2
+    assert all("0 (50.0 %), 1 (50.0 %, ignored); 1 is class 1 (class1) and is ignored" in text for text in texts)
+
+
 def test_what_is_ignored_is_told_however_many_classes_there_are(data: Path) -> None:
     write_labels(data, lambda half: 0 * half + np.where(np.arange(64) < 32, np.arange(64) // 2, 255), 16)
     text = next(f.text for f in findings(data) if f.subject == "labels")
@@ -319,6 +327,7 @@ def test_labels_that_cannot_be_read_are_left_to_training(data: Path) -> None:
     ("values", "hint"),
     [
         ([1, 2, 8], "They seem to be counted from 1: subtract 1, so that they are 0..7 (data.label_map=1..8=0..7)"),
+        ([0, 128, 255], "They seem to be shades: write 0, 1, ... in place of 0, 128, 255"),
         ([0, 100, 200], "They seem to be shades: write 0, 1, ... in place of 0, 100, 200"),
     ],
 )
@@ -361,6 +370,29 @@ def test_a_file_in_two_parts_is_an_error_with_validation_and_a_warning_else(data
     val, own = data / "val/image/scene_val_00001.jpg", image(data, FIRST)
     assert one(found, "error", "overlap") == f"unlabelled and validation: {val}; take them out of one of the lists"
     assert one(found, "warning", "overlap") == f"labelled and unlabelled: {own}; take them out of one of the lists"
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_file_is_the_same_under_the_name_of_a_link(data: Path, link: Callable[[Path, Path], None]) -> None:
+    (data / "pool").mkdir()
+    link(data / "pool/linked.jpg", data / "val/image/scene_val_00001.jpg")
+    config = load(write_config(data.parent / "experiment", data), ["data.unlabeled=pool"])
+    text = one(quick_check(config, open_splits(config.data)), "error", "overlap")
+    assert text.startswith(f"unlabelled and validation: {data}/pool/linked.jpg; ")
+
+
+def test_one_label_for_several_images_is_a_warning(data: Path) -> None:
+    images = [f"train_aug/image/scene_{i:05d}.jpg" for i in range(2)]
+    (data / "train_aug.txt").write_text("".join(f"{image}\ttrain_aug/label/scene_00000.png\n" for image in images))
+    text = one(findings(data, "data.partition=1"), "warning", "overlap")
+    assert text == f"the label of more than one image: {label(data, FIRST)}; name each image's own"
+
+
+@pytest.mark.parametrize("exclude", ["nothing of this name", ",".join(f"class{i}" for i in range(2))])
+def test_a_mean_over_no_class_is_told_before_anything_is_trained(data: Path, exclude: str) -> None:
+    write_labels(data, lambda half: half, 2)
+    config = load(write_config(data.parent / "experiment", data), [f"evaluate.exclude={exclude}"])
+    assert "evaluate.exclude=" in one(quick_check(config, open_splits(config.data)), "error", "exclude")
 
 
 def test_a_name_in_two_parts_is_a_warning(data: Path) -> None:

@@ -157,6 +157,7 @@ def test_a_wrong_type_is_refused_with_key_value_and_what_is_expected(text: str, 
         ("data.ignore_values=11,256", ["data.ignore_values=256", "0..255"]),
         ("data.ignore_values=-1", ["data.ignore_values=-1", "0..255"]),
         ("data.ignore_values=-254", ["data.ignore_values=-254", "0..255"]),
+        (f"train.seed={2**32}", [f"train.seed={2**32}", f"below {2**32}"]),
         ("train.accumulate=3", ["train.batch_size=8", "train.accumulate=3", "choose a divisor"]),
     ],
 )

@@ -318,6 +318,19 @@ def test_memory_that_ends_is_a_sentence_that_names_the_image(error: Exception, c
         evaluate(Hungry(), open_val(config.data), CLASSES, config, CPU)
 
 
+@pytest.mark.parametrize(("own", "expected"), [(0, 16), (24, 24)])
+def test_a_window_is_the_evaluations_own_or_the_training_crop(config: Experiment, own: int, expected: int) -> None:
+    class Noting(NearestColour):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.add(x.shape[-1])
+            return super().forward(x)
+
+    sizes: set[int] = set()
+    how = replace(config, evaluate=replace(config.evaluate, crop_size=own))
+    evaluate(Noting(), open_val(config.data), CLASSES, how, CPU)
+    assert sizes - {SEEN} == {expected}
+
+
 def test_another_error_stays_what_it_is(config: Experiment) -> None:
     class Wrong(NearestColour):
         def forward(self, x: Tensor) -> Tensor:

@@ -225,8 +225,9 @@ def test_a_photo_is_scaled_as_uint8_by_opencv() -> None:
 def test_windows_are_normalised_with_the_networks_own_statistics(pixelwise: NormalisingNetwork) -> None:
     image = photo(10, 12)
     before = predict_scores(pixelwise, image, windows(16))
-    pixelwise.mean, pixelwise.std = (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)
-    expected = pixelwise(pixelwise.normalise(image[None]))[0]
+    pixelwise.mean, pixelwise.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (pixelwise.mean, pixelwise.std))
+    expected = pixelwise((image[None] / 255 - mean) / std)[0]
     found = predict_scores(pixelwise, image, windows(16))
     torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-5)
     assert not torch.allclose(found, before, atol=1e-2)

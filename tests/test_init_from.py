@@ -1,6 +1,7 @@
 """`model.init_from`: a student starts from a trained segmentation network; what fits is loaded, the rest is told."""
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,3 +71,11 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
         UserError, match=r"init_from=.*x\.pt holds a timm:test_resnet network, model.backbone is resnet18"
     ):
         build_objective(experiment(file, backbone="resnet18"), 5)
+
+
+def test_a_file_of_values_that_are_not_finite_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    network = build_model(BACKBONE, 3, channels=16)
+    torch.nn.init.constant_(network.classifier.bias, math.nan)
+    save(tmp_path / "n.pt", network)
+    with pytest.raises(UserError, match=r"values that are not finite: classifier\.bias"):
+        start_from(build_model(BACKBONE, 3, channels=16), tmp_path / "n.pt")

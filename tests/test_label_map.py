@@ -11,7 +11,7 @@ from mgd.config import Data
 from mgd.data.datasets import open_splits, read_list
 from mgd.data.folders import pairs_in
 from mgd.data.images import load_label
-from mgd.data.label_map import UNCLEAR, describe, value_table
+from mgd.data.label_map import UNCLEAR, describe, value_table, with_ignored
 from mgd.data.names import name_of, split_line
 from mgd.errors import UserError
 
@@ -43,6 +43,12 @@ def test_what_is_no_mapping_is_refused(entry: str) -> None:
 def test_overlapping_mappings_are_refused() -> None:
     with pytest.raises(UserError, match=r"label_map: 3=ignore and 1..8=0..7 both say what 3 means; keep one"):
         value_table(("1..8=0..7", "3=ignore"))
+
+
+def test_a_value_may_be_ignored_twice_but_not_mapped_as_well() -> None:
+    assert with_ignored(("7=ignore",), (7, 255, 255)) == ("7=ignore", "255=ignore")
+    with pytest.raises(UserError, match="255=ignore and 255=1 both say what 255 means"):
+        value_table(with_ignored(("255=1",), (255,)))
 
 
 def test_labels_are_mapped_when_they_are_read(tmp_path: Path) -> None:

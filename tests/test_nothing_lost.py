@@ -216,6 +216,65 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small_scenes: Pat
     assert differences(trained_state(run), trained_state(tmp_path / "undisturbed/run")) == []
 
 
+# Two runs
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print(flush=True)
+input()
+"""
+
+
+def holder(run: Path) -> subprocess.Popen[str]:
+    """A process that holds a run's folder as one that trains there does, or has failed to."""
+    command = [sys.executable, "-c", HOLD, str(run / "log.txt")]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_two_processes_do_not_train_into_one_folder(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, command = tmp_path / "run", ["train", str(write_config(tmp_path, small_scenes)), "train.max_iterations=1"]
+    run.mkdir()
+    with holder(run) as other:
+        assert main(command) == 2
+        assert f"run.dir={run}: another process trains there" in capsys.readouterr().err
+        other.kill()
+    said: list[str] = []
+
+    def describe(self: loop.Trainer) -> None:
+        with holder(run) as other:
+            said.append(other.communicate("\n")[1])
+
+    monkeypatch.setattr(loop.Trainer, "_describe", describe)
+    assert main(command) == 0  # however the other one ended
+    assert "BlockingIOError" in said[0]
+    with holder(run) as other:
+        assert other.communicate("\n")[1] == ""
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "tensorboard"])
+def test_a_file_of_a_run_that_cannot_be_written_to_is_one_sentence(
+    small_scenes: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "run" / name
+    (taken.parent if name == "tensorboard" else taken).mkdir(parents=True)
+    if name == "tensorboard":
+        taken.touch()  # a file where a folder must be; a folder where a file must be
+    assert main(["train", str(write_config(tmp_path, small_scenes)), "train.max_iterations=1"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert str(taken) in error.splitlines()[-1]
+
+
 # A process that dies
 
 DYING = """

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import struct
 import warnings
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import train, write_image, write_network
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from mgd.__main__ import main
@@ -22,9 +23,9 @@ from mgd.config import Data
 from mgd.data import images
 from mgd.data.classes import write_classes
 from mgd.data.datasets import Item, load_pair, open_splits, read_list
-from mgd.data.folders import BESIDE, DEAD, HIDDEN, LOOP, left_out, photos_in
+from mgd.data.folders import BESIDE, DEAD, GARBLED, HIDDEN, LOOP, left_out, photos_in
 from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices, read_palette
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -89,6 +90,28 @@ def test_files_with_flipped_bytes_are_read_or_refused_in_a_sentence(tmp_path: Pa
             with contextlib.suppress(UserError), warnings.catch_warnings():  # of Pillow's, about what it skips
                 warnings.simplefilter("ignore")
                 load_image(path)
+
+
+@pytest.mark.parametrize("name", ["stack.tif", "animation.gif", "animation.webp", "animation.png"])
+def test_a_file_of_several_images_is_refused_since_one_is_meant(name: str, tmp_path: Path) -> None:
+    one = Image.fromarray(PHOTO[..., 0])
+    one.save(tmp_path / name, save_all=True, append_images=[one.rotate(180), one.rotate(90)])
+    for read in (load_image, read_indices):
+        with pytest.raises(UserError, match=f"{name} holds 3 images, expected one"):
+            read(tmp_path / name)
+
+
+def test_smaller_copies_and_masks_beside_an_image_are_no_further_ones(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (16, 16), (shade, shade, shade)) for shade in (200, 100))
+    first.save(tmp_path / "phone.mpo", save_all=True, append_images=[second])
+    assert (load_image(tmp_path / "phone.mpo") == 200).all()
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "overview.tif"), True) as file:
+        for values, subfile in ((PHOTO, 0), (PHOTO[::2, ::2], 1), (PHOTO[..., 0], 4)):
+            directory = TiffImagePlugin.ImageFileDirectory_v2()
+            directory[254] = subfile
+            Image.fromarray(values).save(file, "TIFF", tiffinfo=directory)
+            file.newFrame()
+    np.testing.assert_array_equal(load_image(tmp_path / "overview.tif"), PHOTO)
 
 
 def write_tiff(
@@ -328,6 +351,19 @@ def test_linked_folders_are_followed_and_links_that_lead_nowhere_or_back_are_tol
     assert sorted(found[DEAD]) == sorted(dead)
     assert found[LOOP] == [folder / part / "site/deep/round" for part in ("images", "labels")]
     assert set(found) == {DEAD, LOOP}
+
+
+def test_names_that_are_no_text_are_left_out_and_told(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a")
+    garbled = os.fsencode(tmp_path / "images") + b"/tr\xe4in.jpg"  # Latin-1, as of an old zip file
+    try:
+        shutil.copy(tmp_path / "images/a.jpg", garbled)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert photos_in(tmp_path) == [tmp_path / "images/a.jpg"]
+    found = left_out(tmp_path)
+    assert found == {GARBLED: [Path(os.fsdecode(garbled))]}
+    first_few(found[GARBLED]).encode()  # can be shown
 
 
 def test_a_folder_of_a_linked_folder_alone_has_its_photos(tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def test_balanced_places_hold_a_class_that_the_stride_misses() -> None:
     assert places == balanced_places(pixels, 8, seed=0)
 
 
+def test_balanced_places_take_a_second_class_before_more_of_the_first() -> None:
+    # sqrt(0.5) + sqrt(0.4) = 1.34 of both classes is worth more than sqrt(0.5 + 0.5) = 1 of one
+    places = balanced_places(np.array([[50, 0], [50, 0], [0, 40], [0, 30], [0, 30]]), 3, seed=0)
+    assert places in ([0, 2], [1, 2])
+
+
+def test_an_image_that_holds_nearly_all_is_taken_once() -> None:
+    assert balanced_places(np.array([[90, 90], [5, 5], [4, 4]]), 2, seed=0) == [0, 1]
+
+
 def partition(root: Path, *arguments: str) -> int:
     return main(["partition", str(root / "train_aug.txt"), "--ratio", "4", *arguments])
 
@@ -112,3 +122,32 @@ def test_labels_of_one_class_are_not_balanced(
     assert main(["partition", str(tmp_path / "train.txt"), "--ratio", "2", "--scheme", "balanced"]) == 2
     assert f"the labels hold {words}, so nothing can be balanced" in capsys.readouterr().err
     assert not (tmp_path / "subset_train").exists()
+
+
+def test_balancing_looks_at_labels_through_their_mapping(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(6):
+        write_image(tmp_path / f"{i}.png", np.zeros((4, 4, 3), np.uint8))
+        write_image(tmp_path / f"l{i}.png", np.full((4, 4), 255 if i == 5 else 0, np.uint8))  # the rare class
+    (tmp_path / "train.txt").write_text("".join(f"{i}.png\tl{i}.png\n" for i in range(6)))
+    command = ["partition", str(tmp_path / "train.txt"), "--ratio", "6", "--scheme", "balanced"]
+    assert main(command) == 2
+    assert "--label-map 255=1" in capsys.readouterr().err
+    assert main([*command, "--label-map", "255=1,0=0"]) == 0
+    assert "5.png" in (tmp_path / "subset_train/train_aug_labeled_1-6.txt").read_text()
+    assert main([*command, "--label-map", "0..9"]) == 2
+    assert "'0..9' is no mapping" in capsys.readouterr().err
+
+
+def test_a_folder_may_have_braces_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "set{1} {part}"
+    folder.mkdir()
+    for i in range(2):
+        write_image(folder / f"{i}.png", np.zeros((4, 4, 3), np.uint8))
+    (folder / "train.txt").write_text("0.png\t0.png\n1.png\t1.png\n")
+    assert main(["partition", str(folder / "train.txt"), "--ratio", "2"]) == 0
+    assert (folder / "subset_train/train_aug_labeled_1-2.txt").read_text() == "0.png\t0.png\n"
+
+
+def test_a_seed_below_0_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert partition(root, "--scheme", "random", "--seed", "-1") == 2
+    assert "--seed -1 must not be negative" in capsys.readouterr().err

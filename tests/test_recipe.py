@@ -52,6 +52,12 @@ def test_shares_of_grey_and_changed_images_are_those_of_the_settings() -> None:
     assert unchanged.float().mean().item() == pytest.approx(0.2 * 0.8 * 0.5, abs=0.05)
 
 
+def test_the_hue_is_among_what_changes() -> None:
+    red = torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(100, 3, 8, 8)
+    green, blue = strengthen(red, torch.arange(100)).int()[:, 1:, 0, 0].unbind(dim=1)  # all else keeps them equal
+    assert ((green - blue).abs() > 3).float().mean() > 0.4
+
+
 def test_dropped_channels_depend_on_the_images_number_and_their_mean_is_1() -> None:
     kept = channel_dropout(torch.arange(50), 64, rate=0.5, stream=2)
     assert kept.shape == (50, 64, 1, 1)

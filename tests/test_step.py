@@ -1,6 +1,9 @@
 """Test a training step: what it leaves out, averages, casts and converts, as far as no run's result shows it."""
 
+import contextlib
+import copy
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,8 @@ from mgd.data.batch import Batch
 from mgd.engine import distributed, step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
+from mgd.engine.history import History
+from mgd.engine.resume import Wish
 from mgd.engine.step import Stepper
 from mgd.engine.sync_batch_norm import SyncBatchNorm2d
 from mgd.models import build_model
@@ -111,6 +116,89 @@ def test_the_loss_scale_of_fp16_halves_with_an_overflow_and_its_step_is_left_out
         assert torch.equal(before, next(stepper.objective.parameters())) == (iteration == 0)
         scales.append(stepper.scaler.get_scale())
     assert scales == [2.0, 2.0, 4.0, 4.0]  # halved by the overflow, doubled after two steps without one
+
+
+# What a state holds
+
+
+def test_a_state_holds_all_that_later_steps_depend_on(config: Experiment) -> None:
+    first, second = (make_stepper(config, ema=0.9, lr=0.1) for _ in range(2))
+    first.scaler, second.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (4.0, 2.0**16))
+    for iteration in range(2):
+        first([batch_of(config, iteration)])
+    second.load_state_dict(copy.deepcopy(first.state_dict()), 2)
+    assert second.scaler.get_scale() == 4.0
+    batch = batch_of(config, 2)
+    for stepper in (first, second):
+        stepper([batch])
+    assert first.lr == second.lr
+    for one, other in ((first.objective.student, second.objective.student), (first.network, second.network)):
+        torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=0, atol=0)
+    averaged = first.network.state_dict()["classifier.bias"]
+    assert not torch.equal(averaged, first.objective.student.state_dict()["classifier.bias"])
+
+
+# Loss, micro-batches
+
+
+class Overflowing(SupervisedObjective):
+    """Its loss is infinite, its gradients are not: a sum of terms that each fit."""
+
+    def passes(self, batch: Batch) -> list[Pass]:
+        (only,) = super().passes(batch)
+        return [only._replace(terms=lambda: {name: term + math.inf for name, term in only.terms().items()})]
+
+
+def test_a_loss_that_is_not_finite_leaves_the_step_out_though_its_gradients_are(config: Experiment) -> None:
+    objective = Overflowing(build_model(BACKBONE, 8, channels=16), config.method)  # type: ignore[arg-type]
+    stepper = Stepper(objective, config.train, ALONE, 10)
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    assert not stepper([batch_of(config)]).gradient_norm.isfinite()
+    for name, tensor in objective.state_dict().items():
+        assert torch.equal(tensor, before[name]) or name.endswith("num_batches_tracked"), name
+
+
+class Wrapped(nn.Module):
+    """In DDP's place: notes which forwards do not synchronise gradients."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.quiet, self.seen = module, False, list[bool]()
+
+    def forward(self, batch: Batch) -> Terms:
+        self.seen.append(self.quiet)
+        return self.module(batch)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        self.quiet = True
+        yield
+        self.quiet = False
+
+
+def test_gradients_travel_once_with_the_last_micro_batch(config: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "DistributedDataParallel", Wrapped)
+    monkeypatch.setattr(step, "distribute", lambda module, team: Wrapped(module))
+    stepper = make_stepper(config)
+    stepper([batch_of(config), batch_of(config), batch_of(config)])
+    assert stepper.model.seen == [True, True, False]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_a_step_draws_is_the_seeds_iterations_and_processs_own(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    seeds: dict[int, list[int]] = {}
+    monkeypatch.setattr(Stepper, "__call__", lambda self, parts: seeds[rank].append(torch.initial_seed()))
+    monkeypatch.setattr(History, "add", lambda self, iteration, outcome: None)
+    monkeypatch.setattr(loop.Trainer, "_plan", lambda self: (False, False, False))
+    config = load(write_config(tmp_path, small_scenes), ["train.max_iterations=3", "train.seed=7", "run.log_every=9"])
+    for rank in range(world):
+        seeds[rank] = []
+        trainer = loop.Trainer(config, Processes(rank, 1, CPU), Wish())
+        trainer.team = Processes(rank, world, CPU)
+        trainer._loop(SimpleNamespace(waiting=contextlib.nullcontext, advance=lambda: None))
+    assert [seed for drawn in zip(*seeds.values(), strict=True) for seed in drawn] == [*range(7, 7 + 3 * world)]
 
 
 # Precision, layout, batch norm over processes

@@ -175,6 +175,18 @@ def test_what_was_stored_is_read_at_random(tmp_path: Path) -> None:
     assert store.find("3.jpg") == 3
 
 
+def test_a_coarse_map_is_mirrored_as_its_photo_is(tmp_path: Path) -> None:
+    maps = maps_of(0) | {"deep.logits": np.arange(12.0).reshape(2, 2, 3)}  # cells of 4 pixels
+    contents = Contents(("0.jpg",), {"teachers": {"deep": "abc"}})
+    with closing(MapsWriter(tmp_path, contents, KINDS)) as store:
+        store.add(Photo(0, 8, 8, 100), maps | {"deep.label": np.zeros((8, 8), np.uint8)})
+    cells_of, mirrored = (
+        Maps(tmp_path, contents).crop_coarse(0, "deep.logits", Geometry(flip, 8, 8, 0, 0, 8)) for flip in (False, True)
+    )
+    assert np.array_equal(cells_of, maps["deep.logits"].transpose(2, 0, 1))
+    assert np.array_equal(mirrored, cells_of[:, :, ::-1])
+
+
 def test_cut_off_anywhere_it_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -> None:
     contents = small_store(tmp_path)
     whole = files_of(tmp_path)

@@ -116,7 +116,7 @@ def _of_classes(values: np.ndarray, data: Data) -> np.ndarray:
 
 def _classes(part: str, values: np.ndarray, data: Data, classes: Classes) -> Iterator[Finding]:
     """Which values a part's labels hold, and which classes they lack."""
-    if not values.any():
+    if not values.any() or not classes:
         return
     judged = [*judge(f"the labels of the {part} part", values, classes, ignored_values(data))]
     yield from judged

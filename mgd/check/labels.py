@@ -57,6 +57,12 @@ def _remedy(counts: np.ndarray, classes: Classes, ignored: list[int]) -> str:
     unseen = [i for i in range(number) if i in ignored or not counts[i]]
     share = counts[ignored].sum() / counts.sum()
     few_seen = len(unseen) >= number - 1  # of masks of 0 and 255 one class is left, or none
+    if wasted := [i for i in ignored if i < number and counts[i]]:
+        index, name = wasted[0], classes.names[wasted[0]]
+        return (
+            f"{index} is class {index} ({name}) and is ignored, so it is never learned and counts as an error wherever "
+            f"it is predicted: take {index} out of data.ignore_values, or the class out of data.classes"
+        )
     if len(unseen) == number:
         return "no pixel of them has a class, so nothing can be learned or scored; correct them or data.ignore_values"
     if counts[IGNORE_INDEX] and (few_seen or unseen == [number - 1]):  # 255 is often meant to be the last class

@@ -1,9 +1,12 @@
 """What lists alone tell: counts and order against what was published, the user's own partition, overlaps by name."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from mgd.check.findings import Finding, Level
 from mgd.config import Data, Experiment
@@ -16,6 +19,7 @@ from mgd.data.loaders import TrainingSamples
 from mgd.data.partitions import first_difference
 from mgd.errors import UserError, first_few
 from mgd.files import read_text
+from mgd.scores import check_excluded
 
 # Images of the training and the validation list, and labelled ones of each partition (arXiv 2208.10169).
 PUBLISHED = {
@@ -41,6 +45,10 @@ def look_at_lists(config: Experiment, splits: Splits) -> Iterator[Finding]:
         TrainingSamples(splits, config)
     except UserError as error:
         yield Finding("error", "unlabelled", str(error))
+    try:
+        check_excluded(config.evaluate.exclude, splits.classes)
+    except UserError as error:
+        yield Finding("error", "exclude", str(error))
 
 
 def _counts(data: Data, splits: Splits) -> Iterator[Finding]:
@@ -112,9 +120,12 @@ def _names(splits: Splits, *, meant: bool) -> Iterator[Finding]:
         if twice := _twice(items):
             text = f"twice in the {part} part: {first_few(twice)}; take one line out of the list"
             yield Finding("warning", "overlap", text)
+    if several := _of_several(splits.labeled, splits.val):
+        text = f"the label of more than one image: {first_few(several)}; name each image's own"
+        yield Finding("warning", "overlap", text)
     shared = False
     for one, other in (("labelled", "unlabelled"), ("labelled", "validation"), ("unlabelled", "validation")):
-        files = _common(parts[one].images, parts[other].images)
+        files = _common(parts[one].images, parts[other].images) | _same_files(parts[one], parts[other])
         names = _common(parts[one].names, parts[other].names)
         if meant and (one, other) == ("labelled", "unlabelled"):
             continue
@@ -134,6 +145,31 @@ def _names(splits: Splits, *, meant: bool) -> Iterator[Finding]:
 def _common(one: Texts, other: Texts) -> set[str]:
     few, many = sorted((one, other), key=len)
     return set(few).intersection(many)
+
+
+def _same_files(one: Items, other: Items) -> set[str]:
+    """Images of the first that are files of the second as well, under the name of a link; those have one size."""
+    sizes = np.intersect1d(one.sizes, other.sizes)
+    alike = [
+        {
+            image: _place(image)
+            for image in map(images.__getitem__, np.flatnonzero(np.isin(items.sizes, sizes[sizes >= 0])).tolist())
+        }
+        for items, images in ((one, one.images), (other, other.images))
+    ]
+    shared = set(alike[0].values()) & set(alike[1].values())
+    return {image for image, place in alike[0].items() if place in shared}
+
+
+def _place(file: str) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
+
+
+def _of_several(*parts: Items) -> list[str]:
+    """Labels that more than one image is said to have."""
+    pairs = {pair for part in parts for pair in zip(part.images, part.labels, strict=True) if pair[1]}
+    return [label for label, count in Counter(label for _, label in pairs).items() if count > 1]
 
 
 def _twice(items: Items) -> list[str]:

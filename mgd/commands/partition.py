@@ -13,12 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scheme", choices=("stride", "random", "balanced"), default="stride", help=schemes)
     parser.add_argument("--seed", type=int, default=0, help="of random and balanced (default 0)")
+    text = "for balanced: what label values mean, as data.label_map, such as 255=1 or 1..8=0..7"
+    parser.add_argument("--label-map", default="", metavar="MAP", help=text)
     parser.add_argument("--root", type=Path, help="what the list's paths are relative to (default: its folder)")
     parser.add_argument("--force", action="store_true", help="write over lists that differ")
 
 
 def run(options: argparse.Namespace) -> None:
     from mgd.data.partitions import partition
+    from mgd.fields import split
 
     root = options.root or options.list.parent
     print(
@@ -28,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
             ratio=options.ratio,
             scheme=options.scheme,
             seed=options.seed,
+            label_map=tuple(split(options.label_map)),
             force=options.force,
         )
     )

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from mgd.engine.distributed import processes
-    from mgd.engine.log import log_to_terminal
+    from mgd.engine.log import leave_file, log_to_terminal
     from mgd.engine.loop import Trainer
     from mgd.engine.resume import Wish
 
@@ -28,4 +28,7 @@ def run(options: argparse.Namespace) -> None:
     wish = Wish(resume=options.resume, accept_changes=options.accept_changes, more=options.more)
     with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)
-        Trainer(config, team, wish).run()
+        try:
+            Trainer(config, team, wish).run()
+        finally:
+            leave_file()

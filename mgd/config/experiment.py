@@ -37,6 +37,8 @@ def _check_values(c: Experiment) -> None:
             raise UserError(f"{key}={scales} must hold numbers greater than 0, such as 0.75,1.0,1.25")
     if wrong := [value for value in c.data.ignore_values if not 0 <= value <= 255]:
         raise UserError(f"data.ignore_values={wrong[0]} is no value of a label map; they are 0..255")
+    if c.train.seed >= 2**32:
+        raise UserError(f"train.seed={c.train.seed} must be below {2**32}")
     if c.evaluate.stride > 1:
         raise UserError(f"evaluate.stride={c.evaluate.stride} must be at most 1: the windows would leave gaps")
     if c.train.layer_decay > 1:

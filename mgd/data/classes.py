@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def read_classes(name: str, root: Path) -> Classes:
         )
     header, *rows = _rows(path) or [[]]
     if [cell.lower() for cell in header] != [*COLUMNS]:
-        remedy = "; separate them by commas" if ";" in ",".join(header) else ""
+        remedy = "; separate them by commas" if len(header) == 1 and re.search("[;\t|]", header[0]) else ""
         raise UserError(f"{path}: the header must be {','.join(COLUMNS)}, found {','.join(header)}{remedy}")
     names, colors = [], []
     for place, row in enumerate(rows):

@@ -13,7 +13,7 @@ from mgd.data.classes import Classes, read_classes
 from mgd.data.folders import pairs_in, photos_in
 from mgd.data.images import load_image, load_label
 from mgd.data.items import Item, Items
-from mgd.data.label_map import value_table
+from mgd.data.label_map import value_table, with_ignored
 from mgd.data.names import PLAIN_IMAGE, below, digest, inside, is_image, located, name_of, split_line
 from mgd.data.transforms import shrink
 from mgd.errors import UserError, first_few
@@ -51,7 +51,7 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
     if not root.is_dir():
         raise UserError(f"data.root={data.root}: no folder {root.absolute()}; put the data there or set data.root")
     with collect_errors(problems):
-        value_table(data.label_map)  # wrong ones are told here and not by every label
+        value_table(with_ignored(data.label_map, data.ignore_values))  # told here and not by every label
     with collect_errors(problems):
         classes = read_classes(data.classes, root)
     with collect_errors(problems):

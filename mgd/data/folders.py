@@ -18,11 +18,13 @@ MADE_BY_TOOLS = {
 # Why something is left out of a folder, and what to do about it.
 NO_IMAGE = "their names are not those of images"
 HIDDEN = "they are hidden, or lie in what a system or a program made"
+GARBLED = "their names are not text in UTF-8"
 DEAD, LOOP = "they are links to nothing", "they are links back to a folder that they are in"
 CLOSED, BESIDE = "they cannot be opened", f"they lie beside {IMAGES}/"
 REMEDIES = {
     NO_IMAGE: "convert or remove them",
     HIDDEN: "move photos that you want out of there",
+    GARBLED: "rename them, such as with convmv -f latin1 -t utf8",
     DEAD: "mend or remove the links",
     LOOP: "remove the links",
     CLOSED: "see to their permissions",
@@ -139,6 +141,11 @@ def _images(folder: Path) -> list[Path]:
     return files
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name is text, as lists and logs need it: surrogates stand for bytes that are none."""
+    return name.isascii() or not any(0xD800 <= ord(sign) < 0xE000 for sign in name)
+
+
 def _walk(folder: Path, *, without: tuple[str, ...] = ()) -> Found:
     """Everything below a folder, but for what is in the folders of it that are named in `without`."""
     files: list[Path] = []
@@ -157,7 +164,9 @@ def _walk(folder: Path, *, without: tuple[str, ...] = ()) -> Found:
             continue
         for entry in entries:
             made = hidden or entry.name.startswith(".") or entry.name.casefold() in MADE_BY_TOOLS
-            if os.path.isdir(entry):  # unlike Path.is_dir it raises nothing where permissions are missing
+            if not _is_text(entry.name):
+                others[GARBLED].append(entry)
+            elif os.path.isdir(entry):  # unlike Path.is_dir it raises nothing where permissions are missing
                 if here != folder or entry.name not in without:
                     waiting.append((entry, made, above | {place}))
             elif not os.path.isfile(entry):

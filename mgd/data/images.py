@@ -27,7 +27,8 @@ LOSSLESS_IN_TIFF = {
     *("raw", "tiff_raw_16", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd"),
     *("tiff_ccitt", "group3", "group4", "tiff_thunderscan"),
 }
-_PHOTOMETRIC, _SAMPLES = 262, 277  # tags of TIFF 6.0
+_SUBFILE, _PHOTOMETRIC, _SAMPLES = 254, 262, 277  # tags of TIFF 6.0
+_SMALLER, _MASK = 1, 4  # bits of 254: what belongs to another page
 _BANDS = (
     "expected grey, or red, green and blue, with or without alpha; write the bands to train on as an 8-bit RGB file, "
     "such as with gdal_translate -b 1 -b 2 -b 3"
@@ -119,6 +120,8 @@ def _hint(values: np.ndarray, table: np.ndarray) -> str:
     if found[0] >= 1 and found[-1] == num_classes:
         mapping = f"data.label_map=1..{num_classes}=0..{num_classes - 1}"
         return f". They seem to be counted from 1: subtract 1, so that they are 0..{num_classes - 1} ({mapping})"
+    if table[IGNORE_INDEX] == IGNORE_INDEX in values and len(found) < num_classes:  # 255 is then the brightest shade
+        found.append(IGNORE_INDEX)
     if 1 < len(found) <= num_classes:
         return f". They seem to be shades: write 0, 1, ... in place of {', '.join(map(str, found[:5]))}"
     return ""
@@ -137,7 +140,7 @@ def _decode(path: Path, *, upright: bool) -> tuple[ImageFile.ImageFile, int]:
         with _limits_for(path):
             image = Image.open(path)
             bits, bands = _bits(image, path), _bands(image)
-            multiplied = "RGBa" in _packing(image)
+            multiplied, pages = "RGBa" in _packing(image), _pages(image)
             image.load()
         if upright:
             ImageOps.exif_transpose(image, in_place=True)
@@ -153,6 +156,8 @@ def _decode(path: Path, *, upright: bool) -> tuple[ImageFile.ImageFile, int]:
         ) from error
     if bits > 8:
         raise UserError(f"{path} has {bits} bits a channel, expected 8; convert it", kind="depth")
+    if pages > 1:
+        raise UserError(f"{path} holds {pages} images, expected one; write each as a file of its own", kind="format")
     if bands == 2:
         raise UserError(f"{path} has 2 bands; {_BANDS}", kind="format")
     if multiplied and image.getchannel("A").getextrema() != (
@@ -192,6 +197,18 @@ def _packing(image: ImageFile.ImageFile) -> str:
 def _bands(image: ImageFile.ImageFile) -> int:
     """Samples a pixel of a TIFF file, whatever Pillow makes of them; 0 in other formats."""
     return int(image.tag_v2.get(_SAMPLES, 1)) if isinstance(image, TiffImagePlugin.TiffImageFile) else 0
+
+
+def _pages(image: ImageFile.ImageFile) -> int:
+    """Images in a file; the first is decoded. A TIFF file's masks and smaller copies, and what phones add, are none."""
+    count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    if count == 1 or not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return count
+    own = 0
+    for page in reversed(range(count)):  # it ends at the first page, which is then decoded
+        image.seek(page)
+        own += not int(image.tag_v2.get(_SUBFILE, 0)) & (_SMALLER | _MASK)
+    return own
 
 
 def _bands_of_tiff(path: Path) -> int:

@@ -42,8 +42,8 @@ def value_table(entries: Sequence[str]) -> np.ndarray:
 
 
 def with_ignored(entries: Sequence[str], values: Sequence[int]) -> tuple[str, ...]:
-    """A mapping that ignores some values as well."""
-    return (*entries, *(f"{value}=ignore" for value in values))
+    """A mapping that ignores some values as well; what is said twice counts once."""
+    return tuple(dict.fromkeys((*entries, *(f"{value}=ignore" for value in values))))
 
 
 def describe(entries: Sequence[str], names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,16 @@ from mgd.parallel import in_order
 NAME = "train_aug_{part}_1-{ratio}.txt"  # the published lists' name, for any data set
 
 
-def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0, force: bool = False) -> str:
+def partition(
+    path: Path,
+    *,
+    root: Path,
+    ratio: int,
+    scheme: str,
+    seed: int = 0,
+    label_map: tuple[str, ...] = (),
+    force: bool = False,
+) -> str:
     """Write the labelled and the unlabelled list of `path` into subset_<its name> beside it.
 
     Args:
@@ -25,14 +35,17 @@ def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0,
             name, or a folder of pairs.
         root: what the list's paths are relative to.
         scheme: "stride" (published: every ratio-th), "random" or "balanced".
+        label_map: what label values mean, as `data.label_map`; "balanced" alone looks at them.
         force: write over lists that are there and differ.
 
     Returns:
         What was written, or a warning where lists that differ were kept.
 
     Raises:
-        UserError: the list or a file in it is missing, a label is broken, `ratio` is below 1.
+        UserError: the list or a file in it is missing, a label is broken, `ratio` is below 1 or `seed` below 0.
     """
+    if seed < 0:
+        raise UserError(f"--seed {seed} must not be negative")
     items = read_list(path, root, path.stem, labels=True)
     if path.is_dir():
         lines = [f"{below(root, item.image)}\t{below(root, item.label)}" for item in items if item.label]
@@ -43,7 +56,7 @@ def partition(path: Path, *, root: Path, ratio: int, scheme: str, seed: int = 0,
     elif scheme == "random":
         labeled = random_places(len(items), ratio, seed)
     else:
-        labeled = balanced_places(_pixels_to_balance(items, path), ratio, seed)
+        labeled = balanced_places(_pixels_to_balance(items, path, label_map), ratio, seed)
     pattern = path.parent / f"subset_{path.stem}" / NAME
     told = write_partition(pattern, lines, labeled, ratio=ratio, scheme=scheme, seed=seed, force=force)
     return f"{told}\ntrain with data.partition={ratio} data.partition_lists={os.path.relpath(pattern, root)}"
@@ -78,26 +91,26 @@ def balanced_places(pixels: np.ndarray, ratio: int, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-def _pixels_to_balance(items: Sequence[Item], path: Path) -> np.ndarray:
+def _pixels_to_balance(items: Sequence[Item], path: Path, label_map: tuple[str, ...]) -> np.ndarray:
     """`count_pixels`, of labels that hold more than one class."""
-    pixels = count_pixels(items)
+    pixels = count_pixels(items, label_map)
     if len(held := np.flatnonzero(pixels.any(axis=0))) < 2:
         found = f"nothing but {first_few(held)}" if len(held) else "no value"
         raise UserError(
             f"{path}: besides {IGNORE_INDEX}, which is ignored, the labels hold {found}, so nothing can be balanced; "
-            "correct them (masks of 0 and 255 must be 0 and 1), or use --scheme random"
+            "correct them, say what they mean (masks of 0 and 255: --label-map 255=1), or use --scheme random"
         )
     return pixels
 
 
-def count_pixels(items: Sequence[Item]) -> np.ndarray:
-    """(N,255) int64: how many pixels of each value the label maps hold; 255 is not counted."""
-    return np.stack(list(in_order(_pixels, (item.label for item in items))))
+def count_pixels(items: Sequence[Item], label_map: tuple[str, ...] = ()) -> np.ndarray:
+    """(N,255) int64: how many pixels of each value the mapped labels hold; 255, which is ignored, is not counted."""
+    return np.stack(list(in_order(partial(_pixels, label_map), (item.label for item in items))))
 
 
-def _pixels(label: Path | None) -> np.ndarray:
+def _pixels(label_map: tuple[str, ...], label: Path | None) -> np.ndarray:
     assert label is not None  # `read_list` refuses a list without labels
-    values = load_label(label, IGNORE_INDEX - 1)
+    values = load_label(label, IGNORE_INDEX - 1, label_map=label_map)
     return np.bincount(values.ravel(), minlength=256)[:IGNORE_INDEX]
 
 
@@ -120,7 +133,7 @@ def write_partition(
     Returns:
         One line that tells what was done; it begins with WARNING where lists that differ were kept.
     """
-    paths = [Path(str(pattern).format(part=part, ratio=ratio)) for part in PARTS]
+    paths = [pattern.with_name(pattern.name.format(part=part, ratio=ratio)) for part in PARTS]
     parts = divide(lines, labeled)
     for path, wanted in zip(paths, parts, strict=True):
         names = [[name_of(line) for line in some] for some in (read_lines(path) if path.is_file() else wanted, wanted)]

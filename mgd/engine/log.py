@@ -1,5 +1,6 @@
 """What a run tells: text log, metrics.jsonl, TensorBoard, progress bar; and the record of what ran."""
 
+import fcntl
 import json
 import logging
 import math
@@ -52,13 +53,33 @@ def log_to_terminal(*, main: bool) -> None:
 
 
 def log_to_file(folder: Path) -> None:
-    """Log to the run's log.txt as well. Raises UserError when the folder cannot be written to."""
+    """Log to the run's log.txt as well, which keeps other processes from training there until `leave_file`.
+
+    Raises:
+        UserError: the folder cannot be written to, or another process trains there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "log.txt")
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"run.dir={folder} cannot be written to ({error}); choose another run.dir") from error
+    try:
+        assert file.stream is not None  # it is opened above
+        fcntl.lockf(file.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system takes it back however a process ends
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise UserError(f"run.dir={folder}: another process trains there; let it end, or choose another") from error
+    except OSError:
+        log.debug("%s is on a file system without locks: nothing keeps a second run out", folder)
     logging.getLogger("mgd").addHandler(_formatted(file, "%(asctime)s %(levelname)s %(message)s"))
+
+
+def leave_file() -> None:
+    """Log to no file any more, and let others train there."""
+    logger = logging.getLogger("mgd")
+    for handler in [one for one in logger.handlers if isinstance(one, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _formatted(handler: logging.Handler, text: str) -> logging.Handler:
@@ -108,21 +129,33 @@ def _git_revision() -> str | None:
 
 
 def _continue_jsonl(path: Path, size: int) -> TextIO:
-    """Open for appending, without what a killed run had written after the state that is gone on from."""
-    if path.is_file():
-        kept = path.read_bytes()[:size]
-        os.truncate(path, kept.rfind(b"\n") + 1)  # whole lines, whatever has happened to the file
-    return open(path, "a", encoding="utf-8")
+    """Open for appending, without what a killed run had written after the state that is gone on from.
+
+    Raises UserError where it cannot be written to.
+    """
+    try:
+        if path.is_file():
+            kept = path.read_bytes()[:size]
+            os.truncate(path, kept.rfind(b"\n") + 1)  # whole lines, whatever has happened to the file
+        return open(path, "a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written to ({error}); move it away, or make it writable") from error
 
 
 def _board(folder: Path, start: int) -> Any:
-    """TensorBoard's writer, which goes on after iteration `start`; None, which is told, where it is not installed."""
+    """TensorBoard's writer, which goes on after iteration `start`; None, which is told, where it is not installed.
+
+    Raises UserError where the folder cannot be written to.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         log.info("no curves for TensorBoard (%s): pip install tensorboard; metrics.jsonl holds the same", error)
         return None
-    return SummaryWriter(str(folder), purge_step=start + 1)
+    try:
+        return SummaryWriter(str(folder), purge_step=start + 1)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error}); move it away, or make it writable") from error
 
 
 def _peak_memory(device: torch.device) -> float:
