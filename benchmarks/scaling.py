@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from mgd.config import CPS, Data, Experiment, Model, Run, Train
 from mgd.data.datasets import open_splits
@@ -209,7 +210,7 @@ def plot(found: dict[str, dict[int, Point]], file: Path) -> None:
     """A panel an axis: time from the left, memory from the right."""
     columns = min(3, len(found))
     rows = math.ceil(len(found) / columns)
-    figure = new_figure(3.0 * columns, 2.1 * rows)
+    figure = new_figure(2.3 * columns, 1.75 * rows)
     for place, (axis, points) in enumerate(found.items()):
         left = figure.add_subplot(rows, columns, place + 1)
         right = left.twinx()
@@ -230,6 +231,7 @@ def plot(found: dict[str, dict[int, Point]], file: Path) -> None:
             side.tick_params(axis="y", colors=color)
             side.yaxis.label.set_color(color)
     save_figure(figure, file)
+    Image.open(file).quantize(64).save(file, optimize=True)  # a third of the size
 
 
 def main() -> None:
