@@ -15,7 +15,7 @@ FASHION, FACADES = replace(DATA, unlabeled="unlabeled.txt"), replace(DATA, root=
 LITE = Experiment(  # ImageNet weights, as in the paper
     data=FASHION, model=small.LITE0, method=Supervised(), train=small.LITE_TRAIN, evaluate=small.EVALUATE
 )
-SCRATCH = replace(  # 0.5 M parameters at random: where distillation has most to give
+SCRATCH = replace(  # 0.4 M parameters at random: where distillation has most to give
     LITE,
     model=Model(backbone="timm:test_resnet", pretrained=False, head="lraspp", channels=128),
     train=Train(batch_size=8, max_iterations=600, lr=0.3, warmup_iterations=60),
@@ -87,6 +87,9 @@ def ablation(base: Experiment) -> Sweep:
         **{f"grid={value}": (f"method.region_grid={value}",) for value in (3, 5, 10)},
         **{f"+ {option.split('.')[1].split('=')[0]}": (option,) for option in TODAY},
         "+ averaged student": ("train.ema=0.99",),
+        "+ class weights": ("method.criterion.class_weights=median_frequency",),
+        "+ thresholds by class": ("method.confidence=0.8", "method.confidence_ema=0.99"),
+        "+ last stage": ("train.refine_iterations=200",),
     }
     rows = {"mgd": Row(changes=MGD), "supervised": Row()}
     rows |= {name: Row(changes=(*MGD, *changes)) for name, changes in parts.items()}
