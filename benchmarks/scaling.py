@@ -93,7 +93,7 @@ def loading(options: argparse.Namespace, root: str, workers: int) -> Point:
     config = experiment(root, crop=512, batch=8)
     samples = TrainingSamples(open_splits(config.data), config, together=8)
     count = max(1, options.samples // 80)
-    sampler = PositionSampler(0, count + 4, batch_size=8, accumulate=1, rank=0, world=1)
+    sampler = PositionSampler(0, count + 16, batch_size=8, accumulate=1, rank=0, world=1)  # more than are taken
     batches = iter(make_loader(samples, sampler, workers=workers, device=torch.device("cpu"), batched=True))
     for _ in range(4):  # workers that are ahead are waited for
         next(batches)
