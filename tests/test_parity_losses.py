@@ -172,6 +172,7 @@ class Recorded(nn.Module):
 
     def __init__(self, number: int, feature: str = "") -> None:
         super().__init__()
+        self.num_classes = leaf(f"mgd_sup_{number}").shape[1]
         self.outputs = {key: leaf(f"mgd_{name}_{number}") for key, name in self.KEYS}
         self.features = {key: torch.empty(0) for key, _ in self.KEYS}
         if feature:
