@@ -206,6 +206,11 @@ def network_of(found: Recognised, path: str | Path) -> SegmentationNetwork:
         ) from error
     arch = network.arch
     what = f"{arch['backbone']} with the head {arch['head']} for {network.num_classes} classes"
+    if arch["head"] == "separable" and "head.branches.1.0.bn.weight" in found.state:
+        raise UserError(
+            f"{path} holds a separable head of an earlier version, with a batch norm after each depthwise convolution; "
+            "train it again, or use the version that its config.json names"
+        )
     check_fit(found.state, network.state_dict(), path, what)
     network.load_state_dict(found.state)
     network.classes = found.classes

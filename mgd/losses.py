@@ -124,9 +124,10 @@ def mean_of_hard(
 ) -> Tensor:
     """(N,...) losses and their target -> (N,): of each row the mean over its hard pixels, as `ohem_cross_entropy`.
 
-    Which ones are hard does not depend on their classes' weights.
+    Which ones are hard does not depend on their classes' weights. These average to 1 over all labelled pixels, not over
+    the hard ones, which rare classes are most of: the mean is divided by the weights of those that are kept.
     """
-    weighed = weigh(losses, target, weights).flatten(1)
+    weight = weigh(torch.ones_like(losses), target, weights).flatten(1) if weights else None
     losses, valid = losses.flatten(1), target.flatten(1) != IGNORE_INDEX
     # An ignored pixel has loss 0, hence probability 1: the last to be kept.
     probability = torch.exp(-losses.detach())
@@ -137,7 +138,9 @@ def mean_of_hard(
         kept = valid & (too_few | (probability <= smallest.clamp(min=threshold)))
     elif min_kept <= 0:
         kept = valid & (probability <= threshold)
-    return (weighed * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+    if weight is None:
+        return (losses * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+    return (losses * weight * kept).sum(dim=1) / (weight * kept).sum(dim=1).clamp(min=1e-6)
 
 
 def weigh(losses: Tensor, target: Tensor, weights: tuple[float, ...]) -> Tensor:

@@ -149,3 +149,13 @@ def test_what_cannot_be_built_is_one_sentence(options, words):
 
 def test_a_decoder_at_stride_8_joins_the_feature_at_stride_8():
     assert small("separable", decoder_stride=8).feature(torch.randn(2, 3, 64, 64)).shape == (2, 4, 8, 8)
+
+
+def test_a_separable_head_of_an_earlier_version_is_told_as_what_it_is(tmp_path):
+    path = tmp_path / "x.pt"
+    save(path, small("separable"))
+    content = read(path)
+    content["model"]["head.branches.1.0.bn.weight"] = torch.ones(1)
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"holds a separable head of an earlier version.*train it again"):
+        load_student(path)

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     if not isinstance(config.method, MGD):
         raise UserError(f"{options.config} has no teachers: method is not mgd; name a student's config")
     folder, splits = Path(config.method.teach.dir), open_splits(config.data)
-    with processes(config.run.device) as team:
+    with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)
         precision = pick_precision(config.method.teach.precision, team.device)
         teachers = open_teachers(config, splits, team.device)
@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> None:
             print(f"{found.photos:,} photos: {found.bytes / 2**30:.2f} GiB in {folder}, about {span}", flush=True)
         if options.dry_run:
             return
-        if not (folder / "maps.json").is_file():  # else they were scored when it was begun
-            networks = {teacher.name: teacher.network for teacher in teachers}
+        networks = {teacher.name: teacher.network for teacher in teachers}
+        if not all(Path(config.run.dir, f"teacher-{name}.json").is_file() for name in networks):
             score_teachers(networks, config, splits, team.device, main=team.is_main)
         looked = teach(config, splits, teachers, precision=precision, rank=team.rank, world=team.world)
         team.wait()

@@ -82,7 +82,9 @@ class TrainingSamples(Dataset):
         for name, (stream, place) in self._places(position).items():
             if name == "second" and self.shares_first:
                 continue
-            sample[name] = self._view(self._picked(stream, place, broken), self._rng(stream, place), name)
+            # A last stage has no teachers: nothing of their maps is read.
+            kinds = self.wanted[name] if self.maps is not None and self._has_pair(position) else []
+            sample[name] = self._view(self._picked(stream, place, broken), self._rng(stream, place), kinds)
         if self._has_pair(position):
             crop = self.data.crop_size
             sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
@@ -115,8 +117,8 @@ class TrainingSamples(Dataset):
         first = self._pick(self.splits.unlabeled, position, UNLABELED, [])[0] if self.data.skip_broken else None
         return self._pick(self.splits.unlabeled, position, PARTNER, broken, other_than=first)
 
-    def _view(self, pick: Pick, rng: np.random.Generator, name: str) -> dict[str, Any]:
-        """Augmented, as tensors."""
+    def _view(self, pick: Pick, rng: np.random.Generator, kinds: Sequence[str]) -> dict[str, Any]:
+        """Augmented, as tensors; of the maps these kinds."""
         item, image, label = pick
         crop, target, geometry = self._augmented(image, label, rng)
         view: dict[str, Any] = {"image": torch.from_numpy(crop).permute(2, 0, 1)}
@@ -124,7 +126,7 @@ class TrainingSamples(Dataset):
         if target is not None:
             view["label"] = torch.from_numpy(target)
         if self.maps is not None:
-            view["maps"] = self._cut_maps(self.maps, item, image.shape[:2], geometry, self.wanted[name])
+            view["maps"] = self._cut_maps(self.maps, item, image.shape[:2], geometry, kinds)
         return view
 
     def _augmented(

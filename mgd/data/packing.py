@@ -123,4 +123,12 @@ def _items(data: Data, splits: Splits) -> list[Item]:
 def _left(items: Sequence[Item], done: dict[int, tuple[int, ...]], root: Path) -> list[int]:
     """Places of the photos that are not in the store as they are now."""
     first = len(PACK.facts) - len(Source._fields)
-    return [i for i, item in enumerate(items) if i not in done or done[i][first:] != source_of(item, root)]
+
+    def is_there(place: int, item: Item) -> bool:
+        if place not in done:
+            return False
+        # Of a photo without a label here its own size and time count: another partition may have packed its label.
+        facts = len(Source._fields) if item.label else Source._fields.index("label")
+        return done[place][first : first + facts] == source_of(item, root)[:facts]
+
+    return [place for place, item in enumerate(items) if not is_there(place, item)]

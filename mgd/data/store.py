@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mgd.data.items import Texts
 from mgd.errors import UserError, first_few
 from mgd.files import read_text, write_json
 
@@ -133,6 +134,7 @@ class Store:
     def __init__(self, sort: Sort, folder: Path, contents: Contents) -> None:
         """Raises UserError: there is none, it is of something else, not finished, or cut short."""
         self.sort, self.folder, self.contents = sort, folder, contents
+        self._names = Texts(contents.photos)  # loader processes look into it
         if not (folder / sort.description).is_file():
             raise UserError(f"{folder} holds no {sort.holds.removeprefix('the ')}; make them first: {sort.remedy}")
         self.described: list[list[Any]] = check_contents(sort, folder, contents)
@@ -153,8 +155,8 @@ class Store:
 
     def find(self, photo: str) -> int:
         """Where an image stands in the store."""
-        place = bisect_left(self.contents.photos, photo)
-        assert self.contents.photos[place] == photo
+        place = bisect_left(self._names, photo)
+        assert self._names[place] == photo
         return place
 
     def content(self, index: int, kind: int) -> np.ndarray:

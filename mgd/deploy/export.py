@@ -1,5 +1,6 @@
 """Checkpoint -> one file that segments photos, compared with the network on real ones before it gets its name."""
 
+import errno
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -125,6 +126,8 @@ def _scratch() -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         place = tempfile.gettempdir()
         raise UserError(f"{place} has no room to work in ({error}); free space, or name a folder in TMPDIR") from error
 

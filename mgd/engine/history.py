@@ -9,14 +9,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mgd.config import Experiment
+from mgd.config import CPS, Experiment
 from mgd.data.loaders import TrainingSamples
 from mgd.engine.distributed import Processes
 from mgd.engine.step import Outcome
 from mgd.errors import UserError
 
 log = logging.getLogger(__name__)
-DIVERGED = 10.0  # nats a pixel; a guess among 150 classes has 5
+DIVERGED = 10.0  # nats a pixel of one network; a guess among 150 classes has 5
 
 
 class History:
@@ -106,7 +106,8 @@ class History:
 
     def _note_divergence(self, supervised: float) -> None:
         """Tell once that the loss on labels is far above that of a guess."""
-        if supervised > DIVERGED and not self._diverged and self.team.is_main:
+        networks = 2 if isinstance(self.config.method, CPS) else 1
+        if supervised > networks * DIVERGED and not self._diverged and self.team.is_main:
             self._diverged = True
             log.warning(
                 "WARNING: the loss on labels is %.3g, far above that of a guess: training diverges. Train anew with a "

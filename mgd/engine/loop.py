@@ -80,6 +80,8 @@ class Trainer:
         self.epoch, length = run_length(config, self.splits)
         self._check_batch()
         self.inputs = inputs_of(config, self.splits)
+        if team.is_main:
+            log_to_file(self.folder)  # keeps others out from before the state is read
         previous = previous_state(self.folder, config, self.inputs, wish)
         self.iteration = previous.iteration if previous is not None else 0
         self.stretch = stretch_of(previous, length, wish.more)
@@ -91,8 +93,6 @@ class Trainer:
         how: dict[str, Any] = {"together": together, "labels_alone_from": self.refines_from}
         self.samples = TrainingSamples(self.splits, config, maps=maps, pack=pack, **how)
         self.loader = self._make_loader()
-        if team.is_main:
-            log_to_file(self.folder)
         _warn(findings)
 
         torch.manual_seed(config.train.seed)

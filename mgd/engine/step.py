@@ -90,6 +90,9 @@ class Stepper:
             wrapped = self.model if isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1 else None
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
                 computed += self._backward(part, passes.pop(0), shares[i])  # what it holds is given up
+        if parts[0].first is None:  # a last stage: DDP has filled these with zeros, which momentum would move on
+            for parameter in self.objective.beside_the_student():
+                parameter.grad = None
         norm = self._update()
         self._undo_statistics(before, norm.isfinite())
         for one in self.thresholds:

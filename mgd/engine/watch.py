@@ -36,6 +36,8 @@ class Watch:
         items = hidden_truth(config.data) if config.evaluate.watch else Items.of(())
         places = np.linspace(0, len(items) - 1, min(config.evaluate.watch, len(items))).round().astype(int)
         self.samples = ValidationSamples(items.take(places), config, len(classes))
+        for i in range(len(self.samples)):  # broken ones end all processes here, not one of them in an evaluation
+            self.samples[i]
         if config.evaluate.watch and not items:
             log.warning("WARNING: evaluate.watch: no unlabelled photo has a label on the disk, so none is watched")
 

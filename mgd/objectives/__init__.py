@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mgd.checkpoint import flat_state, read
-from mgd.config import CPS, KD, MGD, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
+from mgd.config import CPS, KD, MGD, Evaluate, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
 from mgd.data.maps import Maps
 from mgd.data.store import Contents, photo_name
@@ -81,6 +81,8 @@ def maps_contents(config: Experiment, splits: Splits) -> Contents:
     crop = config.data.crop_size
     resolved = {"crop_size": method.teach.crop_size or crop, "feature_stride": method.feature_stride(crop)}
     teach = asdict(method.teach) | resolved
+    if config.evaluate.stride != Evaluate().stride:  # of the windows; stores of the default are older than this key
+        teach["stride"] = config.evaluate.stride
     del teach["dir"]
     files = {name: find_teacher(files, name) for name, files in teacher_paths(method).items()}
     facts = {

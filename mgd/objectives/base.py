@@ -64,12 +64,13 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Terms:
         """The terms of all that is due at once: what DDP wraps."""
         terms = total(one.terms() for one in self.due(batch))
-        if batch.first is None and (beside := self._beside_the_student()):
+        if batch.first is None and (beside := self.beside_the_student()):
             # DDP waits for a gradient of every weight: of those that learn no more it is 0.
             terms["supervised"] = terms["supervised"] + 0.0 * torch.stack([p.sum() for p in beside]).sum()
         return terms
 
-    def _beside_the_student(self) -> list[nn.Parameter]:
+    def beside_the_student(self) -> list[nn.Parameter]:
+        """What is trained besides the student."""
         named = ((name.partition(".")[0], p) for name, p in self.named_parameters() if p.requires_grad)
         return [parameter for owner, parameter in named if owner != "student"]
 

@@ -118,7 +118,7 @@ def _taught(config: Experiment) -> dict[str, Any]:
     assert isinstance(method, MGD)
     facts = {f"method.{name}": values["method"][name] for name in ("deep_teacher", "wide_teacher")}
     teach = values["method"]["teach"] | {"dir": "", "crop_size": method.teach.crop_size or crop}
-    teach["feature_stride"] = method.feature_stride(crop)
+    teach |= {"feature_stride": method.feature_stride(crop), "stride": config.evaluate.stride}
     keys = ("root", "train_list", "train_folder", "partition_lists", "unlabeled", "classes", "short_side")
     return facts | {f"data.{key}": values["data"][key] for key in keys} | {"method.teach": teach}
 

@@ -101,8 +101,9 @@ def _keep_worst(
     step = 1
     while (lost := miou - (compared.miou or 0.0)) > MOST_LOST:
         ranked = ranked or _by_loss(graph, photo)
-        worst = [name for name in ranked if name not in kept][:step]
-        if not worst or len(kept) + len(worst) > len(graph.convs) // 2:
+        room = max(0, len(graph.convs) // 2 - len(kept))
+        worst = [name for name in ranked if name not in kept][: min(step, room)]
+        if not worst:
             raise UserError(
                 f"INT8 loses {100 * lost:.2f} points of mIoU with {len(kept)} of {len(graph.convs)} convolutions in "
                 f"float32, at most {100 * MOST_LOST} may be lost; calibrate with more photos like those it will see "
