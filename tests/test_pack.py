@@ -130,6 +130,23 @@ def test_a_store_serves_every_partition(config: Path, monkeypatch: pytest.Monkey
     }
 
 
+def test_packing_for_other_lists_leaves_the_labels_that_are_there(config: Path, scenes: Path) -> None:
+    lines = (scenes / load(config).data.train_list).read_text().splitlines()
+    for ratio in (2, 3):
+        labeled = lines[::ratio]
+        (scenes / f"labeled_{ratio}.txt").write_text("\n".join(labeled) + "\n")
+        rest = [line.split("\t")[0] for line in lines if line not in labeled]
+        (scenes / f"unlabeled_{ratio}.txt").write_text("\n".join(rest) + "\n")
+    lists = [CPS, "data.partition_lists={part}_{ratio}.txt"]
+    for ratio in (2, 3):
+        packed(config, *lists, f"data.partition={ratio}")
+    before = files_of(scenes / "pack")
+    for ratio in (2, 3):
+        how = packed(config, *lists, f"data.partition={ratio}")
+        assert not open_pack(replace(how.data, pack="on"), splits := open_splits(how.data)).stale([*splits.labeled])
+    assert files_of(scenes / "pack") == before
+
+
 def test_a_crop_reads_its_rows_alone(config: Path) -> None:
     experiment = packed(config)
     splits = open_splits(experiment.data)

@@ -316,6 +316,7 @@ def test_training_without_maps_or_with_those_of_another_teacher_is_refused(
         f"method.deep_teacher={other}": "teachers",
         "data.short_side=24": "options",
         "method.teach.flip=true": "options",
+        "evaluate.stride=0.5": "options",  # of the teachers' windows
     }.items():
         assert main(["train", str(config), *offline, change]) == 2
         assert f"is of another {name}" in capsys.readouterr().err
