@@ -131,12 +131,12 @@ def test_a_store_serves_every_partition(config: Path, monkeypatch: pytest.Monkey
 
 
 def test_packing_for_other_lists_leaves_the_labels_that_are_there(config: Path, scenes: Path) -> None:
-    lines = (scenes / load(config).data.train_list).read_text().splitlines()
-    for ratio in (2, 3):
-        labeled = lines[::ratio]
-        (scenes / f"labeled_{ratio}.txt").write_text("\n".join(labeled) + "\n")
-        rest = [line.split("\t")[0] for line in lines if line not in labeled]
-        (scenes / f"unlabeled_{ratio}.txt").write_text("\n".join(rest) + "\n")
+    items = list(open_splits(load(config, ["data.partition=1"]).data).labeled)
+    for ratio in (2, 3):  # an unlabelled line has no label map that could be found
+        lines = {"labeled": [f"{item.image}\t{item.label}\n" for item in items[::ratio]]}
+        lines["unlabeled"] = [f"{item.image}\n" for item in items if item not in items[::ratio]]
+        for part, its in lines.items():
+            (scenes / f"{part}_{ratio}.txt").write_text("".join(its))
     lists = [CPS, "data.partition_lists={part}_{ratio}.txt"]
     for ratio in (2, 3):
         packed(config, *lists, f"data.partition={ratio}")
