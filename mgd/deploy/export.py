@@ -126,7 +126,7 @@ def _scratch() -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         place = tempfile.gettempdir()
         raise UserError(f"{place} has no room to work in ({error}); free space, or name a folder in TMPDIR") from error
