@@ -278,7 +278,9 @@ def plot(found: Sequence[Profile], out: Path) -> None:
     axes.set(xscale="log", xlabel="multiply-accumulates of the whole network (G)", ylabel="mIoU (%)")
     axes.margins(x=0.2, y=0.1)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="lower right")
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which("{x:g}")
+    axes.legend(loc="best")
     save_figure(figure, out)
 
 
