@@ -1,8 +1,10 @@
 """Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
 import codecs
+import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -11,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import cv2
 import numpy as np
 
 from mgd.errors import UserError
+
+log = logging.getLogger(__name__)
 
 ASKED = 1000  # files whose sizes one thread asks for at a time
 BYTE_ORDER_MARKS = {  # the longest first: UTF-32's begins with UTF-16's
@@ -26,6 +30,20 @@ BYTE_ORDER_MARKS = {  # the longest first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+
+def locked_by_another(file: IO[Any]) -> bool:
+    """Lock a file that is open for writing, unless another process has: the system unlocks it however this one ends.
+
+    Closing any descriptor of the file in this process unlocks it as well. A file system without locks keeps nobody out.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError as error:
+        log.debug("%s cannot be locked (%s): nothing keeps other processes out", file.name, error)
+    return False
 
 
 @contextmanager

@@ -6,16 +6,19 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+import mgd.engine.loop as loop
 from mgd.__main__ import main
 from mgd.checkpoint import save
 from mgd.models import build_model
@@ -52,6 +55,21 @@ def train(folder: Path, root: Path, *arguments: str) -> Path:
     """Train in this process; returns the run folder."""
     assert main(["train", str(write_config(folder, root)), *arguments]) == 0
     return folder / "run"
+
+
+@contextmanager
+def broken_off(*, at: int) -> Iterator[None]:
+    """Ctrl-C in the place of the iteration `at`, counted from 0."""
+    to_device = loop.to_device
+
+    def interrupt(*arguments: Any) -> Any:
+        if arguments[2] == at:
+            raise KeyboardInterrupt
+        return to_device(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "to_device", interrupt)
+        yield
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from helpers import differences, read, run_processes, start, train, write_config
+from helpers import broken_off, differences, read, run_processes, start, train, write_config
 from torch import nn
 
 import mgd.engine.loop as loop
@@ -220,17 +220,9 @@ def test_an_interrupted_run_that_is_resumed_ends_in_the_same_weights(
     config = str(write_config(tmp_path, small_scenes))
     # The run breaks off in iteration 4, 3 being saved.
     command = ["train", config, *method_options[method], "train.max_iterations=5", "run.save_every=3", "--resume"]
-
-    def interrupt(*arguments: Any) -> Any:
-        if arguments[2] == 3:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    whole = loop.to_device
-    monkeypatch.setattr(loop, "to_device", interrupt)
-    assert main(command) == 130
+    with broken_off(at=3):
+        assert main(command) == 130
     assert read(tmp_path / "run/last.pt")["iteration"] == 3
-    monkeypatch.setattr(loop, "to_device", whole)
     assert main(command) == 0
     assert differences(trained_state(tmp_path / "run"), trained_state(undisturbed(method))) == []
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5]

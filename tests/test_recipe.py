@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import copy_of, differences, train
+from helpers import broken_off, copy_of, differences, read, train, write_config
 from test_objectives import METHOD, SIZE, batch, cps, learn, mgd, network, paper_mix, paper_valid, settled
 from torch import Tensor
 
+from mgd.__main__ import main
 from mgd.config import CPS, Criterion, Data, Experiment, Model, Supervised, UniMatch
 from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import mix
@@ -321,28 +322,13 @@ def test_a_confidence_that_is_no_probability_is_refused(method: CPS | UniMatch) 
     ids=["unimatch", "cps"],
 )
 def test_an_interrupted_run_with_averaged_teachers_ends_in_the_same_weights(
-    small_scenes: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+    small_scenes: Path, tmp_path: Path, options: list[str]
 ) -> None:
-    from helpers import read
-
-    import mgd.engine.loop as loop
-    from mgd.__main__ import main
-
     whole = train(tmp_path / "whole", small_scenes, *options, "train.max_iterations=4")
-    to_device = loop.to_device
-
-    def interrupt(*arguments: Any) -> Any:
-        if arguments[2] == 2:
-            raise KeyboardInterrupt
-        return to_device(*arguments)
-
     parts = tmp_path / "parts"
-    monkeypatch.setattr(loop, "to_device", interrupt)
-    from helpers import write_config
-
     command = ["train", str(write_config(parts, small_scenes)), *options, "train.max_iterations=4", "run.save_every=2"]
-    assert main(command) == 130
-    monkeypatch.setattr(loop, "to_device", to_device)
+    with broken_off(at=2):
+        assert main(command) == 130
     assert main([*command, "--resume"]) == 0
     states = [read(run / "last.pt")["training"]["objective"] for run in (whole, parts / "run")]
     assert any("average" in name for name in states[0])

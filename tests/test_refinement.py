@@ -1,18 +1,16 @@
 """A last stage on labels alone: what it computes and reads, runs that are cut off or divided in it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import differences, read, run_processes, train, write_config
+from helpers import broken_off, differences, read, run_processes, train, write_config
 from test_class_weights import OBJECTIVES, WEIGHTS
 from test_engine import freeze_batch_norm, frozen_forward, metrics, trained_state
 from test_objectives import batch
 from torch import nn
 
-import mgd.engine.loop as loop
 from mgd.__main__ import main
 from mgd.config import Criterion, load
 from mgd.data.batch import Batch
@@ -86,17 +84,9 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(
 ) -> None:
     options = [f"method={method}", *CPS[1:]]
     whole = train(tmp_path / "whole", small_scenes, *options)
-    to_device = loop.to_device
-
-    def interrupt(*arguments: Any) -> Any:
-        if arguments[2] == saved:
-            raise KeyboardInterrupt
-        return to_device(*arguments)
-
-    monkeypatch.setattr(loop, "to_device", interrupt)
     command = ["train", str(write_config(tmp_path / "parts", small_scenes)), *options, "run.save_every=2", "--resume"]
-    assert main(command) == 130
-    monkeypatch.setattr(loop, "to_device", to_device)
+    with broken_off(at=saved):
+        assert main(command) == 130
     assert main(command) == 0
     assert differences(trained_state(tmp_path / "parts/run"), trained_state(whole)) == []
 

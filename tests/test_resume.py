@@ -4,20 +4,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import BACKBONE, CHANNELS, differences, read, train, write_config, write_image, write_network
+from helpers import BACKBONE, CHANNELS, broken_off, differences, read, train, write_config, write_image, write_network
 from PIL import Image
 from test_engine import metrics, trained_state
 
-import mgd.engine.loop as loop
 from mgd.__main__ import main
 from mgd.checkpoint import save
 from mgd.config import load
-from mgd.data.batch import Batch
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import Trainer
 from mgd.engine.resume import Wish
@@ -231,15 +228,7 @@ def test_more_iterations_that_were_interrupted_go_on_and_are_not_added_twice(
     run = train(tmp_path / "cut", small_scenes)
     config = str(tmp_path / "cut")
 
-    move = loop.to_device
-
-    def interrupt(*arguments: Any) -> Batch:
-        if arguments[2] == 5:
-            raise KeyboardInterrupt
-        return move(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "to_device", interrupt)
+    with broken_off(at=5):
         assert main(["train", config, "--more", "4", "run.save_every=2"]) == 130
     assert read(run / "last.pt")["iteration"] == 4
     assert main(["train", config, "--more", "4"]) == 0

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import differences, read, run_processes, train, write_config
+from helpers import broken_off, differences, read, run_processes, train, write_config
 from test_engine import freeze_batch_norm, frozen_forward, metrics, trained_state
 from test_objectives import METHOD, SIZE, batch, cps, mgd, network, paper_valid, settled
 from test_recipe import loud
 from torch import nn
 
-import mgd.engine.loop as loop
 from mgd.__main__ import main
 from mgd.config import CPS, MGD, Data, Experiment, MeanTeacher, Model, Train, UniMatch
 from mgd.engine.distributed import Processes
@@ -128,17 +127,9 @@ def test_a_run_that_is_cut_off_ends_with_the_same_weights_and_thresholds(
 ) -> None:
     options = [*(teachers if method == "mgd" else ["method=cps"]), *ON, "train.max_iterations=4", "evaluate.every=2"]
     whole = train(tmp_path / "whole", small_scenes, *options)
-    to_device = loop.to_device
-
-    def interrupt(*arguments: Any) -> Any:
-        if arguments[2] == 2:
-            raise KeyboardInterrupt
-        return to_device(*arguments)
-
-    monkeypatch.setattr(loop, "to_device", interrupt)
     command = ["train", str(write_config(tmp_path / "parts", small_scenes)), *options, "run.save_every=2", "--resume"]
-    assert main(command) == 130
-    monkeypatch.setattr(loop, "to_device", to_device)
+    with broken_off(at=2):
+        assert main(command) == 130
     assert main(command) == 0
     state = trained_state(whole)
     learned = [value for name, value in state.items() if name.endswith(".learned")]

@@ -5,7 +5,6 @@ one record of fixed size for each photo, written after its arrays: a process tha
 the next one cuts off. A rank writes files of its own; all of them make the store.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ import numpy as np
 
 from mgd.data.items import Texts
 from mgd.errors import UserError, first_few
-from mgd.files import read_text, write_json
+from mgd.files import locked_by_another, read_text, write_json
 
 PENDING = 32  # photos whose arrays are put on the disk together
 
@@ -220,12 +219,8 @@ class _Appended:
 
     def lock(self) -> None:
         """Keep other processes from writing: what two append between each other would be told of wrongly."""
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"{self.path} is being written by another process; wait for its end") from error
-        except OSError:  # a file system without locks
-            pass
+        if locked_by_another(self._file):
+            raise UserError(f"{self.path} is being written by another process; wait for its end")
 
     def cut_off(self, size: int) -> None:
         self._file.truncate(size)

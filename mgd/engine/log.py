@@ -1,6 +1,5 @@
 """What a run tells: text log, metrics.jsonl, TensorBoard, progress bar; and the record of what ran."""
 
-import fcntl
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ from PIL import Image
 
 from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
-from mgd.files import read_text, write_json
+from mgd.files import locked_by_another, read_text, write_json
 from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -63,14 +62,10 @@ def log_to_file(folder: Path) -> None:
         file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"run.dir={folder} cannot be written to ({error}); choose another run.dir") from error
-    try:
-        assert file.stream is not None  # it is opened above
-        fcntl.lockf(file.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system takes it back however a process ends
-    except (BlockingIOError, PermissionError) as error:
+    assert file.stream is not None  # it is opened above
+    if locked_by_another(file.stream):
         file.close()
-        raise UserError(f"run.dir={folder}: another process trains there; let it end, or choose another") from error
-    except OSError:
-        log.debug("%s is on a file system without locks: nothing keeps a second run out", folder)
+        raise UserError(f"run.dir={folder}: another process trains there; let it end, or choose another")
     logging.getLogger("mgd").addHandler(_formatted(file, "%(asctime)s %(levelname)s %(message)s"))
 
 
