@@ -260,6 +260,7 @@ def test_an_exported_file_agrees_with_the_network_and_says_so_on_its_card(export
     assert [c["name"] for c in card["classes"]] == [*mgd.load_student(run / "last.pt").classes]
     assert card["parameters"] == sum(p.numel() for p in mgd.load_student(run / "last.pt").parameters())
     assert [file.name for file in exported.parent.glob("*.data")] == []  # weights inside
+    assert b".py" not in exported.read_bytes()  # nor paths of the machine that wrote it
 
 
 @needs_export
@@ -313,8 +314,10 @@ def test_a_file_that_differs_from_the_network_does_not_get_its_name(
 
 @pytest.mark.parametrize("kind", ["pt2", "torchscript"])
 def test_pytorchs_own_formats_are_written_and_verified(run: Path, tmp_path: Path, kind: str) -> None:
-    out = tmp_path / f"student.{kind}"
-    assert main(["export", str(run / "last.pt"), "--format", kind, "--size", "48x64", "--out", str(out)]) == 0
+    out = tmp_path / f"student.{kind}"  # of a size that the photos do not have
+    arguments = ["export", str(run / "last.pt"), "--format", kind, "--size", "40x56"]
+    assert main([*arguments, "--out", str(out.with_suffix(""))]) == 0
+    assert open_runner(out).size == (40, 56)
     assert main(["verify", str(out)]) == 0
 
 
@@ -367,6 +370,7 @@ def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> N
         (["--format", "web", "--runtime", "nowhere"], "npm install onnxruntime-web"),
         (["--format", "pt2", "--int8", "photos"], "leave out --format pt2"),
         (["--format", "litert"], "pip install onnx2tf"),
+        (["--format", "pt2", "--out", "x.onnx"], "--format pt2 writes .pt2 files; name it x.pt2"),
         (["--images", "nowhere"], "nowhere is not a folder"),
     ],
 )

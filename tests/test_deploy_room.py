@@ -74,7 +74,8 @@ def test_an_export_that_the_disk_has_no_room_for_keeps_the_previous_file_its_car
 def test_an_export_that_has_no_room_to_work_in_is_a_sentence(
     student: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--images", str(photos), "--format", "torchscript", "--size", "48x64", "--out", str(tmp_path / "x.ts")]
+    out = str(tmp_path / "x.torchscript")
+    arguments = ["--images", str(photos), "--format", "torchscript", "--size", "48x64", "--out", out]
     assert start("export", str(student), *arguments, first=leave_no_room).wait() == 2
     assert "has no room to work in" in capfd.readouterr().err.splitlines()[-1]
     assert [*tmp_path.iterdir()] == []

@@ -44,7 +44,7 @@ def _write_weights(options: argparse.Namespace) -> None:
     from mgd.deploy.source import open_source
 
     hub = options.kind == "hub"
-    out = options.out or options.checkpoint.with_name(f"{options.checkpoint.stem}{'-hub' if hub else '.safetensors'}")
+    out = _folder(options) if hub else _file(options, ".safetensors")
     source = open_source(options.checkpoint, data_root=options.data_root)
     if hub:
         from mgd.deploy.hub import write_folder
@@ -78,10 +78,8 @@ def _write_graph(options: argparse.Namespace) -> None:
     runtime = find_runtime(options.runtime) if web else None
     if web and options.output != "labels":
         raise UserError(f"--format web shows labels; leave out --output {options.output}")
-    suffix = "-web" if web else SUFFIXES[options.kind]
-    folder = out = options.out or options.checkpoint.with_name(f"{options.checkpoint.stem}{suffix}")
-    if web:
-        out = folder / MODEL
+    folder = _folder(options)
+    out = folder / MODEL if web else _file(options, SUFFIXES[options.kind])
     order = Order(
         kind="onnx" if web else options.kind,
         out=out,
@@ -99,6 +97,22 @@ def _write_graph(options: argparse.Namespace) -> None:
         write_page(folder, runtime)
         print(f"to open the page: python -m http.server --directory {folder}, then http://localhost:8000")
     print(f"{out} ({card['bytes'] / 1e6:.1f} MB), {out.name}.json (card), {out.name}.npz (a photo to test with)")
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return options.out or options.checkpoint.with_name(f"{options.checkpoint.stem}-{options.kind}")
+
+
+def _file(options: argparse.Namespace, suffix: str) -> Path:
+    """--out, its suffix put where it has none; default: beside the checkpoint."""
+    out = options.out or options.checkpoint
+    if options.out is None or not out.suffix:
+        return out.with_suffix(suffix)
+    if out.suffix != suffix:
+        raise UserError(
+            f"--out {out}: --format {options.kind} writes {suffix} files; name it {out.with_suffix(suffix)}"
+        )
+    return out
 
 
 def _summary(card: dict) -> str:

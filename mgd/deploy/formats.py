@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgd.deploy.runtime import SIZE_FILE
 from mgd.errors import UserError
 from mgd.extras import need
 from mgd.models.photo import NAMES, PhotoGraph
@@ -59,6 +60,7 @@ def write_onnx(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, metad
     assert program is not None
     model = program.model_proto
     _name_axes(model)
+    _forget_the_tracing(model)
     onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     onnx.save(model, str(path))
 
@@ -72,12 +74,13 @@ def write_pt2(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
 
 
 def write_torchscript(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
-    """A traced TorchScript module. Raises UserError for a dynamic size, which a trace cannot have."""
+    """A traced TorchScript module, its size in an extra file. Raises UserError for a dynamic one: traces have none."""
     if shape.size is None:
         raise UserError("--format torchscript records one size; name it, such as --size 512x512, or use pt2 or onnx")
     buffer = io.BytesIO()  # torch says of a full disk no more than that a runtime error happened; open() tells it
     with _quiet(), torch.no_grad():
-        torch.jit.save(torch.jit.trace(graph, shape.example(), check_trace=False), buffer)
+        traced = torch.jit.trace(graph, shape.example(), check_trace=False)
+        torch.jit.save(traced, buffer, _extra_files={SIZE_FILE: json.dumps(shape.size)})
     path.write_bytes(buffer.getvalue())
 
 
@@ -102,7 +105,7 @@ def _program(graph: PhotoGraph, shape: Shape) -> torch.export.ExportedProgram:
     sides = {name: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in AXES[1:]}
     dims = {"batch": torch.export.Dim("batch", min=1, max=1024), **sides}
     axes = {i: dims[name] for i, name in enumerate(AXES) if name in shape.dynamic}
-    return torch.export.export(
+    program = torch.export.export(
         graph,
         (shape.example(),),
         dynamic_shapes=(axes,) if axes else None,
@@ -110,6 +113,9 @@ def _program(graph: PhotoGraph, shape: Shape) -> torch.export.ExportedProgram:
         # Sizes after strides are floors that the solver cannot compare: checked when it runs, not promised beforehand.
         prefer_deferred_runtime_asserts_over_guards=True,
     )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # with paths of this machine
+    return program
 
 
 def _name_axes(model: Any) -> None:
@@ -121,6 +127,12 @@ def _name_axes(model: Any) -> None:
             if dim.dim_param in names:
                 dim.dim_param = names[dim.dim_param]
     del model.graph.value_info[:]  # they name the old axes; runtimes infer them again
+
+
+def _forget_the_tracing(model: Any) -> None:
+    """Drop what the tracer notes about every node: stack traces with paths of this machine, a tenth of a small file."""
+    for part in (*model.graph.node, *model.graph.initializer, model.graph, model):
+        del part.metadata_props[:]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Run exported files: photos (N,H,W,3) uint8 in, named arrays out, whatever the format."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mgd.models.photo import NAMES, PhotoGraph
 Outputs = dict[str, np.ndarray]
 Size = tuple[int, int]  # height, width
 SUFFIXES = (".onnx", ".xml", ".pt2", ".torchscript")
+SIZE_FILE = "photo_size.json"  # in a TorchScript archive, whose graph does not tell
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ def open_runner(path: Path, *, threads: int = 0) -> Runner:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is not an exported file; expected one of {', '.join(SUFFIXES)}")
     try:
-        module: Any = torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(path)
+        module, size = _load_program(path) if path.suffix == ".pt2" else _load_script(path)
     except Exception as error:  # the two loaders raise whatever a damaged zip leads them to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be loaded ({reason}); export it again") from error
-    return Runner(lambda photos: _run_torch(module, (), photos))
+    return Runner(lambda photos: _run_torch(module, (), photos), size)
 
 
 def onnx_runner(model: bytes, name: Path, *, threads: int = 0) -> Runner:
@@ -118,6 +120,20 @@ def _open_openvino(path: Path, threads: int) -> Runner:
         return {name: np.array(array) for name, array in zip(names, model(photos).values(), strict=True)}
 
     return Runner(run, size)
+
+
+def _load_program(path: Path) -> tuple[Any, Size | None]:
+    program = torch.export.load(path)
+    (name,) = program.graph_signature.user_inputs
+    (image,) = (node.meta["val"] for node in program.graph.nodes if node.name == name)
+    height, width = image.shape[1:3]
+    return program.module(), (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _load_script(path: Path) -> tuple[Any, Size | None]:
+    extra = {SIZE_FILE: ""}
+    module = torch.jit.load(path, _extra_files=extra)
+    return module, tuple(json.loads(extra[SIZE_FILE])) if extra[SIZE_FILE] else None  # files of other versions lack it
 
 
 @torch.inference_mode()
