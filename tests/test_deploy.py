@@ -328,19 +328,45 @@ def test_openvinos_format_is_two_files_written_and_verified_together(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "student.xml"
-    assert main(["export", str(run / "last.pt"), "--format", "openvino", "--size", "48x64", "--out", str(out)]) == 0
+    assert main(["export", str(run / "last.pt"), "--format", "openvino", "--size", "40x56", "--out", str(out)]) == 0
     assert main(["verify", str(out)]) == 0
     weights = out.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes() + b"\0")
     assert "is not the file of its card" in refused(capsys, "verify", out)
 
 
-def test_without_openvino_its_pip_command_is_told(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("litert_torch") is None, reason="the extra mgd[litert] is not installed")
+def test_litert_files_are_written_and_verified(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "student.tflite"  # of a size that the photos do not have
+    arguments = ["export", str(run / "last.pt"), "--format", "litert", "--size", "40x56", "--out", str(out)]
+    assert main([*arguments, "--output", "labels+confidence"]) == 0
+    runner = open_runner(out)
+    assert runner.size == (40, 56)
+    found = runner.run(np.zeros((1, 40, 56, 3), np.uint8))
+    assert {name: (array.shape, array.dtype.name) for name, array in found.items()} == {
+        "label": ((1, 40, 56), "uint8"),
+        "confidence": ((1, 40, 56), "float32"),
+    }
+    assert main(["verify", str(out)]) == 0
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(out.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a model that LiteRT can run"):
+        open_runner(damaged)
+
+
+@pytest.mark.parametrize(("extra", "package"), [("openvino", "openvino"), ("litert", "litert_torch")])
+def test_without_a_converter_its_pip_command_is_told(
+    extra: str,
+    package: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    arguments = ("export", run / "last.pt", "--format", "openvino", "--size", "48x64", "--out", tmp_path / "x.xml")
-    assert "pip install 'mgd[openvino]'" in refused(capsys, *arguments)
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = ("export", run / "last.pt", "--format", extra, "--size", "48x64", "--out", tmp_path / "x")
+    assert f"pip install 'mgd[{extra}]'" in refused(capsys, *arguments)
 
 
 @needs_export
@@ -369,7 +395,8 @@ def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> N
         (["--format", "torchscript"], "records one size"),
         (["--format", "web", "--runtime", "nowhere"], "npm install onnxruntime-web"),
         (["--format", "pt2", "--int8", "photos"], "leave out --format pt2"),
-        (["--format", "litert"], "pip install onnx2tf"),
+        (["--format", "litert"], "records one size"),
+        (["--format", "litert", "--size", "48x64", "--short-side", "40"], "--short-side 0 to segment them as they are"),
         (["--format", "pt2", "--out", "x.onnx"], "--format pt2 writes .pt2 files; name it x.pt2"),
         (["--images", "nowhere"], "nowhere is not a folder"),
     ],

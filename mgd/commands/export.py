@@ -5,12 +5,10 @@ from pathlib import Path
 
 from mgd.errors import UserError
 
-CONVERTERS = {"litert": ("onnx2tf", "onnx2tf -i {}")}  # that others write from an ONNX file: (package, command)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="ours or an official one")
-    kinds = ("onnx", "pt2", "torchscript", "openvino", "web", *CONVERTERS, "safetensors", "hub")
+    kinds = ("onnx", "pt2", "torchscript", "openvino", "litert", "web", "safetensors", "hub")
     told = (
         "default onnx; web: a page; safetensors: the weights; hub: a folder for the Hugging Face Hub, with a model card"
     )
@@ -67,13 +65,6 @@ def _write_graph(options: argparse.Namespace) -> None:
     shape = Shape(size=_size(options.size), batch=_batch(options.batch))
     if options.count < 1 or (options.short_side is not None and options.short_side < 0):
         raise UserError("--count must be 1 or more, --short-side 0 or more")
-    if options.kind in CONVERTERS:
-        package, command = CONVERTERS[options.kind]
-        file = options.checkpoint.with_suffix(".onnx")
-        raise UserError(
-            f"--format {options.kind} is made from an ONNX file by its own converter: export --format onnx --out "
-            f"{file} first, then pip install {package} and {command.format(file)}"
-        )
     web = options.kind == "web"
     runtime = find_runtime(options.runtime) if web else None
     if web and options.output != "labels":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgd.deploy.runtime import SIZE_FILE
 from mgd.errors import UserError
@@ -92,13 +92,42 @@ def write_openvino(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, m
     openvino.save_model(openvino.convert_model(str(onnx)), str(path), compress_to_fp16=False)
 
 
+class _Named(nn.Module):
+    """A photo graph whose outputs a program has by name."""
+
+    def __init__(self, photo_graph: PhotoGraph) -> None:
+        super().__init__()
+        self.photo_graph = photo_graph
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        found = self.photo_graph(image)
+        outputs = found if isinstance(found, tuple) else (found,)
+        return dict(zip(NAMES[self.photo_graph.output], outputs, strict=True))
+
+
+def write_litert(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
+    """LiteRT's flatbuffer. Raises UserError for a dynamic size, and for shrinking, which LiteRT cannot antialias."""
+    if shape.dynamic:
+        raise UserError("--format litert records one size and batch; name them, such as --size 512x512 --batch 1")
+    if graph.short_side:
+        raise UserError(
+            f"--format litert cannot shrink photos to a short side of {graph.short_side}: let the app do it and name a "
+            "--size of that short side, or --short-side 0 to segment them as they are"
+        )
+    litert = need("litert_torch", extra="litert")
+    with _quiet():
+        litert.config.show_progress = False
+        litert.convert(_Named(graph).eval(), sample_kwargs={"image": shape.example()}).export(str(path))
+
+
 WRITERS: dict[str, Callable[..., None]] = {
     "onnx": write_onnx,
     "pt2": write_pt2,
     "torchscript": write_torchscript,
     "openvino": write_openvino,
+    "litert": write_litert,
 }
-SUFFIXES = {kind: f".{kind}" for kind in WRITERS} | {"openvino": ".xml"}
+SUFFIXES = {kind: f".{kind}" for kind in WRITERS} | {"openvino": ".xml", "litert": ".tflite"}
 
 
 def _program(graph: PhotoGraph, shape: Shape) -> torch.export.ExportedProgram:

@@ -1,6 +1,7 @@
 """Run exported files: photos (N,H,W,3) uint8 in, named arrays out, whatever the format."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from mgd.models.photo import NAMES, PhotoGraph
 
 Outputs = dict[str, np.ndarray]
 Size = tuple[int, int]  # height, width
-SUFFIXES = (".onnx", ".xml", ".pt2", ".torchscript")
+SUFFIXES = (".onnx", ".xml", ".tflite", ".pt2", ".torchscript")
 SIZE_FILE = "photo_size.json"  # in a TorchScript archive, whose graph does not tell
 
 
@@ -60,6 +61,8 @@ def open_runner(path: Path, *, threads: int = 0) -> Runner:
         return _open_onnx(path.read_bytes(), path, threads)
     if path.suffix == ".xml":
         return _open_openvino(path, threads)
+    if path.suffix == ".tflite":
+        return _open_litert(path, threads)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is not an exported file; expected one of {', '.join(SUFFIXES)}")
     try:
@@ -120,6 +123,17 @@ def _open_openvino(path: Path, threads: int) -> Runner:
         return {name: np.array(array) for name, array in zip(names, model(photos).values(), strict=True)}
 
     return Runner(run, size)
+
+
+def _open_litert(path: Path, threads: int) -> Runner:
+    interpreter = need("ai_edge_litert.interpreter", extra="litert")
+    try:
+        model = interpreter.Interpreter(str(path), num_threads=threads or os.cpu_count())
+        signature = model.get_signature_runner()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not a model that LiteRT can run ({str(error)[:200]})") from error
+    height, width = signature.get_input_details()["image"]["shape"][1:3].tolist()
+    return Runner(lambda photos: signature(image=photos), (height, width))
 
 
 def _load_program(path: Path) -> tuple[Any, Size | None]:
