@@ -122,7 +122,7 @@ def _measure(file: Path, first: Path, threads: int, runs: int) -> Row:
         p95=round(float(np.percentile(times, 95)), 2),
         throughput=round(1000 * len(photo) / float(times.mean()), 2),
         peak=round(_peak() - before, 1),
-        megabytes=round(file.stat().st_size / 1e6, 2),
+        megabytes=round((card["bytes"] if card else file.stat().st_size) / 1e6, 2),
         agreement=compared.get("agreement") if card else 1.0,
         miou=compared.get("miou") if card else reference,
         photos=((card or read_card(first) or {}).get("comparison") or {}).get("photos"),

@@ -2,7 +2,9 @@
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -21,20 +23,21 @@ from mgd.report.runs import Run, teachers_of
 from mgd.statistics import Difference, ious
 
 PAIRS = 5  # of classes that two runs disagree on
+NUMBER = re.compile(r"(<[^>]*>)*[-+]?\d")  # how a table's cell begins
 
 
 def report_html(runs: Sequence[Run], found: Predictions, scored: Sequence[Score], *, images: int = 12) -> str:
     """The whole page; `images`: how many validation images are shown, the last run's worst first."""
     sections = {
         "Scores": _scores(scored, found),
-        "Learning curves": learning_curves(runs),
+        "Learning curves": _row(learning_curves(runs)) or "<p>Not recorded.</p>",
         "Classes": _classes(scored, found),
         "Worst images first": _panels(runs, found, images),
         "Agreement": _agreement(runs, found, scored),
         "Teachers and students": _teachers(runs, found, scored),
-        "Confusion": '<div class="row">'
-        + "".join(confusion(c.sum(0), found.classes, r.name) for r, c in zip(runs, found.confusions, strict=True))
-        + "</div>",
+        "Confusion": _row(
+            [confusion(c.sum(0), found.classes, r.name) for r, c in zip(runs, found.confusions, strict=True)]
+        ),
         "Cost": _cost(runs),
         "Settings that differ": _settings(runs),
         "Commands": _commands(runs),
@@ -44,11 +47,21 @@ def report_html(runs: Sequence[Run], found: Predictions, scored: Sequence[Score]
     return template.substitute(title=escape(" / ".join(run.name for run in runs)), body=body)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML already."""
-    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+def _row(pictures: Sequence[str]) -> str:
+    """Side by side, or below each other where the window is narrow."""
+    return f'<div class="row">{"".join(pictures)}</div>' if pictures else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML already; columns that hold a number are set to the right."""
+    kinds = [' class="number"' if any(map(NUMBER.match, column)) else "" for column in zip(*rows, strict=True)]
+    lines = "".join(f"<tr>{_cells('td', row, kinds)}</tr>\n" for row in rows)
+    top = _cells("th", [escape(cell) for cell in head], kinds)
     return f'<div class="scroll"><table><tr>{top}</tr>\n{lines}</table></div>'
+
+
+def _cells(tag: str, row: Sequence[str], kinds: Sequence[str]) -> str:
+    return "".join(f"<{tag}{kind}>{cell}</{tag}>" for cell, kind in zip(row, kinds, strict=True))
 
 
 def _percent(value: float) -> str:
@@ -85,7 +98,7 @@ def _difference(difference: Difference) -> str:
         return "absent"
     text = f"{100 * difference.mean:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
     if not difference.sign:
-        return f'<span class="same">{text} not distinguishable</span>'
+        return f'<span class="same">{text}<br><small>not distinguishable</small></span>'
     return f'<span class="{"up" if difference.mean > 0 else "down"}">{text}</span>'
 
 
@@ -171,10 +184,20 @@ def _cost(runs: Sequence[Run]) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> str:
+    """A table of what differs, and below it what only some runs have: another method's settings."""
     flat = [_flat(to_dict(run.source.config)) if run.source.config else {} for run in runs]
-    keys = sorted({key for one in flat for key in one if len({str(other.get(key)) for other in flat}) > 1})
-    rows = [[escape(key), *(escape(str(one.get(key, ""))) for one in flat)] for key in keys]
-    return _table(["key", *(run.name for run in runs)], rows) if rows else "<p>None.</p>"
+    rows, partial = [], defaultdict[tuple[str, ...], list[str]](list)
+    for key in sorted({key for one in flat for key in one} - {"run.dir"}):
+        values = [str(one[key]) if key in one else None for one in flat]
+        if len({*values} - {None}) > 1:
+            rows.append([escape(key), *("-" if value is None else escape(value) for value in values)])
+        elif None in values:
+            having = tuple(run.name for run, value in zip(runs, values, strict=True) if value is not None)
+            partial[having].append(f"{key}={next(value for value in values if value is not None)}")
+    text = _table(["key", *(run.name for run in runs)], rows) if rows else ""
+    for having, settings in partial.items():
+        text += f"<p>Only {escape(', '.join(having))}:</p><pre>{escape('  '.join(settings))}</pre>"
+    return text or "<p>None.</p>"
 
 
 def _commands(runs: Sequence[Run]) -> str:

@@ -10,11 +10,12 @@ from mgd.figures import new_figure, svg
 from mgd.report.runs import Run
 
 
-def learning_curves(runs: Sequence[Run]) -> str:
-    """Total loss, mIoU on the validation list where it was scored, and learning rate, against iterations."""
-    figure = new_figure(10, 3)
-    panels = [("loss/total", "loss", 1.0), ("miou", "mIoU, %", 100.0), ("lr", "learning rate", 1.0)]
-    for axes, (key, title, factor) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+def learning_curves(runs: Sequence[Run]) -> list[str]:
+    """Total loss, mIoU on the validation list and learning rate against iterations, each where a run recorded it."""
+    pictures = []
+    for key, title, factor in (("loss/total", "loss", 1.0), ("miou", "mIoU, %", 100.0), ("lr", "learning rate", 1.0)):
+        figure = new_figure(4.5, 3)
+        axes = figure.subplots()
         for run in runs:
             points = [(line["step"], factor * value) for line in run.metrics if (value := _find(line, key)) is not None]
             if points:
@@ -23,9 +24,8 @@ def learning_curves(runs: Sequence[Run]) -> str:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=7)
-        else:
-            axes.text(0.5, 0.5, "not recorded", ha="center", transform=axes.transAxes)
-    return svg(figure)
+            pictures.append(svg(figure))
+    return pictures
 
 
 def confusion(matrix: np.ndarray, classes: Classes, title: str) -> str:
