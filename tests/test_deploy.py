@@ -315,9 +315,10 @@ def test_a_file_that_differs_from_the_network_does_not_get_its_name(
 @pytest.mark.parametrize("kind", ["pt2", "torchscript"])
 def test_pytorchs_own_formats_are_written_and_verified(run: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / f"student.{kind}"  # of a size that the photos do not have
-    arguments = ["export", str(run / "last.pt"), "--format", kind, "--size", "40x56"]
+    arguments = ["export", str(run / "last.pt"), "--format", kind, "--size", "40x56", "--batch", "2"]
     assert main([*arguments, "--out", str(out.with_suffix(""))]) == 0
-    assert open_runner(out).size == (40, 56)
+    runner = open_runner(out)
+    assert (runner.size, runner.batch) == ((40, 56), 2)
     assert main(["verify", str(out)]) == 0
 
 
@@ -329,6 +330,7 @@ def test_openvinos_format_is_two_files_written_and_verified_together(
 ) -> None:
     out = tmp_path / "student.xml"
     assert main(["export", str(run / "last.pt"), "--format", "openvino", "--size", "40x56", "--out", str(out)]) == 0
+    assert open_runner(out).size == (40, 56)
     assert main(["verify", str(out)]) == 0
     weights = out.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes() + b"\0")

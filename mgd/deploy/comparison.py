@@ -96,14 +96,14 @@ def compare_runners(
     confusions = [torch.zeros(count, count, dtype=torch.int64) for _ in range(2)]
     same, pixels, difference, labelled = 0, 0, None, 0
     for item in items:
-        photo = file.fit(load_image(item.image))[None]
-        expected, found = reference.run(photo)["logits"], file.run(photo)
+        photo = file.fit(load_image(item.image))
+        expected, found = reference.run(photo[:1])["logits"], file.run(photo)
         if not np.isfinite(expected).all():
             raise UserError(f"the network gives scores that are not finite on {item.image}; its weights are broken")
         maps = [label_of(found), expected.argmax(axis=1)[0].astype(np.uint8)]
         same, pixels = same + int((maps[0] == maps[1]).sum()), pixels + maps[0].size
         if "logits" in found:
-            difference = max(difference or 0.0, float(np.abs(found["logits"] - expected).max()))
+            difference = max(difference or 0.0, float(np.abs(found["logits"][:1] - expected).max()))
         if item.label is not None:
             truth = load_label(item.label, count, ignore_values)
             for confusion, one in zip(confusions, maps, strict=True):

@@ -172,8 +172,8 @@ def _with_logits(made: Path) -> Runner:
 
 
 def _photo(runner: Runner, items: Sequence[Item]) -> np.ndarray:
-    """(1,H,W,3): the first photo, as the file takes it."""
-    return np.ascontiguousarray(runner.fit(load_image(items[0].image))[None])
+    """(batch,H,W,3): the first photo, as the file takes it."""
+    return runner.fit(load_image(items[0].image))
 
 
 def _file_facts(made: Path, order: Order, outputs: dict[str, np.ndarray]) -> dict[str, Any]:

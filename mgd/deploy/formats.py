@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgd.deploy.runtime import SIZE_FILE
+from mgd.deploy.runtime import SHAPE_FILE
 from mgd.errors import UserError
 from mgd.extras import need
 from mgd.models.photo import NAMES, PhotoGraph
@@ -80,7 +80,7 @@ def write_torchscript(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> 
     buffer = io.BytesIO()  # torch says of a full disk no more than that a runtime error happened; open() tells it
     with _quiet(), torch.no_grad():
         traced = torch.jit.trace(graph, shape.example(), check_trace=False)
-        torch.jit.save(traced, buffer, _extra_files={SIZE_FILE: json.dumps(shape.size)})
+        torch.jit.save(traced, buffer, _extra_files={SHAPE_FILE: json.dumps([*shape.example().shape])})
     path.write_bytes(buffer.getvalue())
 
 

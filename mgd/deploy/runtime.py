@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mgd.models.photo import NAMES, PhotoGraph
 Outputs = dict[str, np.ndarray]
 Size = tuple[int, int]  # height, width
 SUFFIXES = (".onnx", ".xml", ".tflite", ".pt2", ".torchscript")
-SIZE_FILE = "photo_size.json"  # in a TorchScript archive, whose graph does not tell
+SHAPE_FILE = "image_shape.json"  # in a TorchScript archive, whose graph does not tell
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,20 @@ class Runner:
     Attributes:
         run: uint8 (N,H,W,3) -> outputs by name.
         size: what photos must have; None takes any.
+        batch: how many of them a run is for.
     """
 
     run: Callable[[np.ndarray], Outputs]
     size: Size | None = None
+    batch: int = 1
 
     def fit(self, photo: np.ndarray) -> np.ndarray:
-        """A photo (H,W,3) stretched to `size`, as an app does with a camera's picture."""
-        if self.size is None or photo.shape[:2] == self.size:
-            return photo
-        shrinks = photo.shape[0] * photo.shape[1] > self.size[0] * self.size[1]
-        return cv2.resize(photo, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        """A photo (H,W,3) stretched to `size`, as an app does with a camera's picture: (batch,H,W,3), all the same."""
+        if self.size is not None and photo.shape[:2] != self.size:
+            shrinks = photo.shape[0] * photo.shape[1] > self.size[0] * self.size[1]
+            how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            photo = cv2.resize(photo, self.size[::-1], interpolation=how)
+        return np.repeat(photo[None], self.batch, axis=0)
 
 
 def torch_runner(graph: PhotoGraph, size: Size | None) -> Runner:
@@ -66,11 +69,11 @@ def open_runner(path: Path, *, threads: int = 0) -> Runner:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is not an exported file; expected one of {', '.join(SUFFIXES)}")
     try:
-        module, size = _load_program(path) if path.suffix == ".pt2" else _load_script(path)
+        module, fixed = _load_program(path) if path.suffix == ".pt2" else _load_script(path)
     except Exception as error:  # the two loaders raise whatever a damaged zip leads them to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be loaded ({reason}); export it again") from error
-    return Runner(lambda photos: _run_torch(module, (), photos), size)
+    return Runner(lambda photos: _run_torch(module, (), photos), **fixed)
 
 
 def onnx_runner(model: bytes, name: Path, *, threads: int = 0) -> Runner:
@@ -98,13 +101,11 @@ def _open_onnx(model: bytes, path: Path, threads: int) -> Runner:
         raise UserError(f"{path} is not a model that ONNX Runtime can run ({str(error)[:200]})") from error
     names = [output.name for output in session.get_outputs()]
     (image,) = session.get_inputs()
-    height, width = image.shape[1:3]
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def run(photos: np.ndarray) -> Outputs:
         return dict(zip(names, session.run(names, {image.name: photos}), strict=True))
 
-    return Runner(run, size)
+    return Runner(run, **_fixed(image.shape))
 
 
 def _open_openvino(path: Path, threads: int) -> Runner:
@@ -116,13 +117,12 @@ def _open_openvino(path: Path, threads: int) -> Runner:
     except RuntimeError as error:
         raise UserError(f"{path} is not a model that OpenVINO can run ({str(error)[:200]})") from error
     names = [output.get_any_name() for output in model.outputs]
-    shape = model.inputs[0].get_partial_shape()
-    size = None if shape.is_dynamic else (shape[1].get_length(), shape[2].get_length())
+    shape = [None if side.is_dynamic else side.get_length() for side in model.inputs[0].get_partial_shape()]
 
     def run(photos: np.ndarray) -> Outputs:
         return {name: np.array(array) for name, array in zip(names, model(photos).values(), strict=True)}
 
-    return Runner(run, size)
+    return Runner(run, **_fixed(shape))
 
 
 def _open_litert(path: Path, threads: int) -> Runner:
@@ -132,22 +132,27 @@ def _open_litert(path: Path, threads: int) -> Runner:
         signature = model.get_signature_runner()
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a model that LiteRT can run ({str(error)[:200]})") from error
-    height, width = signature.get_input_details()["image"]["shape"][1:3].tolist()
-    return Runner(lambda photos: signature(image=photos), (height, width))
+    shape = signature.get_input_details()["image"]["shape"].tolist()
+    return Runner(lambda photos: signature(image=photos), **_fixed(shape))
 
 
-def _load_program(path: Path) -> tuple[Any, Size | None]:
+def _fixed(shape: Sequence[Any]) -> dict[str, Any]:
+    """What `Runner` says of an input (N,H,W,3), whose dynamic axes are no numbers."""
+    batch, height, width = (side if isinstance(side, int) else None for side in shape[:3])
+    return {"size": (height, width) if height and width else None, "batch": batch or 1}
+
+
+def _load_program(path: Path) -> tuple[Any, dict[str, Any]]:
     program = torch.export.load(path)
     (name,) = program.graph_signature.user_inputs
     (image,) = (node.meta["val"] for node in program.graph.nodes if node.name == name)
-    height, width = image.shape[1:3]
-    return program.module(), (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return program.module(), _fixed(image.shape)
 
 
-def _load_script(path: Path) -> tuple[Any, Size | None]:
-    extra = {SIZE_FILE: ""}
+def _load_script(path: Path) -> tuple[Any, dict[str, Any]]:
+    extra = {SHAPE_FILE: ""}  # files of other versions lack it
     module = torch.jit.load(path, _extra_files=extra)
-    return module, tuple(json.loads(extra[SIZE_FILE])) if extra[SIZE_FILE] else None  # files of other versions lack it
+    return module, _fixed(json.loads(extra[SHAPE_FILE])) if extra[SHAPE_FILE] else {}
 
 
 @torch.inference_mode()

@@ -127,7 +127,7 @@ def _by_loss(graph: Graph, photo: np.ndarray) -> list[str]:
 
 
 def _calibration_photos(folder: Path, runner: Runner) -> list[np.ndarray]:
-    """Photos (1,H,W,3) spread over the folder, as the file takes them; broken ones are told and left out."""
+    """Photos (batch,H,W,3) spread over the folder, as the file takes them; broken ones are told and left out."""
     if not folder.is_dir():
         raise UserError(f"--int8 {folder} is not a folder; name one with photos to calibrate with, labels or none")
     files = photos_in(folder)
@@ -135,7 +135,7 @@ def _calibration_photos(folder: Path, runner: Runner) -> list[np.ndarray]:
     photos, problems = readable_photos([Item(files[i].stem, files[i], None) for i in chosen])
     if problems:
         log.warning("%d of %d calibration photos are left out: %s", len(problems), len(chosen), first_few(problems))
-    return [np.ascontiguousarray(runner.fit(photo)[None]) for photo in photos]
+    return [runner.fit(photo) for photo in photos]
 
 
 def _first(runner: Runner, photo: np.ndarray) -> np.ndarray:
