@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,3 +120,10 @@ def served(folder: Path) -> Iterator[str]:
 class _Silent(SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
+
+
+if __name__ == "__main__":  # what an exported page says of itself
+    with tempfile.TemporaryDirectory() as profile, served(Path(sys.argv[1])) as address, browser(Path(profile)) as one:
+        one.open(address)
+        one.wait_for('document.querySelector("#selftest")?.textContent')
+        print(one.evaluate('document.querySelector("#selftest").textContent'))
