@@ -123,7 +123,7 @@ async function toggleWebcam() {
     $("webcam").textContent = "Webcam";
     return;
   }
-  if (!navigator.mediaDevices) throw new Error("browsers lend a webcam to https:// and http://localhost alone");
+  if (!navigator.mediaDevices) throw new Error("browsers lend a webcam to localhost and to pages that come encrypted alone");
   camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }); // a phone's other side
   $("webcam").textContent = "Stop";
   $("video").srcObject = camera;
