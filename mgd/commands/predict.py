@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     tally = predict_media(source, media, job, device, progress=True)
     rate = tally.done / (time.perf_counter() - start)
-    print(f"{tally.done} images, {rate:.1f} images/s; {', '.join(kinds)} in {options.out}")
+    speed = f"{1 / rate:.0f} s an image" if 0 < rate < 0.1 else f"{rate:.1f} images/s"
+    print(f"{tally.done} images, {speed}; {', '.join(kinds)} in {options.out}")
     for note in tally.notes:
         print(note)
     for problem in tally.problems:
