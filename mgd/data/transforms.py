@@ -1,6 +1,7 @@
 """Augmentation of an image together with its label map: pure functions of arrays and a generator."""
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -125,6 +126,7 @@ def shrink(array: np.ndarray, short_side: int, *, nearest: bool = False) -> np.n
     return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
 
 
+@lru_cache(maxsize=64)  # photos of a data set have few sizes
 def _nearest(old: int, new: int) -> np.ndarray:
     """(new,) int64: the old pixel whose centre is nearest to that of each new one.
 
@@ -134,6 +136,7 @@ def _nearest(old: int, new: int) -> np.ndarray:
     centre = (2 * np.arange(new) + 1) * old  # in units of 1 / (2 * new) old pixels
     place, rest = np.divmod(centre, 2 * new)
     place[np.flatnonzero(rest == 0)[::2]] -= 1
+    place.flags.writeable = False  # it is shared by those who ask for the same sizes
     return place
 
 
