@@ -37,7 +37,9 @@ Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its labe
 
 
 class TrainingSamples(Dataset):
-    """Position -> uint8 sample, in arrays; images (H,W,3). Raises UserError when the parts are too small for the method.
+    """Position -> uint8 arrays of a sample, images (H,W,3); `collate` makes tensors of several.
+
+    Raises UserError when the parts are too small for the method.
 
     With data.partner="batch" the second image of a position p is the first, as augmented there, of the position beside
     it (p + 1 where p is even, else p - 1), so that it is there already where both are in one forward pass.
