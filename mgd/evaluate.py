@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mgd.checkpoint import network_of, read, recognise
-from mgd.config import Evaluate, Experiment, from_dict, load, override
+from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
 from mgd.data.loaders import ValidationSamples, make_loader
@@ -22,6 +22,7 @@ from mgd.errors import UserError, is_out_of_memory, no_memory
 from mgd.files import below, write_png
 from mgd.infer import predict_labels
 from mgd.metrics import boundary_counts, confusion_matrix, iou_per_class
+from mgd.models.backbones import canonical_name
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
 from mgd.models.normalise import NormalisingNetwork
@@ -173,6 +174,9 @@ def open_target(
         target: a config.py or its folder (the run's last.pt is meant), or a checkpoint. A checkpoint without a
             config in it gets the published evaluation of VOC (21 classes) or Cityscapes (19).
         file: the checkpoint to take instead of the config's own.
+
+    Raises:
+        UserError: no such file, no network in it, or an override that asks for another network than the file's.
     """
     if Path(target).suffix == ".py" or Path(target).is_dir():
         config = load(target, overrides)
@@ -180,11 +184,27 @@ def open_target(
         if not file.is_file():
             script = (Path(target) if Path(target).is_dir() else Path(target).parent).absolute() / "script.sh"
             raise UserError(f"{file} does not exist: train it first, bash {script}")
-        return config, load_student(file), file
+        network = load_student(file)
+        _check_network(network, config.model, overrides, file)
+        return config, network, file
     file = Path(target)
     found = recognise(read(file), file)
     if found.config is not None:
         config = from_dict(found.config)
     else:
         config = experiment_for(found.arch["backbone"], found.arch["num_classes"], file)
-    return override(config, overrides), network_of(found, file).eval(), file
+    config, network = override(config, overrides), network_of(found, file).eval()
+    _check_network(network, config.model, overrides, file)
+    return config, network, file
+
+
+def _check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:
+    """Raise UserError where an override names another network than the file's: it would have no effect."""
+    keys = {text.partition("=")[0] for text in overrides}
+    for name in ("backbone", "head", "channels", "output_stride", "decoder_stride"):
+        value, own = getattr(asked, name), network.arch[name]
+        if f"model.{name}" in keys and (canonical_name(value) if name == "backbone" else value) != own:
+            raise UserError(
+                f"model.{name}={value}: {file} holds a network with {name} {own}, and a file is scored as it is; leave "
+                "that change out, or name another file"
+            )

@@ -268,6 +268,17 @@ def test_a_checkpoint_of_another_class_count(data: Path, tmp_path: Path, capsys:
     assert f"{other} was trained for 5 classes" in sentence
 
 
+def test_a_change_of_the_network_that_is_scored(data: Path, tmp_path: Path, checkpoint: Path, capsys: Capture) -> None:
+    config = score(data, tmp_path, checkpoint)
+    own = read(checkpoint)["arch"]
+    changes = {"backbone": "resnet50", "head": "lraspp", "channels": own["channels"] + 1, "output_stride": 8}
+    for name, value in changes.items():
+        sentence = refused(capsys, *config, f"model.{name}={value}")
+        assert f"model.{name}={value}: {checkpoint} holds a network with {name} {own[name]}" in sentence
+    same = [f"model.{name}={own[name]}" for name in ("backbone", "head", "channels")]
+    assert main([*config, *same, "--out", str(tmp_path / "out")]) == 0  # as script.sh hands its changes to both
+
+
 def test_a_checkpoint_that_wants_to_run_code_is_refused_and_runs_none(
     data: Path, tmp_path: Path, capsys: Capture
 ) -> None:
