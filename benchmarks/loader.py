@@ -7,8 +7,9 @@ edges are detected (and thrown away), and the list of an epoch is built anew for
 imread of as many files as a sample of ours takes; packed is ours from the store of `mgd pack`, in the page cache.
 
 of_published: how many times as fast as the published loader; of_decoding: as a share of bare decoding's speed; packed:
-how many times as fast as the published loader. All are medians over rounds of CPU time. In each round each loader has a
-process of its own, set up as its workers are; the four take turns.
+how many times as fast as the published loader. All are of CPU time: of every sample the least of the rounds, since on a
+busy machine whoever had the core in between leaves cold caches. In each round each loader has a process of its own, set
+up as its workers are; the four take turns.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 
 import cv2
 import numpy as np
@@ -79,13 +79,13 @@ def published(item: Item, names: list[str], crop: int, rng: np.random.Generator)
     return np.ascontiguousarray(np.pad(part, [*pads, (0, 0)]).transpose(2, 0, 1)).astype(np.float32)
 
 
-def seconds(name: str, work: Callable[[int], object], count: int) -> float:
-    """CPU time of `count` samples in a process of its own."""
+def seconds(name: str, work: Callable[[int], object], count: int) -> np.ndarray:
+    """(count,) CPU time of each sample, in a process of its own."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=measure, args=(name, work, count, sender))
     process.start()
     sender.close()  # else nobody would tell that it died
-    found: float = receiver.recv()
+    found: np.ndarray = receiver.recv()
     process.join()
     return found
 
@@ -95,10 +95,11 @@ def measure(name: str, work: Callable[[int], object], count: int, sender: Connec
         spare_time()
     for position in range(PHOTOS // 4):  # what the first ones set up
         work(position)
-    started = time.process_time()
+    times = [time.process_time()]
     for position in range(count):
         work(position)
-    sender.send(time.process_time() - started)
+        times.append(time.process_time())
+    sender.send(np.diff(times))
 
 
 def works_of(root: Path, crop: int) -> dict[str, Callable[[int], object]]:
@@ -137,20 +138,20 @@ def ratios(name: str, count: int, rounds: int) -> dict[str, float]:
         made_photos(root, size, suffix, PHOTOS)
         works = works_of(root, crop)
         found = [{key: seconds(key, work, count * times) for key, work in works.items()} for _ in range(rounds)]
-    for key in works:
-        each = 1000 * median(one[key] for one in found) / (count * times)
-        print(f"{name:<5} {key:<10} {each:8.1f} ms a sample")
+    each = {key: float(np.min([one[key] for one in found], axis=0).mean()) for key in works}
+    for key, value in each.items():
+        print(f"{name:<5} {key:<10} {1000 * value:8.1f} ms a sample")
     return {
-        "of_published": median(one["published"] / one["ours"] for one in found),
-        "of_decoding": median(one["decoding"] / one["ours"] for one in found),
-        "packed": median(one["published"] / one["packed"] for one in found),
+        "of_published": each["published"] / each["ours"],
+        "of_decoding": each["decoding"] / each["ours"],
+        "packed": each["published"] / each["packed"],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--samples", type=int, default=8, help="in a round; of VOC five times as many")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cv2.setNumThreads(1)

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from scenes import generate_scenes
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from mgd.config import CPS, Data, Evaluate, Experiment, Model, Run, Supervised, Train
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples
+from mgd.data.loaders import TrainingSamples, collate
 from mgd.data.transforms import augment
 from mgd.engine.distributed import processes
 from mgd.engine.loop import Trainer
@@ -54,7 +53,7 @@ def batches(config: Experiment, count: int, size: int) -> list[Batch]:
     config = replace(config, method=CPS())
     samples = TrainingSamples(open_splits(config.data), config)
     device = torch.device("cpu")
-    return [to_device(default_collate([samples[i * size + k] for k in range(size)]), device, i) for i in range(count)]
+    return [to_device(collate([samples[i * size + k] for k in range(size)]), device, i) for i in range(count)]
 
 
 @torch.no_grad()

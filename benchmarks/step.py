@@ -142,7 +142,8 @@ def published_step(config: Experiment, student: str) -> Step:
     )
     batch, method = made_batch(config, CLASSES, CPU), config.method
     assert isinstance(method, MGD)
-    mask = box_masks(IMAGES, config.data.crop_size, config.data.crop_size, generator=np.random.default_rng(0)).float()
+    crop = config.data.crop_size
+    mask = torch.from_numpy(box_masks(IMAGES, crop, crop, generator=np.random.default_rng(0))).float()
 
     def step() -> None:
         loss = published_loss(nets, batch, mask, method)

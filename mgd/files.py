@@ -139,23 +139,28 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in read_text(path).split("\n") if line.strip()]
 
 
-def sizes_of(paths: Sequence[str]) -> np.ndarray:
-    """(N,) int64: bytes of each file, -1 where there is none. On a network drive it is waiting that takes the time."""
+def states_of(paths: Sequence[str]) -> np.ndarray:
+    """(N,3) int64 of files: bytes, time of the last change in whole seconds, and a number of the file.
+
+    Paths that lead to one file, such as links, have one number. -1 where there is no file.
+    """
     parts = [paths[start : start + ASKED] for start in range(0, len(paths), ASKED)]
-    with ThreadPoolExecutor(16) as pool:
-        return np.concatenate([np.zeros(0, np.int64), *pool.map(_sizes, parts)])
+    with ThreadPoolExecutor(16) as pool:  # on a network drive it is waiting that takes the time
+        return np.concatenate([np.zeros(0, np.int64), *pool.map(_states, parts)]).reshape(-1, 3)
 
 
-def _sizes(paths: Sequence[str]) -> np.ndarray:
-    return np.array([_size(path) for path in paths], np.int64)
+def _states(paths: Sequence[str]) -> np.ndarray:
+    return np.array([value for path in paths for value in _state(path)], np.int64)
 
 
-def _size(path: str) -> int:
+def _state(path: str) -> tuple[int, int, int]:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return -1
-    return status.st_size if stat.S_ISREG(status.st_mode) else -1
+        return -1, -1, -1
+    if not stat.S_ISREG(status.st_mode):
+        return -1, -1, -1
+    return status.st_size, int(status.st_mtime), hash((status.st_dev, status.st_ino))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,13 +3,12 @@
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from mgd.config import Experiment
 from mgd.data.batch import Views, to_device
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits
-from mgd.data.loaders import TrainingSamples
+from mgd.data.loaders import TrainingSamples, collate
 from mgd.draw import draw_sheet, overlay, panel
 from mgd.metrics import IGNORE_INDEX
 
@@ -25,7 +24,7 @@ def contact_sheet(config: Experiment, splits: Splits, *, rows: int = 6) -> np.nd
         UserError: as the loader does.
     """
     samples = TrainingSamples(splits, config)
-    batch = to_device(default_collate([samples[position] for position in range(rows)]), torch.device("cpu"), 0)
+    batch = to_device(collate([samples[position] for position in range(rows)]), torch.device("cpu"), 0)
     columns = _labeled(batch.labeled, splits.classes)
     captions = [*LABELED]
     if config.data.label_map:

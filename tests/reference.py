@@ -167,7 +167,7 @@ def losses() -> Numbers:
 
 def masks() -> list[str]:
     """A CutMix mask of 16x24 from NumPy's RandomState(0): a string for each row, # takes the second image."""
-    (mask,) = box_masks(1, 16, 24, generator=np.random.RandomState(0))[:, 0]
+    (mask,) = torch.from_numpy(box_masks(1, 16, 24, generator=np.random.RandomState(0)))[:, 0]
     return ["".join(".#"[value] for value in row) for row in mask.tolist()]
 
 

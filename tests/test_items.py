@@ -1,5 +1,6 @@
 """Lists of images in arrays: what goes in comes out, forked loaders do not copy them, and they are read fast."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from mgd.data.datasets import read_list
 from mgd.data.items import Item, Items, Texts
 from mgd.data.names import PLAIN_IMAGE, inside, is_image, locate, located, name_of
 from mgd.errors import UserError
-from mgd.files import sizes_of
+from mgd.files import states_of
 
 ODD = ["a.png", "", "ü/é.jpg", "tab\tin it", "\udcff.png", "a\nb"]
 
@@ -39,12 +40,17 @@ def test_items_are_picked_cut_joined_and_stripped_of_their_labels() -> None:
     assert list(items(0)) == list(items(0)[::2]) == []
 
 
-def test_sizes_are_those_of_files_and_none_is_minus_one(tmp_path: Path) -> None:
+def test_states_are_those_of_files_and_none_is_minus_one(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"123")
-    found = sizes_of(
-        [str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path), ""] * 600
-    )  # more than one thread asks for
-    assert found.tolist() == [3, -1, -1, -1] * 600
+    os.utime(tmp_path / "a", (7.5, 7.5))
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "other").write_bytes(b"123")
+    names = ["a", "link", "other", "b", "."]
+    found = states_of([*(str(tmp_path / name) for name in names), ""] * 400)  # more than one thread asks for
+    assert found.shape == (2400, 3)
+    assert found[:, 0].tolist() == [3, 3, 3, -1, -1, -1] * 400
+    assert found[:2, 1].tolist() == [7, 7]
+    assert found[0, 2] == found[1, 2] != found[2, 2]
 
 
 @pytest.mark.parametrize("root", [".", "/", "data", "/data/x"])

@@ -344,7 +344,7 @@ def test_ramp_up_weighs_pseudo_labels_on_unlabelled_images_only() -> None:
 def test_a_mask_as_drawn_by_the_loader_mixes_as_well() -> None:
     import numpy as np
 
-    one = batch()._replace(mask=box_masks(2, SIZE, SIZE, generator=np.random.default_rng(0)).bool())
+    one = batch()._replace(mask=torch.from_numpy(box_masks(2, SIZE, SIZE, generator=np.random.default_rng(0))).bool())
     assert all(torch.isfinite(term) for term in mgd()(one).values())
 
 

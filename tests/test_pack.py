@@ -21,6 +21,7 @@ from mgd.check import check
 from mgd.config import Data, Experiment, load
 from mgd.data.datasets import hidden_truth, open_splits
 from mgd.data.images import load_image, read_indices
+from mgd.data.items import Items
 from mgd.data.loaders import TrainingSamples, make_loader
 from mgd.data.pack import KINDS, PACK, Pack, folder_of, open_pack, pack_contents
 from mgd.data.packing import pack
@@ -52,6 +53,8 @@ def equal(one: Any, other: Any) -> bool:
         return all(map(equal, one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
@@ -143,7 +146,7 @@ def test_packing_for_other_lists_leaves_the_labels_that_are_there(config: Path, 
     before = files_of(scenes / "pack")
     for ratio in (2, 3):
         how = packed(config, *lists, f"data.partition={ratio}")
-        assert not open_pack(replace(how.data, pack="on"), splits := open_splits(how.data)).stale([*splits.labeled])
+        assert not open_pack(replace(how.data, pack="on"), splits := open_splits(how.data)).stale(splits.labeled)
     assert files_of(scenes / "pack") == before
 
 
@@ -209,9 +212,9 @@ def test_files_of_the_same_size_are_known_by_their_time_in_whole_seconds(config:
     store, item = Pack(experiment.data, splits), splits.labeled[0]
     second = int(item.image.stat().st_mtime)
     os.utime(item.image, (second, second))  # as an archive keeps it
-    assert not store.stale([item])
+    assert not store.stale(Items.of(splits.labeled))
     os.utime(item.image, (second + 1, second + 1))
-    assert store.stale(splits.labeled) == [item]
+    assert store.stale(Items.of(splits.labeled)) == [item]
     assert store.load(item) is None
 
 

@@ -34,9 +34,9 @@ def test_every_panel_is_what_the_networks_get(small_scenes: Path, tmp_path: Path
     sheet, samples = contact_sheet(config, splits, rows=3), TrainingSamples(splits, config)
     for row in range(3):
         sample = samples[row]
-        mask = sample["mask"][0].numpy().astype(bool)
+        mask = sample["mask"][0].astype(bool)
         shown = {"labelled photo": "labeled", "unlabelled u0": "first", "unlabelled u1": "second"}
-        photos = {name: sample[key]["image"].permute(1, 2, 0).numpy().astype(int) for name, key in shown.items()}
+        photos = {name: sample[key]["image"].astype(int) for name, key in shown.items()}
         mixed = np.where(mask[..., None], photos["unlabelled u1"], photos["unlabelled u0"])
         seen = {name: inside(sample[key]["extent"].tolist()) for name, key in shown.items()}
         seen["mixed"] = np.where(mask, seen["unlabelled u1"], seen["unlabelled u0"])
@@ -44,7 +44,7 @@ def test_every_panel_is_what_the_networks_get(small_scenes: Path, tmp_path: Path
             difference = np.abs(cell(sheet, row, name) - photo).max(axis=2)
             assert difference[seen[name]].max() <= 1  # normalised and back
         assert np.array_equal(cell(sheet, row, "CutMix mask") > 0, np.repeat(mask[..., None], 3, axis=2))
-        label = sample["labeled"]["label"].numpy()
+        label = sample["labeled"]["label"]
         assert np.array_equal(cell(sheet, row, LABELED[1])[label != 255], splits.classes.palette()[label][label != 255])
 
 

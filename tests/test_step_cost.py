@@ -12,13 +12,12 @@ from helpers import BACKBONE
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import default_collate
 
 from mgd import losses
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised, Train
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples
+from mgd.data.loaders import TrainingSamples, collate
 from mgd.data.positions import UNLABELED, draw
 from mgd.engine import step
 from mgd.engine.distributed import Processes
@@ -206,7 +205,7 @@ def pairs_config(root: Path, **data: Any) -> Experiment:
 
 def batch_of(config: Experiment, together: int) -> Batch:
     samples = TrainingSamples(open_splits(config.data), config, together=together)
-    return to_device(default_collate([samples[position] for position in range(4)]), CPU, 0)
+    return to_device(collate([samples[position] for position in range(4)]), CPU, 0)
 
 
 def test_the_batchs_neighbour_is_the_same_partner_whether_it_is_in_the_pass_or_not(small_scenes: Path) -> None:

@@ -23,14 +23,13 @@ from helpers import (
     write_image,
     write_network,
 )
-from torch.utils.data import default_collate
 
 from mgd.__main__ import main
 from mgd.config import MGD, Experiment, load
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
-from mgd.data.loaders import TrainingSamples
+from mgd.data.loaders import TrainingSamples, collate
 from mgd.data.maps import Kind, Maps, MapsWriter, Photo, cells
 from mgd.data.store import Contents
 from mgd.data.transforms import Geometry
@@ -57,7 +56,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def batch_of(config: Experiment, count: int = 4) -> Batch:
     splits = open_splits(config.data)
     samples = TrainingSamples(splits, config, together=count, maps=open_maps(config, splits))
-    return to_device(default_collate([samples[position] for position in range(count)]), CPU, 0)
+    return to_device(collate([samples[position] for position in range(count)]), CPU, 0)
 
 
 def terms_of(config: Experiment, batch: Batch) -> dict[str, float]:

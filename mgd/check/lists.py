@@ -1,7 +1,6 @@
 """What lists alone tell: counts and order against what was published, the user's own partition, overlaps by name."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,22 +147,9 @@ def _common(one: Texts, other: Texts) -> set[str]:
 
 
 def _same_files(one: Items, other: Items) -> set[str]:
-    """Images of the first that are files of the second as well, under the name of a link; those have one size."""
-    sizes = np.intersect1d(one.sizes, other.sizes)
-    alike = [
-        {
-            image: _place(image)
-            for image in map(images.__getitem__, np.flatnonzero(np.isin(items.sizes, sizes[sizes >= 0])).tolist())
-        }
-        for items, images in ((one, one.images), (other, other.images))
-    ]
-    shared = set(alike[0].values()) & set(alike[1].values())
-    return {image for image, place in alike[0].items() if place in shared}
-
-
-def _place(file: str) -> tuple[int, int]:
-    status = os.stat(file)
-    return status.st_dev, status.st_ino
+    """Images of the first that are files of the second as well, under the name of a link."""
+    shared = np.isin(one.states[:, 2], other.states[:, 2]) & (one.sizes >= 0)
+    return {one.images[place] for place in np.flatnonzero(shared).tolist()}
 
 
 def _of_several(*parts: Items) -> list[str]:

@@ -1,5 +1,7 @@
 """CutMix box masks and the mixing of two images (or label maps) with them."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ BOXES = 3
 AREA_RANGE = (0.25, 0.5)
 
 
-def box_masks(n: int, height: int, width: int, *, generator: np.random.Generator | np.random.RandomState) -> Tensor:
+def box_masks(n: int, height: int, width: int, *, generator: np.random.Generator | np.random.RandomState) -> np.ndarray:
     """Draw `n` masks of three boxes each (French et al., BMVC 2020, with the published settings).
 
     The mask starts at 0 and every box flips what it covers. A box's area share is uniform in (0.25, 0.5), a third of it
@@ -24,17 +26,16 @@ def box_masks(n: int, height: int, width: int, *, generator: np.random.Generator
     aspect = generator.uniform(0.0, 1.0, (n, BOXES))
     position = generator.uniform(0.0, 1.0, (n, BOXES, 2))
     tall = np.exp(aspect * np.log(share))
-    sides = np.stack([tall, share / tall], axis=2) * np.sqrt(1.0 / BOXES)
-    size = np.array([height, width])
-    sides = np.round(sides * size)
-    start = np.round((size - sides) * position)
-    corners = np.concatenate([start, start + sides], axis=2).astype(int)
+    corners = []
+    for length, side, place in ((height, tall, position[..., 0]), (width, share / tall, position[..., 1])):
+        side = np.rint(side * math.sqrt(1.0 / BOXES) * length)
+        start = np.rint((length - side) * place)
+        corners += [start.astype(int).ravel(), (start + side).astype(int).ravel()]
 
     masks = np.zeros((n, 1, height, width), dtype=np.uint8)
-    for mask, boxes in zip(masks[:, 0], corners, strict=True):
-        for top, left, bottom, right in boxes:
-            mask[top:bottom, left:right] ^= 1
-    return torch.from_numpy(masks)
+    for box, (top, bottom, left, right) in enumerate(zip(*corners, strict=True)):
+        masks[box // BOXES, 0, top:bottom, left:right] ^= 1
+    return masks
 
 
 def mix(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:

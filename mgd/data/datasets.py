@@ -17,7 +17,7 @@ from mgd.data.label_map import value_table, with_ignored
 from mgd.data.names import PLAIN_IMAGE, below, digest, inside, is_image, located, name_of, split_line
 from mgd.data.transforms import shrink
 from mgd.errors import UserError, first_few
-from mgd.files import read_lines, sizes_of
+from mgd.files import read_lines, states_of
 
 T = TypeVar("T")
 PARTS = ("labeled", "unlabeled")
@@ -66,7 +66,7 @@ def open_splits(data: Data, problems: Problems = None) -> Splits:
 def hidden_truth(data: Data) -> Items:
     """The unlabelled part of the training list, with the labels that are on the disk: to look at, not to learn from."""
     items = _partition(data, Path(data.root), None)[1]
-    return items.take(np.flatnonzero(sizes_of(items.labels) >= 0))
+    return items.take(np.flatnonzero(states_of(items.labels)[:, 0] >= 0))
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def read_list(
             bare = first_few(name for name, label in zip(names, targets, strict=True) if not label)
             remedy = f"write image<TAB>label, or put the photo in data.unlabeled{_hint(lines)}"
             raise UserError(f"{path}: {bare} has no label; {remedy}", kind="pairs")
-    items = Items(names, images, targets, sizes=sizes_of(images))
+    items = Items(names, images, targets, states=states_of(images))
     with collect_errors(problems):
         if missing := _missing(items, labels=labels):
             found = f"{path} names {len(missing):,} files that do not exist: {first_few(missing)}"
@@ -127,7 +127,7 @@ def _missing(items: Items, *, labels: bool) -> list[str]:
     gone = [(2 * int(i), items.images[int(i)]) for i in np.flatnonzero(items.sizes < 0)]
     if labels:
         wanted = [(2 * i + 1, label) for i, label in enumerate(items.labels) if label]
-        sizes = sizes_of([label for _, label in wanted])
+        sizes = states_of([label for _, label in wanted])[:, 0]
         gone += [place for place, size in zip(wanted, sizes, strict=True) if size < 0]
     return [file for _, file in sorted(gone)]
 

@@ -80,7 +80,7 @@ def read_indices(path: Path) -> np.ndarray:
             f"{path} {found}; expected a label map: an 8-bit PNG of class indices, one channel or palette",
             kind="format",
         )
-    return np.asarray(image)
+    return np.array(image)  # a copy: torch wants arrays that it may write to
 
 
 def load_label(
@@ -92,6 +92,8 @@ def load_label(
         UserError: as `read_indices`, or when it holds a value that is no class.
     """
     table, values = _class_table(num_classes, ignore_values, label_map), read_indices(path)
+    if not ignore_values and not label_map and (values + 1).max() <= num_classes:  # 255 + 1 is 0 in uint8
+        return values
     label = cv2.LUT(values, table)
     if (label == UNCLEAR).any():
         wrong = sorted(set(np.unique(values)) - set(np.flatnonzero(table != UNCLEAR)))

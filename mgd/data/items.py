@@ -7,7 +7,7 @@ from typing import overload
 
 import numpy as np
 
-from mgd.files import sizes_of
+from mgd.files import states_of
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Items(Sequence[Item]):
         images: Iterable[str],
         labels: Iterable[str] | None = None,
         *,
-        sizes: np.ndarray | None = None,
+        states: np.ndarray | None = None,
     ) -> None:
-        """`labels`: None for no item with one. `sizes`: bytes of the images' files, where they are known."""
+        """`labels`: None for no item with one. `states`: of the images' files, where they are known."""
         self.names, self.images = _texts(names), _texts(images)
         self.labels = Texts(bytes(len(self.names))) if labels is None else _texts(labels)
-        self._sizes = sizes
+        self._states = states
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> "Items":
@@ -83,19 +83,24 @@ class Items(Sequence[Item]):
         return cls(names, images, labels)
 
     @property
+    def states(self) -> np.ndarray:
+        """(N,3) of the images' files as `mgd.files.states_of` tells them, when they were first asked for."""
+        if self._states is None:
+            self._states = states_of(self.images)
+        return self._states
+
+    @property
     def sizes(self) -> np.ndarray:
-        """(N,) int64: bytes of the images' files, -1 where there is none, when they were first asked for."""
-        if self._sizes is None:
-            self._sizes = sizes_of(self.images)
-        return self._sizes
+        """(N,) int64: bytes of the images' files, -1 where there is none."""
+        return self.states[:, 0]
 
     def without_labels(self) -> "Items":
-        return Items(self.names, self.images, sizes=self._sizes)
+        return Items(self.names, self.images, states=self._states)
 
     def take(self, places: np.ndarray) -> "Items":
         """The items at these places, in their order."""
         columns = [np.array(list(column), object)[places] for column in (self.names, self.images, self.labels)]
-        return Items(*columns, sizes=None if self._sizes is None else self._sizes[places])
+        return Items(*columns, states=None if self._states is None else self._states[places])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,7 +121,7 @@ class Items(Sequence[Item]):
     def __add__(self, other: "Items") -> "Items":
         pairs = ((self.names, other.names), (self.images, other.images), (self.labels, other.labels))
         columns = [Texts(own.bytes + theirs.bytes) for own, theirs in pairs]
-        return Items(*columns, sizes=np.concatenate([self.sizes, other.sizes]))
+        return Items(*columns, states=np.concatenate([self.states, other.states]))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

@@ -37,7 +37,9 @@ Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its labe
 
 
 class TrainingSamples(Dataset):
-    """Position -> uint8 sample. Raises UserError when the parts are too small for the method.
+    """Position -> uint8 arrays of a sample, images (H,W,3); `collate` makes tensors of several.
+
+    Raises UserError when the parts are too small for the method.
 
     With data.partner="batch" the second image of a position p is the first, as augmented there, of the position beside
     it (p + 1 where p is even, else p - 1), so that it is there already where both are in one forward pass.
@@ -118,13 +120,12 @@ class TrainingSamples(Dataset):
         return self._pick(self.splits.unlabeled, position, PARTNER, broken, other_than=first)
 
     def _view(self, pick: Pick, rng: np.random.Generator, kinds: Sequence[str]) -> dict[str, Any]:
-        """Augmented, as tensors; of the maps these kinds."""
+        """Augmented; of the maps these kinds."""
         item, image, label = pick
         crop, target, geometry = self._augmented(image, label, rng)
-        view: dict[str, Any] = {"image": torch.from_numpy(crop).permute(2, 0, 1)}
-        view["extent"] = torch.tensor(geometry.extent)
+        view: dict[str, Any] = {"image": crop, "extent": np.array(geometry.extent)}
         if target is not None:
-            view["label"] = torch.from_numpy(target)
+            view["label"] = target
         if self.maps is not None:
             view["maps"] = self._cut_maps(self.maps, item, image.shape[:2], geometry, kinds)
         return view
@@ -145,19 +146,19 @@ class TrainingSamples(Dataset):
 
     def _cut_maps(
         self, maps: Maps, item: Item, size: tuple[int, int], geometry: Geometry, kinds: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
+    ) -> dict[str, dict[str, np.ndarray]]:
         """The stored maps of these kinds, cut as the image was."""
         index = maps.find(photo_name(item.image, Path(self.data.root)))
         photo = maps.photo(index)
         if (photo.height, photo.width) != size or photo.bytes != item.image.stat().st_size:
             raise UserError(f"{item.image} has changed since its maps were made; delete {maps.folder} and teach again")
-        found: dict[str, dict[str, Tensor]] = {"labels": {}, "coarse": {}}
+        found: dict[str, dict[str, np.ndarray]] = {"labels": {}, "coarse": {}}
         for kind in kinds:
             teacher, _, what = kind.partition(".")
             if what == "label":
-                found["labels"][teacher] = torch.from_numpy(maps.crop_full(index, kind, geometry))
+                found["labels"][teacher] = maps.crop_full(index, kind, geometry)
             else:
-                found["coarse"][what] = torch.from_numpy(maps.crop_coarse(index, kind, geometry))
+                found["coarse"][what] = maps.crop_coarse(index, kind, geometry)
         return found
 
     def _pick(
@@ -188,7 +189,8 @@ class TrainingSamples(Dataset):
         return pair
 
     def _rng(self, stream: int, position: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, SAMPLE, stream, position])
+        words = np.array([self.seed, SAMPLE, stream, position], np.uint32)  # as of a list, made in less time
+        return np.random.default_rng(words)
 
 
 class ValidationSamples(Dataset):
@@ -268,14 +270,10 @@ def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: tor
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """As torch's `default_collate`, but images stay as they were decoded, channels last in memory: none is turned."""
-    return _permuted(default_collate([_permuted(sample, 1, 2, 0) for sample in samples]), 0, 3, 1, 2)
-
-
-def _permuted(views: dict[str, Any], *order: int) -> dict[str, Any]:
+    """As torch's `default_collate`; images become (N,3,H,W), channels last in memory: none is turned."""
     return {
-        name: view | {"image": view["image"].permute(order)} if isinstance(view, dict) else view
-        for name, view in views.items()
+        name: view | {"image": view["image"].permute(0, 3, 1, 2)} if isinstance(view, dict) else view
+        for name, view in default_collate(samples).items()
     }
 
 

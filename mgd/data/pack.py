@@ -2,7 +2,6 @@
 
 import logging
 import zlib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +10,8 @@ import numpy as np
 
 from mgd.config import Data
 from mgd.data.datasets import Splits
-from mgd.data.items import Item
-from mgd.data.store import Contents, Sort, Store, photo_name
+from mgd.data.items import Item, Items
+from mgd.data.store import Contents, Sort, Store, photo_name, photo_names
 from mgd.errors import UserError, first_few
 
 log = logging.getLogger(__name__)
@@ -67,12 +66,15 @@ class Pack(Store):
         image = self.content(index, 0).reshape(height, width, 3)
         return image, None if item.label is None else self.content(index, 1).reshape(height, width)
 
-    def stale(self, items: Sequence[Item]) -> list[Item]:
-        """Those whose files are not the ones that were packed."""
-        places = [self.find(photo_name(item.image, self.root)) for item in items]
+    def stale(self, items: Items) -> Items:
+        """Those whose files are not the ones that were packed; photos by the state that the items know."""
+        records = self.records[places := self.places(photo_names(items.images, self.root))]
+        now = items.states
+        fresh = (records["bytes"].astype(np.int64) == now[:, 0]) & (records["mtime"] == now[:, 1])
+        labeled = [i for i, label in enumerate(items.labels) if label]
         with ThreadPoolExecutor(16) as pool:  # on a network drive it is waiting that takes the time
-            fresh = pool.map(self._is_fresh, places, items)
-            return [item for item, is_fresh in zip(items, fresh, strict=True) if not is_fresh]
+            fresh[labeled] = list(pool.map(self._is_fresh, places[labeled].tolist(), map(items.__getitem__, labeled)))
+        return items.take(np.flatnonzero(~fresh))
 
     def _is_fresh(self, index: int, item: Item) -> bool:
         try:
@@ -91,7 +93,7 @@ def folder_of(data: Data) -> Path:
 def pack_contents(data: Data, splits: Splits) -> Contents:
     """What a store must be of to serve this data set, however it is partitioned."""
     photos = {
-        photo_name(image, Path(data.root)) for part in (splits.labeled, splits.unlabeled) for image in part.images
+        photo for part in (splits.labeled, splits.unlabeled) for photo in photo_names(part.images, Path(data.root))
     }
     labels = {"label_map": list(data.label_map), "ignore_values": list(data.ignore_values)}
     return Contents(tuple(sorted(photos)), {"classes": len(splits.classes), "short_side": data.short_side, **labels})
@@ -119,10 +121,10 @@ def find_pack(data: Data, splits: Splits) -> tuple[Pack | None, str]:
         pack = Pack(data, splits)
     except UserError as error:
         return None, str(error)
-    items = [*splits.labeled, *splits.unlabeled]
+    items = splits.labeled + splits.unlabeled
     if not (stale := pack.stale(items)):
         return pack, ""
-    names, share = first_few(str(item.image) for item in stale), f"{len(stale):,} of {len(items):,} photos"
+    names, share = first_few(stale.images), f"{len(stale):,} of {len(items):,} photos"
     return pack, f"{names} or a label map changed since being packed ({share}); {PACK.remedy}"
 
 

@@ -50,7 +50,7 @@ def draw(seed: int, stream: int, position: int, count: int) -> int:
     """
     epoch, place = divmod(position, count)
     if stream == PARTNER:
-        place = (place + 1 + int(np.random.default_rng([seed, ORDER, PARTNER, epoch]).integers(count - 1))) % count
+        place = (place + 1 + _rotation(seed, epoch, count)) % count
         stream = UNLABELED
     return int(_permutation(seed, stream, epoch, count)[_apart(seed, stream, epoch, place, count)])
 
@@ -61,6 +61,11 @@ def _apart(seed: int, stream: int, epoch: int, place: int, count: int) -> int:
         return place
     first, last = _permutation(seed, stream, epoch, count)[0], _permutation(seed, stream, epoch - 1, count)[-1]
     return 1 - place if first == last else place
+
+
+@lru_cache(maxsize=2)
+def _rotation(seed: int, epoch: int, count: int) -> int:
+    return int(np.random.default_rng([seed, ORDER, PARTNER, epoch]).integers(count - 1))
 
 
 @lru_cache(maxsize=4)  # this epoch's and the last one's, labelled and unlabelled: a million take 4 MB each

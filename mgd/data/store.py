@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mgd.data.items import Texts
+from mgd.data.names import inside
 from mgd.errors import UserError, first_few
 from mgd.files import locked_by_another, read_text, write_json
 
@@ -152,6 +153,11 @@ class Store:
             if _count_within(part, file.stat().st_size) < len(part):
                 raise UserError(f"{file} is cut short; delete {folder} and {sort.command} again")
 
+    def places(self, photos: Sequence[str]) -> np.ndarray:
+        """Where each of many images stands in the store."""
+        place = {photo: i for i, photo in enumerate(self.contents.photos)}
+        return np.array([place[photo] for photo in photos], int)
+
     def find(self, photo: str) -> int:
         """Where an image stands in the store."""
         place = bisect_left(self._names, photo)
@@ -170,7 +176,13 @@ class Store:
 
 def photo_name(image: str | Path, root: Path) -> str:
     """How a store names an image: its path below the data's root, where it is there."""
-    return str(image).removeprefix(str(root / "x")[:-1])
+    return str(image).removeprefix(inside(root))
+
+
+def photo_names(images: Iterable[str], root: Path) -> list[str]:
+    """`photo_name` of many."""
+    folder = inside(root)
+    return [image.removeprefix(folder) for image in images]
 
 
 def record_type(sort: Sort, kinds: int) -> np.dtype:

@@ -1,6 +1,7 @@
 """Augmentation of an image together with its label map: pure functions of arrays and a generator."""
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -43,22 +44,32 @@ def cut(array: np.ndarray, geometry: Geometry, *, fill: int, nearest: bool = Fal
     No more of the photo is read than the crop needs. The crop is in memory of its own, perhaps with a margin.
     """
     flip, height, width, top, left, crop = geometry
+    above, below, before, after = geometry.extent
+    out = np.empty((crop, crop, *array.shape[2:]), array.dtype)
+    inside = out[above:below, before:after]
+    if inside.shape != out.shape:
+        out.fill(fill)
     if nearest:
         rows, columns = _nearest(array.shape[0], height), _nearest(array.shape[1], width)
         columns = array.shape[1] - 1 - columns if flip else columns
-        part, is_copy = _gather(array, rows[top : top + crop], columns[left : left + crop]), True
-    else:
-        down = needed(array.shape[0], height, top, crop)
-        across = needed(array.shape[1], width, left, crop, flip=flip)
-        part = array[down.first : down.last, across.first : across.last]
-        is_copy = flip or part.shape[:2] != (down.scaled, across.scaled)
-        part = resize(cv2.flip(part, 1) if flip else part, down.scaled, across.scaled)
-        part = part[down.start : down.start + crop, across.start : across.start + crop]
-    if is_copy and part.shape[:2] == (crop, crop):
+        _gather(array, rows[top : top + crop], columns[left : left + crop], inside)
+        return out
+    down = needed(array.shape[0], height, top, crop)
+    across = needed(array.shape[1], width, left, crop, flip=flip)
+    part, size = array[down.first : down.last, across.first : across.last], (down.scaled, across.scaled)
+    into = inside if size == inside.shape[:2] else None  # where nothing is cut off, it is put there at once
+    if flip:
+        part = cv2.flip(part, 1, dst=into if size == part.shape[:2] else None)
+    if size != part.shape[:2]:
+        part = cv2.resize(part, size[::-1], dst=into, interpolation=cv2.INTER_LINEAR)
+    elif not flip:
+        inside[:] = part
+    if into is not None:
+        return out
+    part = part[down.start : down.start + crop, across.start : across.start + crop]
+    if part.shape == out.shape:
         return part
-    above, below, before, after = geometry.extent
-    out = np.full((crop, crop, *array.shape[2:]), fill, array.dtype)
-    out[above:below, before:after] = part
+    inside[:] = part
     return out
 
 
@@ -77,6 +88,9 @@ def needed(side: int, scaled: int, start: int, crop: int, *, flip: bool = False)
     Old and new pixels meet every side / gcd old ones: a part that begins and ends there keeps ratio and phase.
     One such period more at both ends has the neighbours that interpolation looks at.
     """
+    if side == scaled:
+        stop = min(start + crop, side)
+        return Needed(*((side - stop, side - start) if flip else (start, stop)), stop - start, 0)
     periods = math.gcd(side, scaled)
     old, new = side // periods, scaled // periods
     first = max(0, start // new - 1)
@@ -125,6 +139,7 @@ def shrink(array: np.ndarray, short_side: int, *, nearest: bool = False) -> np.n
     return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
 
 
+@lru_cache(maxsize=64)  # photos of a data set have few sizes
 def _nearest(old: int, new: int) -> np.ndarray:
     """(new,) int64: the old pixel whose centre is nearest to that of each new one.
 
@@ -134,9 +149,10 @@ def _nearest(old: int, new: int) -> np.ndarray:
     centre = (2 * np.arange(new) + 1) * old  # in units of 1 / (2 * new) old pixels
     place, rest = np.divmod(centre, 2 * new)
     place[np.flatnonzero(rest == 0)[::2]] -= 1
+    place.flags.writeable = False  # it is shared by those who ask for the same sizes
     return place
 
 
-def _gather(array: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _gather(array: np.ndarray, rows: np.ndarray, columns: np.ndarray, into: np.ndarray) -> None:
     """`array[rows][:, columns]` of (H,W) uint8. Both are taken as rows: rows are copied whole, columns by the pixel."""
-    return cv2.transpose(cv2.transpose(array.take(rows, axis=0)).take(columns, axis=0))
+    cv2.transpose(cv2.transpose(array.take(rows, axis=0)).take(columns, axis=0), dst=into)

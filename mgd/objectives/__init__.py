@@ -9,7 +9,7 @@ from mgd.checkpoint import flat_state, read
 from mgd.config import CPS, KD, MGD, Evaluate, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
 from mgd.data.maps import Maps
-from mgd.data.store import Contents, photo_name
+from mgd.data.store import Contents, photo_names
 from mgd.errors import UserError
 from mgd.files import sha256_of
 from mgd.models.network import SegmentationNetwork, build_model
@@ -90,7 +90,7 @@ def maps_contents(config: Experiment, splits: Splits) -> Contents:
         "classes": list(splits.classes.names),
         "options": teach | {"short_side": config.data.short_side},
     }
-    photos = {photo_name(image, root) for part in (splits.labeled, splits.unlabeled) for image in part.images}
+    photos = {photo for part in (splits.labeled, splits.unlabeled) for photo in photo_names(part.images, root)}
     return Contents(tuple(sorted(photos)), facts)
 
 
