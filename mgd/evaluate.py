@@ -200,10 +200,13 @@ def open_target(
 
 def _check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:
     """Raise UserError where an override names another network than the file's: it would have no effect."""
-    keys = {text.partition("=")[0] for text in overrides}
-    for name in ("backbone", "head", "channels", "output_stride", "decoder_stride"):
-        value, own = getattr(asked, name), network.arch[name]
-        if f"model.{name}" in keys and (canonical_name(value) if name == "backbone" else value) != own:
+    keys, strides = {text.partition("=")[0] for text in overrides}, network.backbone.strides
+    held = {name: network.arch[name] for name in ("backbone", "head", "channels")}
+    held |= {"output_stride": strides[-1], "decoder_stride": strides[network.head.levels[0]]}
+    for name, own in held.items():
+        value = getattr(asked, name)
+        same = value is None or (canonical_name(value) if name == "backbone" else value) == own
+        if f"model.{name}" in keys and not same:
             raise UserError(
                 f"model.{name}={value}: {file} holds a network with {name} {own}, and a file is scored as it is; leave "
                 "that change out, or name another file"

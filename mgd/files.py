@@ -22,7 +22,7 @@ from mgd.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ASKED = 1000  # files whose sizes one thread asks for at a time
+ASKED = 1000  # files that one thread asks for at a time
 BYTE_ORDER_MARKS = {  # the longest first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",

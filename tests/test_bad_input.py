@@ -271,11 +271,12 @@ def test_a_checkpoint_of_another_class_count(data: Path, tmp_path: Path, capsys:
 def test_a_change_of_the_network_that_is_scored(data: Path, tmp_path: Path, checkpoint: Path, capsys: Capture) -> None:
     config = score(data, tmp_path, checkpoint)
     own = read(checkpoint)["arch"]
-    changes = {"backbone": "resnet50", "head": "lraspp", "channels": own["channels"] + 1, "output_stride": 8}
-    for name, value in changes.items():
+    own |= {"output_stride": 16, "decoder_stride": 4}  # not named in the file: the published ones
+    changes = {"backbone": "resnet50", "head": "lraspp", "channels": own["channels"] + 1}
+    for name, value in (changes | {"output_stride": 32, "decoder_stride": 8}).items():
         sentence = refused(capsys, *config, f"model.{name}={value}")
         assert f"model.{name}={value}: {checkpoint} holds a network with {name} {own[name]}" in sentence
-    same = [f"model.{name}={own[name]}" for name in ("backbone", "head", "channels")]
+    same = [f"model.{name}={own[name]}" for name in (*changes, "output_stride", "decoder_stride")]
     assert main([*config, *same, "--out", str(tmp_path / "out")]) == 0  # as script.sh hands its changes to both
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -320,6 +321,8 @@ def test_pytorchs_own_formats_are_written_and_verified(run: Path, tmp_path: Path
     runner = open_runner(out)
     assert (runner.size, runner.batch) == ((40, 56), 2)
     assert main(["verify", str(out)]) == 0
+    with zipfile.ZipFile(out) as parts:
+        assert not [name for name in parts.namelist() if b"/mgd/" in parts.read(name)]  # paths of this machine
 
 
 @needs_export

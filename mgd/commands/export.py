@@ -69,6 +69,8 @@ def _write_graph(options: argparse.Namespace) -> None:
     runtime = find_runtime(options.runtime) if web else None
     if web and options.output != "labels":
         raise UserError(f"--format web shows labels; leave out --output {options.output}")
+    if web and shape.batch > 1:
+        raise UserError(f"--format web segments one photo at a time; leave out --batch {options.batch}")
     folder = _folder(options)
     out = folder / MODEL if web else _file(options, SUFFIXES[options.kind])
     order = Order(
@@ -96,14 +98,14 @@ def _folder(options: argparse.Namespace) -> Path:
 
 def _file(options: argparse.Namespace, suffix: str) -> Path:
     """--out, its suffix put where it has none; default: beside the checkpoint."""
-    out = options.out or options.checkpoint
-    if options.out is None or not out.suffix:
-        return out.with_suffix(suffix)
-    if out.suffix != suffix:
-        raise UserError(
-            f"--out {out}: --format {options.kind} writes {suffix} files; name it {out.with_suffix(suffix)}"
-        )
-    return out
+    out = options.out
+    if out is None:
+        return options.checkpoint.with_suffix(suffix)
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file, such as {out / f'student{suffix}'}")
+    if out.suffix not in ("", suffix):
+        raise UserError(f"--out {out}: --format {options.kind} writes {suffix} files; name it {out}{suffix}")
+    return out.with_suffix(suffix)
 
 
 def _summary(card: dict) -> str:
@@ -113,7 +115,7 @@ def _summary(card: dict) -> str:
         parts.append(f"mIoU {100 * compared['miou']:.2f} (PyTorch {100 * compared['miou_pytorch']:.2f})")
     if compared["logit_difference"] is not None:
         parts.append(f"logits differ by at most {compared['logit_difference']:.2g}")
-    parts.append(f"{card['latency']['milliseconds']} ms on one thread")
+    parts.append(f"{card['latency']['milliseconds']} ms a photo on one thread")
     if int8 := card["int8"]:
         whole = int8["int8_convolutions"] + len(int8["float32_convolutions"])
         parts.append(

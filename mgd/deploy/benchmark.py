@@ -120,7 +120,7 @@ def _measure(file: Path, first: Path, threads: int, runs: int) -> Row:
         threads=threads,
         median=round(float(np.median(times)), 2),
         p95=round(float(np.percentile(times, 95)), 2),
-        throughput=round(1000 * len(photo) / float(times.mean()), 2),
+        throughput=round(1000 / float(times.mean()), 2),
         peak=round(_peak() - before, 1),
         megabytes=round((card["bytes"] if card else file.stat().st_size) / 1e6, 2),
         agreement=compared.get("agreement") if card else 1.0,

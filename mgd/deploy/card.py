@@ -1,4 +1,4 @@
-"""The card beside an exported file: what it is, how far it is from the checkpoint, and one photo to test it with."""
+"""The card beside an exported file: what it is, how far it is from the checkpoint, and a photo to test it with."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def card_path(file: Path) -> Path:
 
 
 def golden_path(file: Path) -> Path:
-    """student.onnx -> student.onnx.npz: one photo (`image`) and what the file made of it, by the outputs' names."""
+    """student.onnx -> student.onnx.npz: `image`, a photo (a fixed batch of it), and the outputs by their names."""
     return file.with_name(f"{file.name}.npz")
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,8 +69,13 @@ def write_onnx(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, metad
 def write_pt2(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
     """`torch.export`'s archive."""
     buffer = io.BytesIO()
-    with _quiet():
-        torch.export.save(_program(graph, shape), buffer)
+    try:
+        with _quiet():
+            torch.export.save(_program(graph, shape), buffer)
+    except torch._export.serde.serialize.SerializeError as error:  # such as sizes rounded up
+        raise UserError(
+            f"--format pt2 cannot hold this network with a dynamic size ({error}); name a --size"
+        ) from error
     path.write_bytes(buffer.getvalue())
 
 
@@ -81,7 +87,11 @@ def write_torchscript(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> 
     with _quiet(), torch.no_grad():
         traced = torch.jit.trace(graph, shape.example(), check_trace=False)
         torch.jit.save(traced, buffer, _extra_files={SHAPE_FILE: json.dumps([*shape.example().shape])})
-    path.write_bytes(buffer.getvalue())
+    with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(path, "w") as bare:
+        for entry in whole.infolist():
+            if entry.filename.endswith(".debug_pkl"):  # lines of source, with paths of this machine
+                continue
+            bare.writestr(entry, whole.read(entry))
 
 
 def write_openvino(graph: PhotoGraph, shape: Shape, path: Path, *, opset: int, metadata: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Run exported files: photos (N,H,W,3) uint8 in, named arrays out, whatever the format."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from mgd.errors import UserError
 from mgd.extras import need
 from mgd.models.photo import NAMES, PhotoGraph
+from mgd.parallel import cores
 
 Outputs = dict[str, np.ndarray]
 Size = tuple[int, int]  # height, width
@@ -128,11 +128,11 @@ def _open_openvino(path: Path, threads: int) -> Runner:
 def _open_litert(path: Path, threads: int) -> Runner:
     interpreter = need("ai_edge_litert.interpreter", extra="litert")
     try:
-        model = interpreter.Interpreter(str(path), num_threads=threads or os.cpu_count())
+        model = interpreter.Interpreter(str(path), num_threads=threads or cores())
         signature = model.get_signature_runner()
-    except (ValueError, RuntimeError) as error:
+        shape = signature.get_input_details()["image"]["shape"].tolist()
+    except (ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} is not a model that LiteRT can run ({str(error)[:200]})") from error
-    shape = signature.get_input_details()["image"]["shape"].tolist()
     return Runner(lambda photos: signature(image=photos), **_fixed(shape))
 
 

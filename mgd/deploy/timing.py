@@ -1,4 +1,4 @@
-"""How long a runner takes: milliseconds of single runs on one photo."""
+"""How long a runner takes for a photo."""
 
 import time
 
@@ -8,7 +8,11 @@ from mgd.deploy.runtime import Runner
 
 
 def latencies(runner: Runner, photos: np.ndarray, *, runs: int = 30, seconds: float = 5.0) -> np.ndarray:
-    """Milliseconds of each run after two for warming up; at least 3 runs, and no more after `seconds`."""
+    """Milliseconds a photo in each run after two for warming up; at least 3 runs, and no more after `seconds`.
+
+    Args:
+        photos: (N,H,W,3) uint8; a run takes all N.
+    """
     for _ in range(2):
         runner.run(photos)
     found: list[float] = []
@@ -16,5 +20,5 @@ def latencies(runner: Runner, photos: np.ndarray, *, runs: int = 30, seconds: fl
     while len(found) < runs and (len(found) < 3 or time.perf_counter() < until):
         start = time.perf_counter()
         runner.run(photos)
-        found.append(1000 * (time.perf_counter() - start))
+        found.append(1000 * (time.perf_counter() - start) / len(photos))
     return np.array(found)

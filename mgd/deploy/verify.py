@@ -73,7 +73,7 @@ def _beside(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _run(path: Path, image: np.ndarray) -> dict[str, np.ndarray]:
-    if path.suffix != ".onnx":  # PyTorch's own formats need PyTorch
+    if path.suffix != ".onnx":  # the others need the package that made them
         from mgd.deploy.runtime import open_runner
 
         return open_runner(path).run(image)

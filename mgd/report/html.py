@@ -55,6 +55,7 @@ def _row(pictures: Sequence[str]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are HTML already; columns that hold a number are set to the right."""
     kinds = [' class="number"' if any(map(NUMBER.match, column)) else "" for column in zip(*rows, strict=True)]
+    kinds = ["", *kinds[1:]]
     lines = "".join(f"<tr>{_cells('td', row, kinds)}</tr>\n" for row in rows)
     top = _cells("th", [escape(cell) for cell in head], kinds)
     return f'<div class="scroll"><table><tr>{top}</tr>\n{lines}</table></div>'

@@ -65,7 +65,7 @@ def quantise(
         folder: calibration photos, no labels needed.
         measure: compares a runner with the network.
         float32: what it found for the file as it is.
-        photo: (1,H,W,3), what times and single layers' losses are measured on.
+        photo: (batch,H,W,3), what times and single layers' losses are measured on.
 
     Raises:
         UserError: no photo can be read, or more than `MOST_LOST` is lost with every layer in float32 that helps.

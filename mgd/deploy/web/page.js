@@ -17,7 +17,8 @@ async function start() {
     $("legend").append(item);
   }
   const provider = await open(), example = await load("example.png");
-  const agreement = agreementOf(await show(example), await load("example-label.png"));
+  await show(example);
+  const agreement = await agreementWith(await load("example-label.png"), example);
   const said = `${provider}; self-test: ${(100 * agreement).toFixed(3)} % of the example's pixels have the label that Python gave`;
   $("status").textContent = "measuring ...";
   const { milliseconds, width, height } = await timed(example);
@@ -65,9 +66,13 @@ function draw(context, picture, [width, height]) {
   context.drawImage(picture, 0, 0, width, height);
 }
 
-async function segment(picture) {
-  const [, fixedHeight, fixedWidth] = card.input.shape;
-  const size = typeof fixedHeight === "number" ? [fixedWidth, fixedHeight] : limited(sizeOf(picture), 33);
+// The size at which the network sees a picture.
+function seen(picture) {
+  const [, height, width] = card.input.shape;
+  return typeof height === "number" ? [width, height] : limited(sizeOf(picture), 33);
+}
+
+async function segment(picture, size = seen(picture)) {
   const [width, height] = size, begun = performance.now();
   draw(input, picture, size);
   const rgba = input.getImageData(0, 0, width, height).data, rgb = new Uint8Array(3 * width * height);
@@ -96,8 +101,9 @@ async function show(picture) {
   return result;
 }
 
-// Share of the pixels whose labels are those of a grey picture.
-function agreementOf({ label, width, height }, expected) {
+// Share of a picture's pixels whose labels are those of a grey picture, at the size of that.
+async function agreementWith(expected, picture) {
+  const { label, width, height } = await segment(picture, sizeOf(expected));
   const canvas = new OffscreenCanvas(width, height).getContext("2d");
   canvas.drawImage(expected, 0, 0);
   const truth = canvas.getImageData(0, 0, width, height).data;
@@ -124,7 +130,10 @@ async function toggleWebcam() {
     return;
   }
   if (!navigator.mediaDevices) throw new Error("browsers lend a webcam to localhost and to pages that come encrypted alone");
-  camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }); // a phone's other side
+  $("webcam").disabled = true; // until the stream is there: another click would ask for a second one
+  camera = await navigator.mediaDevices
+    .getUserMedia({ video: { facingMode: "environment" } }) // a phone's other side
+    .finally(() => ($("webcam").disabled = false));
   $("webcam").textContent = "Stop";
   $("video").srcObject = camera;
   await $("video").play();
@@ -143,13 +152,13 @@ function tell(error) {
   $("status").textContent = `that did not work: ${error.message || error}`;
 }
 
-const ready = start();
+const ready = start().then(() => ($("webcam").disabled = false));
 const opacity = () => ($("mask").style.opacity = $("opacity").value / 100);
 const take = (file) => file && ready.then(() => createImageBitmap(file)).then(show).catch(tell); // upright, as EXIF says
 opacity();
 $("opacity").addEventListener("input", opacity);
 $("file").addEventListener("change", (event) => take(event.target.files[0]));
-$("webcam").addEventListener("click", () => ready.then(toggleWebcam).catch(tell));
+$("webcam").addEventListener("click", () => toggleWebcam().catch(tell));
 $("drop").addEventListener("dragover", (event) => (event.preventDefault(), $("drop").classList.add("over")));
 $("drop").addEventListener("dragleave", () => $("drop").classList.remove("over"));
 $("drop").addEventListener("drop", (event) => {
