@@ -36,7 +36,7 @@ TAUGHT = (
     "method.wide_teacher={run:wide}/last.pt",
     "method.score_teachers=false",  # their own rows do
 )
-MGD = ("method=mgd", *TAUGHT, "method.lambda_region=10", "method.pixel_labeled=0.5", "method.pixel_unlabeled=0.5")
+MGD = ("method=mgd", *TAUGHT, "method.lambda_region=10", "method.pixel_labeled=0.25", "method.pixel_unlabeled=0.25")
 OFFLINE = ("method.teachers=offline", "method.teach.dir={run:deep}/maps")
 LONGER = "train.max_iterations=1500"
 TODAY = ("data.strong=true", "method.confidence=0.8", "method.soft=0.5")
@@ -51,7 +51,7 @@ def baselines(iterations: int) -> dict[str, Row]:
         "cps": Row(changes=("method=cps", "method.weight=0.1", *late)),
         "unimatch": Row(changes=("method=unimatch", "method.ema=0.99", "method.confidence=0.8", *late)),
         "kd": Row(changes=("method=kd", *TAUGHT)),
-        "cwd": Row(changes=("method=cwd", *TAUGHT, "method.weight_logits=0.3", "method.weight_feature=5")),
+        "cwd": Row(changes=("method=cwd", *TAUGHT, "method.weight_logits=0.9", "method.weight_feature=15")),
     }
 
 
@@ -73,7 +73,8 @@ def comparison(base: Experiment) -> Sweep:
 
 def search(base: Experiment) -> Sweep:
     """Weights of the methods that frozen teachers teach, scored on held-out training photos (hold_out.py)."""
-    mgd, cwd = (*MGD, *OFFLINE), ("method=cwd", *TAUGHT)
+    mgd = (*MGD, *OFFLINE, "method.pixel_labeled=0.5", "method.pixel_unlabeled=0.5")  # what was varied
+    cwd = ("method=cwd", *TAUGHT)
     views = ("method.teach.flip=true", "method.teach.scales=0.75,1,1.25", "method.teach.dir={run:deep}/maps-views")
     rows = {
         "supervised": Row(),
