@@ -66,6 +66,7 @@ def comparison(base: Experiment) -> Sweep:
         "mgd longer": Row(changes=(*MGD, *OFFLINE, LONGER)),
         "supervised longer": Row(changes=(LONGER,)),
         "all labels": Row(partitions=(1,)),
+        "all labels longer": Row(changes=(LONGER,), partitions=(1,)),
         **TEACHERS,
     }
     return Sweep(base=base, rows=rows, partitions=(32, 16, 8), seeds=(0, 1, 2), reference="mgd")
