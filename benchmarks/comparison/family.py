@@ -91,8 +91,10 @@ def search(base: Experiment) -> Sweep:
         "mgd views": Row(changes=(*mgd, *views)),
         **{f"kd T={t}": Row(changes=("method=kd", *TAUGHT, f"method.temperature={t}")) for t in (1, 2, 4)},
         **{
-            f"cwd x{share}": Row(changes=(*cwd, f"method.weight_logits={3 * share}", f"method.weight_feature={50 * share}"))
-            for share in (0.03, 0.1, 0.3)
+            f"cwd x{share}": Row(
+                changes=(*cwd, f"method.weight_logits={3 * share:g}", f"method.weight_feature={50 * share:g}")
+            )
+            for share in (0.03, 0.1, 0.3)  # of the paper's weights
         },
     }
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(32,), seeds=(0,), reference="mgd")

@@ -1,6 +1,6 @@
 """Hold a seventh of the training photos out of training, to choose settings on: what the search's sweeps read.
 
-    python benchmarks/comparison/hold_out.py DATA/fashion OUT
+    python benchmarks/comparison/hold_out.py DATA/fashion OUT    # absolute: lists are looked for below data.root
     python -m mgd sweep benchmarks/comparison/fashion_search/sweep.py data.partition_lists=OUT/{part}_1-{ratio}.txt \
         data.val_list=OUT/held_out.txt
 
@@ -19,7 +19,8 @@ def main(root: str, out: str) -> None:
     lines = [line for line in Path(root, "train.txt").read_text().splitlines() if line.strip()]
     labeled = lines[::RATIO]
     held_out = [line for i, line in enumerate(lines) if i % 7 == 3 and i % RATIO]
-    rest = [line for line in lines if line not in {*labeled, *held_out}]
+    taken = {*labeled, *held_out}
+    rest = [line for line in lines if line not in taken]
     Path(out).mkdir(parents=True, exist_ok=True)
     for name, some in {f"labeled_1-{RATIO}": labeled, f"unlabeled_1-{RATIO}": rest, "held_out": held_out}.items():
         Path(out, f"{name}.txt").write_text("".join(f"{line}\n" for line in some))
