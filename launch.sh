@@ -47,6 +47,7 @@ status=0
 wait $training || status=$?
 while kill -0 $training 2>/dev/null; do # a signal ended the wait, not the training
     wait $training && status=0 || status=$?
+    sleep 0.1 # a training that is stopped (SIGSTOP) ends every wait at once
 done
 trap - TERM USR1 INT
 if [[ $stopped && ($status == 1 || $status -gt 128) ]]; then status=75; fi

@@ -146,7 +146,14 @@ def test_a_run_folder_that_cannot_be_made(data: Path, tmp_path: Path, capsys: Ca
 
 def test_a_mistyped_key_or_value(data: Path, tmp_path: Path, capsys: Capture) -> None:
     config = str(write_config(tmp_path, data))
-    assert "train.lrr is not a key" in refused(capsys, "train", config, "train.lrr=1")
+    assert "train.lrr is not a key of this config; did you mean train.lr?" in refused(
+        capsys, "train", config, "train.lrr=1"
+    )
+    sentence = refused(capsys, "train", config, "trian.lr=1")
+    assert "trian.lr is not a key of this config; did you mean train?" in sentence
+    (tmp_path / "one").mkdir()
+    Path(config).rename(tmp_path / "one/config.py")
+    assert f"or its folder, such as {tmp_path}/one" in refused(capsys, "train", str(tmp_path))
     assert "train.lr=fast must be a finite number" in refused(capsys, "train", config, "train.lr=fast")
     assert not (tmp_path / "run").exists()
 

@@ -136,6 +136,6 @@ def test_label_maps_are_read_by_either(tmp_path: Path) -> None:
     path.write_bytes(encoded(values, "PNG"))
     assert np.array_equal(read_indices(path), values)
     path.write_bytes(encoded(smooth(30, 40), "PNG"))
-    with pytest.raises(UserError, match="is a RGB image"):
+    with pytest.raises(UserError, match=r"mode RGB; expected a label map.*--format rgb"):
         read_indices(path)
     assert load_image(path).shape == (30, 40, 3)

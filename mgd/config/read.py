@@ -1,15 +1,17 @@
 """A config from a config.py, from `key.sub=value` or from a checkpoint's dict, and back to a dict."""
 
 import dataclasses
+import difflib
 import runpy
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mgd.config.experiment import Experiment
 from mgd.config.methods import METHODS, MGD, Method, Taught
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 from mgd.fields import hints, parse
 
 
@@ -23,7 +25,9 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     if path.is_dir():
         path = path / "config.py"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; name an experiment's config.py")
+        below = sorted(str(file.parent) for file in path.parent.glob("*/config.py"))
+        those = f", such as {first_few(below)}" if below else ""
+        raise UserError(f"{path} does not exist; name an experiment's config.py or its folder{those}")
     try:
         config = runpy.run_path(str(path)).get("config")
     except UserError as error:
@@ -114,7 +118,7 @@ def _build(kind: type, values: dict[str, Any], path: str) -> Any:
     known = hints(kind)
     for key in values:
         if key not in known:
-            raise UserError(f"{path}.{key} is not a key; use one of {', '.join(f'{path}.{k}' for k in known)}")
+            raise UserError(f"{path}.{key} is not a key; {_meant(key, known, f'{path}.')}")
     return kind(
         **{
             k: _build(known[k], v, f"{path}.{k}") if dataclasses.is_dataclass(known[k]) else _tuples(v)
@@ -133,13 +137,19 @@ def _set(values: dict[str, Any], key: str, text: str) -> None:
         known = hints(kind)
         if part not in known:
             prefix = "".join(f"{s}." for s in [*sections, last][:i])
-            raise UserError(f"{key} is not a key of this config; use one of {', '.join(prefix + k for k in known)}")
+            raise UserError(f"{key} is not a key of this config; {_meant(part, known, prefix)}")
         kind = METHODS[values["method"]["name"]] if (i, part) == (0, "method") else known[part]
     if dataclasses.is_dataclass(kind):
         raise UserError(f"{key} is a section; set one of {', '.join(f'{key}.{k}' for k in hints(kind))}")
     for part in sections:
         values = values[part]
     values[last] = parse(text, kind, key)
+
+
+def _meant(key: str, known: Iterable[str], prefix: str) -> str:
+    """The key that a mistyped one is nearest to, or all that there are."""
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else f"use one of {', '.join(prefix + k for k in known)}"
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ REMEDIES = {
 }
 Pairs = list[tuple[Path, Path]]  # image, label
 Found = tuple[list[Path], dict[str, list[Path]]]  # image files in order of name; the reason -> what is left out
+MOVE = "or move the photos to the folder that data.unlabeled names (mgd prepare: unlabeled/)"
 
 
 def photos_in(folder: Path, pattern: str = "") -> list[Path]:
@@ -96,7 +97,7 @@ def pairs_in(folder: Path, pattern: str = "") -> tuple[Pairs, list[UserError]]:
     ]
     if bare := sorted(images.keys() - labels.keys()):
         files = first_few(images[name][0] for name in bare)
-        remedy = f"draw their labels ({folder / LABELS / bare[0]}.png), or move the photos to a folder data.unlabeled"
+        remedy = f"draw their labels ({folder / LABELS / bare[0]}.png), {MOVE}"
         problems.append(UserError(f"{len(bare)} images have no label: {files}; {remedy}", kind="pairs"))
     if lone := sorted(labels.keys() - images.keys()):
         files = first_few(labels[name][0] for name in lone)
@@ -110,7 +111,7 @@ def _by_pattern(folder: Path, pattern: str) -> tuple[Pairs, list[UserError]]:
     bare = [image for image, label in pairs if not label.is_file()]
     if not bare:
         return pairs, []
-    remedy = f"draw them ({_label_of(bare[0], folder, pattern)}), or move the photos to a folder data.unlabeled"
+    remedy = f"draw them ({_label_of(bare[0], folder, pattern)}), {MOVE}"
     problem = UserError(f"{len(bare)} images have no label: {first_few(bare)}; {remedy}", kind="pairs")
     return [(image, label) for image, label in pairs if label.is_file()], [problem]
 

@@ -70,14 +70,15 @@ def read_indices(path: Path) -> np.ndarray:
     elif image.format == "TIFF" and compression not in LOSSLESS_IN_TIFF:
         found = f"is a TIFF file with {compression} compression, which changes values"
     elif image.mode not in ("L", "P"):
-        found = "has 1 bit a pixel" if image.mode == "1" else f"is a {image.mode} image"
+        found = "has 1 bit a pixel" if image.mode == "1" else f"is an image of mode {image.mode}"
     elif image.mode == "L" and bits < 8:
         found = f"has {bits} bits a pixel, which are spread over 0..255 when they are read"
     elif isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
         found = "says that 0 is white, for which 0..255 is read as 255..0"
     if found:
+        remedy = "; mgd prepare labels --format rgb makes such maps" if image.mode in ("RGB", "RGBA") else ""
         raise UserError(
-            f"{path} {found}; expected a label map: an 8-bit PNG of class indices, one channel or palette",
+            f"{path} {found}; expected a label map: an 8-bit PNG of class indices, one channel or palette{remedy}",
             kind="format",
         )
     return np.array(image)  # a copy: torch wants arrays that it may write to

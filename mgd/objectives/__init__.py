@@ -1,6 +1,7 @@
 """Objectives: what a method computes in a step. The type of `config.method` picks one."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -110,7 +111,7 @@ def find_teacher(files: tuple[str, ...], name: str) -> Path:
     found = next((Path(file) for file in files if Path(file).is_file()), None)
     if found is not None:
         return found
-    runs = [script for file in files if (script := Path(file).absolute().parent.parent / "script.sh").is_file()]
+    runs = [script for file in files if (script := Path(os.path.abspath(file)).parent.parent / "script.sh").is_file()]
     remedy = f"train it first: bash {runs[-1]}" if runs else "put one there"
     raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
 
