@@ -151,11 +151,15 @@ def test_a_mistyped_key_or_value(data: Path, tmp_path: Path, capsys: Capture) ->
     )
     sentence = refused(capsys, "train", config, "trian.lr=1")
     assert "trian.lr is not a key of this config; did you mean train?" in sentence
-    (tmp_path / "one").mkdir()
-    Path(config).rename(tmp_path / "one/config.py")
-    assert f"or its folder, such as {tmp_path}/one" in refused(capsys, "train", str(tmp_path))
     assert "train.lr=fast must be a finite number" in refused(capsys, "train", config, "train.lr=fast")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_experiments_is_told_what_is_in_it(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    write_config(tmp_path / "one", data)
+    assert f"name an experiment's config.py or its folder, such as {tmp_path}/one" in refused(
+        capsys, "train", str(tmp_path)
+    )
 
 
 # Broken files, met while they are read: by the process itself or by a loader's worker

@@ -100,8 +100,8 @@ def test_overrides_are_checked_together_so_that_their_order_does_not_matter() ->
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("train.lrr=1", ["train.lrr", "not a key", "train.lr,"]),
-        ("trainn.lr=1", ["trainn.lr", "not a key", "train"]),
+        ("train.lrr=1", ["train.lrr", "not a key", "did you mean train.lr?"]),
+        ("trainn.lr=1", ["trainn.lr", "not a key", "did you mean train?"]),
         ("train=1", ["train is a section", "train.lr"]),
         ("train.lr.x=1", ["train.lr.x"]),
         ("method.weight=1", ["method.weight", "method.criterion"]),  # a key of CPS, not of Supervised
@@ -109,7 +109,7 @@ def test_overrides_are_checked_together_so_that_their_order_does_not_matter() ->
         ("method=gan", ["method=gan", "supervised, mean_teacher, cps, unimatch, kd, cwd, mgd"]),
     ],
 )
-def test_an_unknown_key_is_refused_with_those_there_are(text: str, words: list[str]) -> None:
+def test_an_unknown_key_is_refused_with_the_nearest_or_all_there_are(text: str, words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         override(BASE, [text])
     assert all(word in str(error.value) for word in words), str(error.value)
