@@ -151,7 +151,7 @@ DEFECTS: list[tuple[Damage, str, str]] = [
     (deepen_label, "depth", "16 bits a channel, expected 8; convert it"),
     (grow, "size", "is 64x49 but its image"),
     (recolor, "palette", "write class indices"),
-    (paint, "format", "RGB image; expected a label map: an 8-bit PNG"),
+    (paint, "format", "an image of mode RGB; expected a label map: an 8-bit PNG"),
     (grey, "values", "expected 0..7 or 255; correct the labels"),
     (blank, "empty", "has no pixel of a class; correct it"),
     (leak, "twins", "keep it in one"),

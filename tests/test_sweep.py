@@ -221,6 +221,10 @@ def test_tables_are_made_of_what_is_there(
     assert "- not trained yet: deep.p4.s0, deep.p2.s0, labels.p4.s0, " in (tmp_path / "runs/results.md").read_text()
     assert main(["sweep", str(write()), "--list"]) == 0
     assert "open  kd.p4.s1 after deep.p4.s0" in capsys.readouterr().out
+    assert main(["sweep", str(write()), "--table", "--reference", "kd"]) == 0
+    assert "Difference from **kd**" in (tmp_path / "runs/results.md").read_text()
+    assert main(["sweep", str(write()), "--table", "--reference", "dk"]) == 2
+    assert "reference='dk' is not a row; use one of " in capsys.readouterr().err
 
 
 def test_a_plot_is_drawn_where_matplotlib_is(write: Callable[..., Path], fake: list[str], tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def _file(options: argparse.Namespace, suffix: str) -> Path:
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file, such as {out / f'student{suffix}'}")
     if out.suffix not in ("", suffix):
-        raise UserError(f"--out {out}: --format {options.kind} writes {suffix} files; name it {out}{suffix}")
+        named = out.with_suffix(suffix) if out.suffix[1:2].isalpha() else f"{out}{suffix}"  # 1.5 is part of it
+        raise UserError(f"--out {out}: --format {options.kind} writes {suffix} files; name it {named}")
     return out.with_suffix(suffix)
 
 

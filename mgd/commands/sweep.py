@@ -1,6 +1,7 @@
 """Train a grid of runs (row x partition x seed) and tabulate their scores."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from mgd.errors import UserError
@@ -11,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes of the base experiment")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); they share cores and GPUs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table's figures here as well")
+    parser.add_argument("--reference", metavar="ROW", help="hold the others against this row, not the sweep's own")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="tell the runs and whether they are done; train nothing")
     instead.add_argument("--table", action="store_true", help="make the tables of what is done; train nothing")
@@ -31,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} must be 1 or more")
     sweep = load_sweep(options.file, options.overrides)
+    if options.reference:
+        sweep = replace(sweep, reference=options.reference)
     cells, folder = plan(sweep), Path(sweep.folder)
     if options.list:
         for cell in cells:
