@@ -1,8 +1,6 @@
 """Hold a seventh of the training photos out of training, to choose settings on: what the search's sweeps read.
 
-    python benchmarks/comparison/hold_out.py DATA/fashion OUT    # absolute: lists are looked for below data.root
-    python -m mgd sweep benchmarks/comparison/fashion_search/sweep.py data.partition_lists=OUT/{part}_1-{ratio}.txt \
-        data.val_list=OUT/held_out.txt
+    python benchmarks/comparison/hold_out.py DATA/fashion OUT    # prints the two changes that the sweep takes
 
 The 1/32 that has labels stays what it is, so teachers are the comparison's own. Held out are the lines i of train.txt,
 from 0, with i % 7 = 3 and i % 32 > 0; val.txt is not read.
@@ -25,6 +23,8 @@ def main(root: str, out: str) -> None:
     for name, some in {f"labeled_1-{RATIO}": labeled, f"unlabeled_1-{RATIO}": rest, "held_out": held_out}.items():
         Path(out, f"{name}.txt").write_text("".join(f"{line}\n" for line in some))
         print(f"{Path(out, name)}.txt: {len(some)} photos")
+    folder = Path(out).resolve()  # other paths are looked for below data.root, and lists that are not there are derived
+    print(f"data.val_list={folder}/held_out.txt 'data.partition_lists={folder}/{{part}}_1-{{ratio}}.txt'")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 Cost:    17 runs of 600 iterations (teachers 500) of 8 images at crop 80 on a CPU
 Score:   RESULTS.md
 Command: python benchmarks/comparison/hold_out.py DATA/fashion OUT
-         python -m mgd sweep benchmarks/comparison/fashion_search/sweep.py --jobs 2 data.val_list=OUT/held_out.txt \
-             data.partition_lists=OUT/{part}_1-{ratio}.txt
+         python -m mgd sweep benchmarks/comparison/fashion_search/sweep.py --jobs 2, and the changes that it prints
 """
 
 from mgd.config import family
