@@ -1,7 +1,7 @@
 """Several networks side by side on one validation list: a table of scores and one picture."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
 from mgd.data.loaders import ValidationSamples
 from mgd.draw import draw_sheet, panel, panels
-from mgd.evaluate import evaluate
+from mgd.evaluate import check_network, evaluate
 from mgd.files import write_png
 from mgd.infer import predict_labels
 from mgd.metrics import iou_per_class
@@ -24,18 +24,32 @@ WIDTH = 320  # of a picture in the comparison, in pixels
 
 
 def compare(
-    checkpoints: Mapping[str, Path], config: Experiment, device: torch.device, *, out: Path, images: int = 6
+    checkpoints: Mapping[str, Path],
+    config: Experiment,
+    device: torch.device,
+    *,
+    out: Path,
+    images: int = 6,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Report]:
     """Evaluate the networks of `checkpoints` (name -> file) on `config`'s validation list.
 
     Writes `out`: for `images` images spread over the list a row of image, truth and every network's prediction.
 
+    Args:
+        overrides: what `config` was changed by; those of `model.*` must hold of every network.
+
     Returns:
         Each network's report, by its name.
+
+    Raises:
+        UserError: as `load_student` and `evaluate`; an override asks for another network than a file's.
     """
     root = Path(config.data.root)
     classes, items = read_classes(config.data.classes, root), open_val(config.data)
     networks = {n: load_student(path, device, classes=classes.names) for n, path in checkpoints.items()}
+    for name, network in networks.items():
+        check_network(network, config.model, overrides, checkpoints[name])
     how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
     samples = ValidationSamples(items, config, len(classes))
     rows = []

@@ -185,7 +185,7 @@ def open_target(
             script = (Path(target) if Path(target).is_dir() else Path(target).parent).absolute() / "script.sh"
             raise UserError(f"{file} does not exist: train it first, bash {script}")
         network = load_student(file)
-        _check_network(network, config.model, overrides, file)
+        check_network(network, config.model, overrides, file)
         return config, network, file
     file = Path(target)
     found = recognise(read(file), file)
@@ -194,11 +194,11 @@ def open_target(
     else:
         config = experiment_for(found.arch["backbone"], found.arch["num_classes"], file)
     config, network = override(config, overrides), network_of(found, file).eval()
-    _check_network(network, config.model, overrides, file)
+    check_network(network, config.model, overrides, file)
     return config, network, file
 
 
-def _check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:
+def check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:
     """Raise UserError where an override names another network than the file's: it would have no effect."""
     keys, strides = {text.partition("=")[0] for text in overrides}, network.backbone.strides
     held = {name: network.arch[name] for name in ("backbone", "head", "channels")}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mgd.config import Data
 from mgd.data.classes import read_classes
@@ -86,8 +87,15 @@ def write_family(folder: Path, root: Path, given: Mapping[str, object] | None = 
     name = f"{folder.name.removeprefix('exp.')}{data.partition}"
     _write(folder, name, _family(folder.name, name, decided, splits, photos), splits)
     lines = [f"{field + ' = ' + repr(value):<40} {why}" for field, value, why in decided]
-    check = f"look first: python -m mgd check {folder / _experiment(name, 'resnet18')} --sheet sheet.png"
-    return "\n".join([*lines, f"3 experiments in {folder}", check, f"then: bash {folder / 'run.sh'}"])
+    deep, student = (folder / _experiment(name, network) for network in ("resnet101", "resnet18"))
+    told = [f"3 experiments in {folder}"]
+    if not torch.cuda.is_available():
+        told.append(
+            f"there is no GPU here, and teachers of this size take days without: python -m mgd fit {deep} tells how "
+            "long; docs/students.md has smaller networks to name in the three config.py"
+        )
+    told.append(f"look first: python -m mgd check {student} --sheet sheet.png")
+    return "\n".join([*lines, *told, f"then: bash {folder / 'run.sh'}"])
 
 
 def _write(folder: Path, name: str, family: str, splits: Splits) -> None:

@@ -222,7 +222,10 @@ def test_a_video_that_ends_early_is_predicted_to_its_end_and_told(
     out = tmp_path / "out"
     arguments = [str(run / "last.pt"), str(tmp_path / "cut.avi"), "--out", str(out), "--write", "overlay"]
     assert main(["predict", *arguments]) == 1
-    assert "of 12 frames" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert f"ends after {(count := int(told.err.split('ends after ')[1].split()[0]))} of 12 frames" in told.err
+    assert told.out.startswith(f"0 images and {count} frames, ")
+    assert "frames/s" in told.out
     assert [file.name for file in (out / "overlay").iterdir()] == ["cut.mp4"]
 
 
@@ -639,6 +642,10 @@ def test_a_report_adds_the_teachers_that_a_run_names_and_holds_the_student_again
     html = report_html(runs, found, scores(runs, found))
     assert "<td>student</td><td>T_D</td><td>student&#x27;s T_D</td>" in html
     assert ">100.00</td><td>nothing</td>" in html  # a copy of the student agrees with it everywhere
+
+
+def test_a_report_of_a_run_and_itself_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{run} is named twice" in refused(capsys, "report", f"a:{run}", f"b:{run.parent}/../{run.parent.name}/run")
 
 
 def test_a_report_of_a_folder_without_a_run_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

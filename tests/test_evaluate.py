@@ -196,6 +196,16 @@ def test_networks_are_compared_in_one_table_and_one_picture(
     assert Image.open(out).width >= 4 * 64  # image, truth, two predictions
 
 
+def test_a_change_of_the_network_is_held_against_each_that_is_compared(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path, small_scenes, "train.max_iterations=1")
+    other = write_network(tmp_path / "other.pt", num_classes=8, channels=24)
+    out = ["--out", str(tmp_path / "sheet.png")]
+    assert main(["compare", f"a:{run}/last.pt", f"b:{other}", "model.channels=16", *out]) == 2
+    assert f"model.channels=16: {other} holds a network with channels 24" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("images", ["0", "-1"])
 def test_a_comparison_of_no_images_is_refused(
     small_scenes: Path, tmp_path: Path, images: str, capsys: pytest.CaptureFixture[str]

@@ -30,6 +30,16 @@ def data_set(root: Path, *, width: int = 80, height: int = 70, unlabeled: int = 
     return root
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_without_a_gpu_the_way_to_see_how_long_it_takes_is_named(
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    assert main(["new", str(tmp_path / "exp.x"), "--data", str(data_set(tmp_path / "data"))]) == 0
+    told = f"python -m mgd fit {tmp_path}/exp.x/x1.resnet101_deeplabv3plus tells how long"
+    assert (told in capsys.readouterr().out) is not gpu
+
+
 def test_a_family_is_looked_up_from_the_data_and_says_so(tmp_path: Path) -> None:
     assert main(["new", str(tmp_path / "exp.leaves"), "--data", str(data_set(tmp_path / "data"))]) == 0
     folder = tmp_path / "exp.leaves/leaves1.resnet18_deeplabv3plus"

@@ -95,6 +95,22 @@ def test_without_file_and_network_both_remedies_are_named(tmp_path, monkeypatch)
         load("resnet18", tmp_path)
 
 
+def test_without_a_network_the_hub_is_asked_once_and_no_further(tmp_path, monkeypatch):
+    class Nobody:
+        def head(self, url, *, timeout):
+            raise TimeoutError("nobody there")
+
+    monkeypatch.setattr(pretrained, "get_session", Nobody)
+    monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr("timm.create_model", None)
+    with pytest.raises(UserError, match=r"does not answer: nobody there.*model\.pretrained=False"):
+        load("resnet18", tmp_path)
+    weights = build_backbone("resnet18")  # what is cached needs no network
+    monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda repository, file: file)
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained: weights)
+    assert equal(load("resnet18", tmp_path), weights.state_dict())
+
+
 def test_every_download_has_the_names_and_shapes_of_its_backbone(monkeypatch):
     """The library's own architecture stands in for its download: same names, same shapes."""
     import timm

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     files, overrides = tell_apart([*options.checkpoints, *options.overrides])
     config, _, _ = open_target(next(iter(files.values())), overrides)
     device = pick_device(config.run.device, 0, torch.cuda.device_count())
-    reports = compare(files, config, device, out=options.out, images=options.images)
+    reports = compare(files, config, device, out=options.out, images=options.images, overrides=overrides)
     if options.json:
         facts = {name: {"checkpoint": str(files[name])} for name in reports}
         write_json(options.json, {name: facts[name] | report.to_dict() for name, report in reports.items()})

@@ -45,9 +45,11 @@ def run(options: argparse.Namespace) -> int:
     job = Job(out=options.out, kinds=kinds, slide=options.slide, batch=options.batch, frames=options.frames)
     start = time.perf_counter()
     tally = predict_media(source, media, job, device, progress=True)
-    rate = tally.done / (time.perf_counter() - start)
-    speed = f"{1 / rate:.0f} s an image" if 0 < rate < 0.1 else f"{rate:.1f} images/s"
-    print(f"{tally.done} images, {speed}; {', '.join(kinds)} in {options.out}")
+    rate = (tally.photos + tally.frames) / (time.perf_counter() - start)
+    unit = "frame" if tally.frames and not tally.photos else "image"
+    speed = f"{1 / rate:.0f} s an {unit}" if 0 < rate < 0.1 else f"{rate:.1f} {unit}s/s"
+    done = f"{tally.photos} images" + f" and {tally.frames} frames" * bool(tally.frames)
+    print(f"{done}, {speed}; {', '.join(kinds)} in {options.out}")
     for note in tally.notes:
         print(note)
     for problem in tally.problems:

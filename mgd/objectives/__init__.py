@@ -107,13 +107,14 @@ def open_maps(config: Experiment, splits: Splits) -> Maps | None:
 
 
 def find_teacher(files: tuple[str, ...], name: str) -> Path:
-    """The first file that exists. Raises UserError saying which script makes the teacher."""
+    """The first file that exists. Raises UserError saying which script makes the teacher, of kind "untrained" then."""
     found = next((Path(file) for file in files if Path(file).is_file()), None)
     if found is not None:
         return found
     runs = [script for file in files if (script := Path(os.path.abspath(file)).parent.parent / "script.sh").is_file()]
     remedy = f"train it first: bash {runs[-1]}" if runs else "put one there"
-    raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
+    text = f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}"
+    raise UserError(text, kind="untrained" if runs else "missing")
 
 
 def load_teacher(
