@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import mgd
 from mgd.__main__ import main
-from mgd.config import MGD
+from mgd.config import MGD, Data
 from mgd.data.datasets import Item
 from mgd.deploy.comparison import compare_runners
 from mgd.deploy.formats import Shape, write_onnx
@@ -242,11 +242,24 @@ def test_a_path_that_has_nothing_ends_in_a_sentence(
     assert said in capsys.readouterr().err
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_files_of_one_name_are_refused_and_a_file_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_image(tmp_path / folder / "same.png", np.zeros((2, 2, 3), np.uint8))
-    with pytest.raises(UserError, match="would be written as same"):
+    with pytest.raises(UserError, match=r"a/same\.png, .*b/same\.png would be written under one name, same; rename"):
         find_media([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert len(find_media([str(tmp_path / "a/same.png")] * 2)) == 1
+
+
+def test_what_was_predicted_into_the_folder_of_the_photos_is_no_photo_the_next_time(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "photos/a.png", np.full((37, 53, 3), 90, np.uint8))
+    for told in ("1 images, ", "left out: 2 pictures in "):
+        arguments = ["predict", str(run / "last.pt"), str(tmp_path / "photos"), "--write", "label,color"]
+        assert main([*arguments, "--out", str(tmp_path / "photos")]) == 0
+        assert told in capsys.readouterr().out
+    found = sorted(file.relative_to(tmp_path / "photos").as_posix() for file in tmp_path.rglob("*.png"))
+    assert found == ["a.png", "color/a.png", "label/a.png"]
 
 
 # Export and verify
@@ -437,6 +450,27 @@ def test_scores_that_are_not_finite_are_refused(photos: Path) -> None:
     item = Item("x", sorted(photos.glob("*.jpg"))[0], None)
     with pytest.raises(UserError, match="not finite"):
         compare_runners(broken, broken, [item], mgd.data.classes.Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))))
+
+
+def test_labels_to_compare_on_are_read_through_the_datas_mapping(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "images/a.png", np.zeros((4, 6, 3), np.uint8))
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, 2:] = 255
+    label = write_image(tmp_path / "labels/a.png", mask)
+    logits = np.array([1.0, 0.0], np.float32)[None, :, None, None] * np.ones((1, 1, 4, 6), np.float32)
+    all_first = Runner(lambda image: {"logits": logits})
+    classes, data = mgd.data.classes.Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))), Data(root="", label_map=("255=1",))
+    found = compare_runners(all_first, all_first, [Item("a", image, label)], classes, data=data)
+    assert found.miou == pytest.approx((8 / 24 + 0) / 2)  # a third of the pixels is of class a
+
+
+def test_photos_to_compare_on_without_a_pair_are_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("images/a.png", "labels/b.png"):
+        write_image(tmp_path / "photos" / name, np.zeros((40, 40), np.uint8))
+    arguments = ("export", run / "last.pt", "--images", tmp_path / "photos", "--out", tmp_path / "x.pt2")
+    assert "1 images have no label: " in refused(capsys, *arguments, "--format", "pt2")
 
 
 # INT8

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Returns 1 when something could not be read, else 0."""
     import torch
 
-    from mgd.deploy.media import find_media
+    from mgd.deploy.media import find_media, without_results
     from mgd.deploy.predict import KINDS, TOOLS, Job, predict_media
     from mgd.deploy.source import open_source
     from mgd.engine.distributed import pick_device
@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--write {unknown[0]} is unknown; use some of {','.join((*KINDS, *TOOLS))}")
     if options.batch < 1 or options.frames < 0:
         raise UserError("--batch must be 1 or more, --frames 0 or more")
-    media = find_media(options.paths)
+    everything = find_media(options.paths)
+    media = without_results(everything, [options.out / kind for kind in (*KINDS, *TOOLS)])
     source = open_source(options.checkpoint)
     device = pick_device(options.device, 0, torch.cuda.device_count())
     job = Job(out=options.out, kinds=kinds, slide=options.slide, batch=options.batch, frames=options.frames)
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     speed = f"{1 / rate:.0f} s an {unit}" if 0 < rate < 0.1 else f"{rate:.1f} {unit}s/s"
     done = f"{tally.photos} images" + f" and {tally.frames} frames" * bool(tally.frames)
     print(f"{done}, {speed}; {', '.join(kinds)} in {options.out}")
+    if results := len(everything) - len(media):
+        print(f"left out: {results} pictures in {options.out} that an earlier prediction wrote")
     for note in tally.notes:
         print(note)
     for problem in tally.problems:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mgd.config import Data
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item, open_val
+from mgd.data.datasets import Item, load_pair, open_val
 from mgd.data.folders import IMAGES, LABELS, pairs_in, photos_in
-from mgd.data.images import load_image, load_label
+from mgd.data.images import load_image
 from mgd.data.transforms import resize
 from mgd.deploy.runtime import Runner
 from mgd.deploy.source import Source
@@ -57,7 +58,10 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
     elif not images.is_dir():
         raise UserError(f"--images {images} is not a folder; name one with photos, or with {IMAGES}/ and {LABELS}/")
     elif (images / IMAGES).is_dir() and (images / LABELS).is_dir():
-        items = [Item(image.stem, image, label) for image, label in pairs_in(images)[0]]
+        pairs, problems = pairs_in(images)
+        if not pairs:
+            raise problems[0]
+        items = [Item(image.stem, image, label) for image, label in pairs]
     else:
         items = [Item(file.stem, file, None) for file in photos_in(images)]
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
@@ -81,13 +85,14 @@ def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]
 
 
 def compare_runners(
-    file: Runner, reference: Runner, items: Sequence[Item], classes: Classes, *, ignore_values: tuple[int, ...] = ()
+    file: Runner, reference: Runner, items: Sequence[Item], classes: Classes, *, data: Data | None = None
 ) -> Comparison:
     """Run both on the items.
 
     Args:
         file: gives `label`, `logits` or both.
         reference: gives `logits`.
+        data: says what label values mean; None: what they say.
 
     Raises:
         UserError: a photo or label cannot be read, or the scores are not finite.
@@ -96,7 +101,8 @@ def compare_runners(
     confusions = [torch.zeros(count, count, dtype=torch.int64) for _ in range(2)]
     same, pixels, difference, labelled = 0, 0, None, 0
     for item in items:
-        photo = file.fit(load_image(item.image))
+        image, truth = load_pair(item, data or Data(root=""), count)
+        photo = file.fit(image)
         expected, found = reference.run(photo[:1])["logits"], file.run(photo)
         if not np.isfinite(expected).all():
             raise UserError(f"the network gives scores that are not finite on {item.image}; its weights are broken")
@@ -104,8 +110,7 @@ def compare_runners(
         same, pixels = same + int((maps[0] == maps[1]).sum()), pixels + maps[0].size
         if "logits" in found:
             difference = max(difference or 0.0, float(np.abs(found["logits"][:1] - expected).max()))
-        if item.label is not None:
-            truth = load_label(item.label, count, ignore_values)
+        if truth is not None:
             for confusion, one in zip(confusions, maps, strict=True):
                 confusion += _confusion(truth, one, count)
             labelled += 1

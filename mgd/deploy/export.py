@@ -83,7 +83,7 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         reference=torch_runner(reference, order.shape.size),
         items=items,
         classes=source.classes,
-        ignore_values=source.config.data.ignore_values if source.config else (),
+        data=source.config.data if source.config else None,
     )
     with _scratch() as folder:
         made = folder / f"made{order.out.suffix}"
