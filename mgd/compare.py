@@ -66,7 +66,9 @@ def compare(
 
 def comparison_table(reports: Mapping[str, Report]) -> str:
     """One row a class and mIoU, one column a report, in percent."""
-    names = [*next(iter(reports.values())).classes.names, "mIoU"]
+    first = next(iter(reports.values()))
+    excluded = f" without {', '.join(first.excluded)}" if first.excluded else ""
+    names = [*first.classes.names, f"mIoU{excluded}"]
     columns = {n: [*iou_per_class(r.confusion).tolist(), r.miou] for n, r in reports.items()}
     width = max(map(len, names))
     widths = {n: max(8, len(n)) for n in columns}

@@ -26,10 +26,6 @@ class ImageScores(NamedTuple):
     iou: tuple[float, ...]
     pixel_accuracy: float
 
-    @property
-    def miou(self) -> float:
-        return float(torch.tensor(self.iou, dtype=torch.float64).nanmean())
-
 
 @dataclass(frozen=True)
 class Report:
@@ -62,9 +58,11 @@ class Report:
 
     def mean(self, metric: str, *, of_all: bool = False) -> float:
         """Mean over the classes that occur in label or prediction; without the excluded ones unless `of_all`."""
-        left_out = () if of_all else self.excluded
-        values = [v for n, v in zip(self.classes.names, self.of_classes(metric), strict=True) if n not in left_out]
-        return float(torch.tensor(values, dtype=torch.float64).nanmean())
+        return self._mean(self.of_classes(metric), () if of_all else self.excluded)
+
+    def _mean(self, values: Sequence[float], left_out: Sequence[str]) -> float:
+        kept = [value for name, value in zip(self.classes.names, values, strict=True) if name not in left_out]
+        return float(torch.tensor(kept, dtype=torch.float64).nanmean())
 
     def table(self) -> str:
         """Scores of each class, means and pixel accuracy in percent, for a terminal."""
@@ -110,7 +108,7 @@ class Report:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "mIoU", "pixel accuracy", *self.classes.names])
         for one in self.per_image:
-            values = (one.miou, one.pixel_accuracy, *one.iou)
+            values = (self._mean(one.iou, self.excluded), one.pixel_accuracy, *one.iou)
             writer.writerow([one.name, *("" if math.isnan(v) else f"{100 * v:.2f}" for v in values)])
         return text.getvalue()
 

@@ -462,6 +462,8 @@ def test_labels_to_compare_on_are_read_through_the_datas_mapping(tmp_path: Path)
     classes, data = mgd.data.classes.Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))), Data(root="", label_map=("255=1",))
     found = compare_runners(all_first, all_first, [Item("a", image, label)], classes, data=data)
     assert found.miou == pytest.approx((8 / 24 + 0) / 2)  # a third of the pixels is of class a
+    found = compare_runners(all_first, all_first, [Item("a", image, label)], classes, data=data, excluded=("b",))
+    assert (found.miou, found.excluded) == (pytest.approx(8 / 24), ("b",))
 
 
 def test_photos_to_compare_on_without_a_pair_are_a_sentence(
@@ -627,6 +629,25 @@ def reported(run: Path, small_scenes: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def report(reported: Path) -> str:
     return (reported / "report.html").read_text()
+
+
+def test_a_report_and_a_comparison_leave_out_the_classes_that_the_evaluation_excludes(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = train(tmp_path, small_scenes, "evaluate.exclude=sky", "train.seed=3")
+    assert main(["evaluate", str(tmp_path / "config.py"), "evaluate.exclude=sky"]) == 0
+    scored = json.loads((run / "evaluation/last.json").read_text())
+    assert scored["miou"] != scored["means_of_all"]["iou"]
+    assert main(["report", str(run), "--out", str(tmp_path / "x.html"), "--json", str(tmp_path / "x.json")]) == 0
+    numbers = json.loads((tmp_path / "x.json").read_text())
+    assert (numbers["runs"][0]["miou"], numbers["excluded"]) == (pytest.approx(scored["miou"]), ["sky"])
+    assert "mIoU is without sky" in (tmp_path / "x.html").read_text()
+    capsys.readouterr()
+    assert main(["compare", f"a:{run}/last.pt", "--out", str(tmp_path / "x.png")]) == 0
+    last = capsys.readouterr().out.splitlines()[-2]
+    assert last.split("  ")[0] == "mIoU without sky"
+    assert last.split()[-1] == f"{100 * scored['miou']:.2f}"
 
 
 def test_a_report_fetches_nothing(report: str) -> None:

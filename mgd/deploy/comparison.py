@@ -28,6 +28,7 @@ class Comparison:
         agreement: of pixels that get the same class from both.
         logit_difference: the largest.
         miou, miou_pytorch: against labels, as shipped: the whole photo, stretched to a fixed size where there is one.
+        excluded: classes that the two leave out, as in the run's own evaluation.
     """
 
     photos: int
@@ -35,6 +36,7 @@ class Comparison:
     logit_difference: float | None
     miou: float | None
     miou_pytorch: float | None
+    excluded: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -85,7 +87,13 @@ def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]
 
 
 def compare_runners(
-    file: Runner, reference: Runner, items: Sequence[Item], classes: Classes, *, data: Data | None = None
+    file: Runner,
+    reference: Runner,
+    items: Sequence[Item],
+    classes: Classes,
+    *,
+    data: Data | None = None,
+    excluded: tuple[str, ...] = (),
 ) -> Comparison:
     """Run both on the items.
 
@@ -93,6 +101,7 @@ def compare_runners(
         file: gives `label`, `logits` or both.
         reference: gives `logits`.
         data: says what label values mean; None: what they say.
+        excluded: classes that mIoU leaves out.
 
     Raises:
         UserError: a photo or label cannot be read, or the scores are not finite.
@@ -114,8 +123,9 @@ def compare_runners(
             for confusion, one in zip(confusions, maps, strict=True):
                 confusion += _confusion(truth, one, count)
             labelled += 1
-    miou, miou_pytorch = (mean_iou(c) if labelled else None for c in confusions)
-    return Comparison(len(items), same / pixels, difference, miou, miou_pytorch)
+    left_out = [i for i, name in enumerate(classes.names) if name in excluded]
+    miou, miou_pytorch = (mean_iou(c, excluded=left_out) if labelled else None for c in confusions)
+    return Comparison(len(items), same / pixels, difference, miou, miou_pytorch, excluded)
 
 
 def label_of(outputs: dict[str, np.ndarray]) -> np.ndarray:

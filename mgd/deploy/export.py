@@ -84,6 +84,7 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         items=items,
         classes=source.classes,
         data=source.config.data if source.config else None,
+        excluded=source.config.evaluate.exclude if source.config else (),
     )
     with _scratch() as folder:
         made = folder / f"made{order.out.suffix}"
