@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from mgd.errors import UserError
 from mgd.files import write_json, write_text
 from mgd.metrics import boundary_iou_per_class, dice_per_class, iou_per_class, pixel_accuracy
 
+# Settings that change a score. Where the data lie is none of them.
+SCORING = {
+    "evaluate": ("mode", "crop_size", "stride", "scales", "flip", "exclude"),
+    "data": ("val_list", "val_folder", "short_side", "crop_size", "classes", "label_map", "ignore_values"),
+}
 TITLES = {"iou": "IoU", "dice": "Dice", "boundary_iou": "boundary IoU"}
 
 
@@ -129,6 +135,16 @@ class Report:
             elif in_predictions and not in_labels:
                 notes[name] = "in no label"
         return notes
+
+
+def scored_otherwise(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The settings of `other`, `key=value`, that score otherwise than those of `config`; both as their JSON tells."""
+    return [
+        f"{section}.{key}={value}"
+        for section, keys in SCORING.items()
+        for key in keys
+        if json.dumps(value := other[section][key]) != json.dumps(config[section][key])
+    ]
 
 
 def check_excluded(excluded: Sequence[str], classes: Classes) -> None:

@@ -137,6 +137,20 @@ def test_a_network_predicts_a_photo_file_and_an_array_alike(run: Path, photos: P
     assert not network.training
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rgb: rgb / 255,
+        lambda rgb: rgb[..., 0],
+        lambda rgb: rgb.transpose(2, 0, 1),
+        lambda rgb: rgb[..., [0, 1, 2, 2]],
+    ],
+)
+def test_an_array_that_is_no_photo_is_refused_and_not_predicted_wrongly(change, run: Path) -> None:
+    with pytest.raises(UserError, match=r"must be RGB uint8 \(H,W,3\), found"):
+        mgd.load_student(run / "last.pt").predict(change(np.zeros((40, 50, 3), np.uint8)))
+
+
 def test_a_checkpoint_brings_its_colours_and_its_short_side(small_scenes: Path, tmp_path: Path) -> None:
     folder = train(tmp_path / "exp", small_scenes, "data.short_side=40", "train.max_iterations=1")
     source = open_source(folder / "last.pt", data_root="gone")

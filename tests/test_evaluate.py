@@ -20,6 +20,7 @@ from mgd.checkpoint import save
 from mgd.config import Data, Evaluate, Experiment, Model, Supervised, load, override, to_dict
 from mgd.data.classes import Classes, read_classes
 from mgd.data.datasets import open_val
+from mgd.deploy.profile import evaluated_miou
 from mgd.errors import UserError
 from mgd.evaluate import EveryNth, Report, evaluate
 from mgd.models import build_model
@@ -180,6 +181,27 @@ def test_a_config_scores_its_last_checkpoint_or_the_one_that_is_named(
     assert main(["evaluate", str(config), "--checkpoint", str(other), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "run/evaluation/last.json").is_file()
     assert json.loads((tmp_path / "out/other.json").read_text())["checkpoint"] == str(other)
+
+
+def test_a_report_of_other_settings_that_is_replaced_is_told_and_is_no_score_of_the_run(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = train(tmp_path, small_scenes, "train.max_iterations=1") / "last.pt"
+    assert main(["evaluate", str(checkpoint)]) == 0
+    score = evaluated_miou(checkpoint)
+    assert score is not None
+    capsys.readouterr()
+    for words, told, kept in (
+        ([], "", score),
+        (["evaluate.scales=0.5,1"], "of evaluate.scales=[1.0], is replaced", None),
+        (["evaluate.scales=0.5,1", "data.workers=1"], "", None),
+        ([], "of evaluate.scales=[0.5, 1.0], is replaced", score),
+    ):
+        assert main(["evaluate", str(checkpoint), *words]) == 0
+        out = capsys.readouterr().out
+        assert told in out
+        assert ("is replaced" in out) is bool(told)
+        assert evaluated_miou(checkpoint) == kept
 
 
 def test_networks_are_compared_in_one_table_and_one_picture(
