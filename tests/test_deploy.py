@@ -756,6 +756,6 @@ def test_a_large_photo_goes_through_in_tiles(tmp_path: Path, monkeypatch: pytest
     classes = mgd.data.classes.Classes(("dark", "red"), ((0, 0, 0), (255, 0, 0)))
     source = Source(file, Reddest(), classes, None)  # type: ignore[arg-type]
     tally = predict_media(source, [Photo(file, Path("photo"))], Job(out=tmp_path / "out"), torch.device("cpu"))
-    assert (tally.done, tally.problems) == (1, [])
+    assert (tally.photos, tally.problems) == (1, [])
     label = cv2.imread(str(tmp_path / "out/label/photo.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(label, photo[..., 0] > 127)
