@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import multiprocessing.dummy
 import os
 import shutil
 import subprocess
@@ -23,7 +24,8 @@ import mgd
 from mgd.__main__ import main
 from mgd.config import MGD, Data
 from mgd.data.datasets import Item
-from mgd.deploy.comparison import compare_runners
+from mgd.deploy.benchmark import benchmark
+from mgd.deploy.comparison import choose_photos, compare_runners
 from mgd.deploy.formats import Shape, write_onnx
 from mgd.deploy.int8.qdq import between_convolutions
 from mgd.deploy.int8.quantise import quantise
@@ -176,9 +178,11 @@ def test_predict_keeps_sizes_and_paths_and_skips_what_cannot_be_read(
     exif[274] = 6  # turned by 90 degrees
     write_image(given / "turned.jpg", turned, exif=exif)
     (given / "empty.jpg").write_bytes(b"")
+    (given / "phone.heic").write_bytes(b"")
     cv2.imwrite(str(given / "deep.png"), np.zeros((9, 9, 3), np.uint16))
     assert main(["predict", str(run / "last.pt"), str(given), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
+    assert f"left out: 1 in {given}, since their names are not those of images: {given}/phone.heic; convert" in out
     assert "empty.jpg cannot be decoded" in told
     assert "deep.png has 16 bits" in told
     assert "2 could not be read" in told
@@ -480,6 +484,19 @@ def test_labels_to_compare_on_are_read_through_the_datas_mapping(tmp_path: Path)
     assert (found.miou, found.excluded) == (pytest.approx(8 / 24), ("b",))
 
 
+def test_labels_that_lie_beside_photos_are_no_photos_to_compare_on(run: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "a_mask.png"):
+        write_image(tmp_path / name, np.zeros((4, 6), np.uint8))
+    source = open_source(run / "last.pt")
+    assert source.config is not None
+    data = replace(source.config.data, label_pattern="{stem}_mask.png")
+    source = replace(source, config=replace(source.config, data=data))
+    assert choose_photos(source, tmp_path, count=9) == [Item("a", tmp_path / "a.png", tmp_path / "a_mask.png")]
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "a_mask.png").unlink()
+    assert choose_photos(source, tmp_path, count=9) == [Item("b", tmp_path / "b.png", None)]
+
+
 def test_photos_to_compare_on_without_a_pair_are_a_sentence(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -603,6 +620,17 @@ def test_a_benchmark_measures_files_and_the_pytorch_network(
     assert all(0 < row["median"] <= row["p95"] for row in rows)
     assert "student.onnx" in capsys.readouterr().out
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_files_of_one_name_are_told_apart_in_a_benchmark(exported: Path, tmp_path: Path, monkeypatch) -> None:
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        files += [Path(shutil.copy(f"{exported}{suffix}", tmp_path / folder)) for suffix in ("", ".json", ".npz")][:1]
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: multiprocessing.dummy)
+    monkeypatch.setattr("mgd.deploy.benchmark._measure", lambda file, name, *_: name)
+    assert benchmark([*files, exported], threads=(1,)) == [str(files[0]), str(files[1]), str(exported)]
+    assert benchmark([files[0]], threads=(1,)) == ["student.onnx"]
 
 
 def test_a_benchmark_without_an_exported_file_is_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Returns 1 when something could not be read, else 0."""
     import torch
 
+    from mgd.data.folders import HIDDEN, REMEDIES, left_out
     from mgd.deploy.media import find_media, without_results
     from mgd.deploy.predict import KINDS, TOOLS, Job, predict_media
     from mgd.deploy.source import open_source
@@ -53,6 +54,10 @@ def run(options: argparse.Namespace) -> int:
     print(f"{done}, {speed}; {', '.join(kinds)} in {options.out}")
     if results := len(everything) - len(media):
         print(f"left out: {results} pictures in {options.out} that an earlier prediction wrote")
+    for folder in filter(Path.is_dir, map(Path, dict.fromkeys(options.paths))):
+        for why, files in left_out(folder).items():
+            if why != HIDDEN:  # what systems leave there is not missed
+                print(f"left out: {len(files):,} in {folder}, since {why}: {first_few(files)}; {REMEDIES[why]}")
     for note in tally.notes:
         print(note)
     for problem in tally.problems:

@@ -61,11 +61,13 @@ def benchmark(files: Sequence[Path], *, threads: Sequence[int] = (1, 0), runs: i
     if first is None:
         raise UserError(f"{files[0]} has no card beside it; name at least one file that mgd export wrote")
     spawn = multiprocessing.get_context("spawn")
+    short = [file.name for file in files]
     rows = []
     for file in files:
+        name = file.name if short.count(file.name) == 1 else str(file)
         for count in threads:
             with spawn.Pool(1) as pool:  # peak memory is a process's: each gets a fresh one
-                rows.append(pool.apply(_measure, (file, first, count, runs)))
+                rows.append(pool.apply(_measure, (file, name, first, count, runs)))
     return rows
 
 
@@ -100,7 +102,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _measure(file: Path, first: Path, threads: int, runs: int) -> Row:
+def _measure(file: Path, name: str, first: Path, threads: int, runs: int) -> Row:
     """In a fresh process."""
     import torch
 
@@ -114,7 +116,7 @@ def _measure(file: Path, first: Path, threads: int, runs: int) -> Row:
     compared = (card or {}).get("comparison", {})
     reference = (read_card(first) or {}).get("comparison", {}).get("miou_pytorch")
     return Row(
-        name=file.name if card else f"{file.name} (PyTorch)",
+        name=name if card else f"{name} (PyTorch)",
         precision=card["precision"] if card else "float32",
         size=f"{photo.shape[1]}x{photo.shape[2]}",
         threads=threads,

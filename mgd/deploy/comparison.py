@@ -44,8 +44,8 @@ class Comparison:
 
 
 def choose_photos(source: Source, images: Path | None, *, count: int) -> list[Item]:
-    """At most `count` photos, spread evenly: of a folder (with labels where it has images/ and labels/), else of the
-    checkpoint's validation list.
+    """At most `count` photos, spread evenly: of a folder (with labels where it has images/ and labels/, or where the
+    checkpoint's `data.label_pattern` finds them), else of the checkpoint's validation list.
 
     Raises:
         UserError: there is none.
@@ -59,14 +59,20 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
             raise UserError(f"no photos to compare on ({error}); name some with --images") from error
     elif not images.is_dir():
         raise UserError(f"--images {images} is not a folder; name one with photos, or with {IMAGES}/ and {LABELS}/")
-    elif (images / IMAGES).is_dir() and (images / LABELS).is_dir():
-        pairs, problems = pairs_in(images)
-        if not pairs:
+    else:
+        pattern = label_pattern_of(source)
+        with_labels = pattern or ((images / IMAGES).is_dir() and (images / LABELS).is_dir())
+        pairs, problems = pairs_in(images, pattern) if with_labels else ([], [])
+        if problems and not pairs and not pattern:
             raise problems[0]
         items = [Item(image.stem, image, label) for image, label in pairs]
-    else:
-        items = [Item(file.stem, file, None) for file in photos_in(images)]
+        items = items or [Item(file.stem, file, None) for file in photos_in(images, pattern)]
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
+
+
+def label_pattern_of(source: Source) -> str:
+    """What labels among photos are called, so that they are not taken for photos; "": there are none."""
+    return source.config.data.label_pattern if source.config else ""
 
 
 def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]:
