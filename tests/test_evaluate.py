@@ -218,6 +218,28 @@ def test_networks_are_compared_in_one_table_and_one_picture(
     assert Image.open(out).width >= 4 * 64  # image, truth, two predictions
 
 
+def test_each_network_of_a_comparison_sees_photos_of_the_size_that_it_was_trained_with(
+    small_scenes: Path, tmp_path: Path
+) -> None:
+    runs = {
+        name: train(tmp_path / name, small_scenes, "train.max_iterations=1", *changes)
+        for name, changes in {"a": [], "b": ["data.short_side=32", "data.crop_size=24"]}.items()
+    }
+    alone = {}
+    for name, run in runs.items():
+        assert main(["evaluate", str(run / "last.pt")]) == 0
+        alone[name] = json.loads((run / "evaluation/last.json").read_text())["miou"]
+    words = [f"{name}:{run}/last.pt" for name, run in runs.items()]
+    words += ["--out", str(tmp_path / "x.png"), "--json", str(tmp_path / "x.json")]
+
+    def compared(*overrides: str) -> dict[str, float]:
+        assert main(["compare", *words, *overrides]) == 0
+        return {name: one["miou"] for name, one in json.loads((tmp_path / "x.json").read_text()).items()}
+
+    assert compared() == alone
+    assert compared("data.short_side=0", "data.crop_size=32")["b"] != alone["b"]
+
+
 def test_a_change_of_the_network_is_held_against_each_that_is_compared(
     small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
