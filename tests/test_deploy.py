@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import BACKBONE, CHANNELS, train, write_image
+from helpers import BACKBONE, CHANNELS, train, write_image, write_network
 from PIL import Image
 from torch import Tensor, nn
 
@@ -622,15 +622,22 @@ def test_a_benchmark_measures_files_and_the_pytorch_network(
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_files_of_one_name_are_told_apart_in_a_benchmark(exported: Path, tmp_path: Path, monkeypatch) -> None:
-    files = []
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        files += [Path(shutil.copy(f"{exported}{suffix}", tmp_path / folder)) for suffix in ("", ".json", ".npz")][:1]
+def test_rows_of_a_benchmark_have_their_own_names_and_mious(
+    exported: Path, run: Path, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr("multiprocessing.get_context", lambda _: multiprocessing.dummy)
-    monkeypatch.setattr("mgd.deploy.benchmark._measure", lambda file, name, *_: name)
-    assert benchmark([*files, exported], threads=(1,)) == [str(files[0]), str(files[1]), str(exported)]
-    assert benchmark([files[0]], threads=(1,)) == ["student.onnx"]
+    other = tmp_path / "student.onnx"
+    for suffix in ("", ".json", ".npz"):
+        shutil.copy(f"{exported}{suffix}", f"{other}{suffix}")
+    card = json.loads(Path(f"{other}.json").read_text())
+    card["comparison"]["miou_pytorch"], card["checkpoint"]["sha256"] = 0.5, "of another run"
+    Path(f"{other}.json").write_text(json.dumps(card))
+    stranger = write_network(tmp_path / "stranger.pt", num_classes=8)
+    files = [other, exported, run / "last.pt", stranger]
+    rows = benchmark(files, threads=(1,), runs=1)
+    assert [row.name for row in rows] == [str(other), str(exported), "last.pt (PyTorch)", "stranger.pt (PyTorch)"]
+    own = json.loads(Path(f"{exported}.json").read_text())["comparison"]["miou_pytorch"]
+    assert [row.miou for row in rows[2:]] == [own, None]  # not that of the first file
 
 
 def test_a_benchmark_without_an_exported_file_is_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
