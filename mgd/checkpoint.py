@@ -95,6 +95,11 @@ def save_safetensors(
         file.write(to_safetensors(tensors, {"format": "pt", METADATA: json.dumps(content)}))
 
 
+def is_hub_folder(path: Path) -> bool:
+    """Whether a path is a folder laid out as on the Hugging Face Hub, which is read as a checkpoint."""
+    return (path / WEIGHTS).is_file()
+
+
 def read(path: str | Path) -> Any:
     """Load a file of tensors and plain values, of torch.save or safetensors; code in it is never run.
 
@@ -104,7 +109,7 @@ def read(path: str | Path) -> Any:
         UserError: missing, a folder, truncated, no checkpoint, or a pickle that wants to run code.
     """
     path = Path(path)
-    if (path / WEIGHTS).is_file():
+    if is_hub_folder(path):
         path = path / WEIGHTS
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.checkpoint import network_of, read, recognise
+from mgd.checkpoint import is_hub_folder, network_of, read, recognise
 from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
@@ -178,7 +178,7 @@ def open_target(
     Raises:
         UserError: no such file, no network in it, or an override that asks for another network than the file's.
     """
-    if Path(target).suffix == ".py" or Path(target).is_dir():
+    if Path(target).suffix == ".py" or (Path(target).is_dir() and not is_hub_folder(Path(target))):
         config = load(target, overrides)
         file = file or Path(config.run.dir) / "last.pt"
         if not file.is_file():

@@ -134,7 +134,7 @@ def _text(source: Source, name: str, miou: float | None) -> str:
         backbone=arch["backbone"],
         head=arch["head"],
         classes=len(source.classes),
-        score=score or "It was not evaluated beside its checkpoint.",
+        score=score or "There is no evaluation beside its checkpoint that was made as its config says.",
         parameters=sum(p.numel() for p in network.parameters()) / 1e6,
         macs=count(network, 512)[0].whole / 1e9,
         mean=list(network.mean),

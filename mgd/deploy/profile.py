@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from mgd.checkpoint import is_hub_folder
 from mgd.config import Model, load
 from mgd.data.classes import read_classes
 from mgd.errors import UserError
@@ -85,7 +86,7 @@ def open_network(target: str, classes: int, overrides: Sequence[str] = ()) -> tu
             classes = len(read_classes(config.data.classes, Path(config.data.root)))
         network = build_network(config.model, classes)
         return network, evaluated_miou(Path(config.run.dir) / "last.pt")
-    if path.is_file():
+    if path.is_file() or is_hub_folder(path):
         return load_student(path), evaluated_miou(path)
     if path.exists() or path.suffix in (".pt", ".pth"):
         raise UserError(f"{target} is no experiment and no checkpoint; name a config.py, a file or a backbone")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mgd.checkpoint import Recognised, network_of, read, recognise, save_safetensors
+from mgd.checkpoint import WEIGHTS, Recognised, is_hub_folder, network_of, read, recognise, save_safetensors
 from mgd.config import Experiment, from_dict, to_dict
 from mgd.data.classes import BUILT_IN, Classes, read_classes, voc_color
 from mgd.errors import UserError
@@ -37,7 +37,7 @@ def open_source(path: str | Path, *, data_root: str = "") -> Source:
     Raises:
         UserError: as `load_student`.
     """
-    path = Path(path)
+    path = Path(path) / WEIGHTS if is_hub_folder(Path(path)) else Path(path)
     found = recognise(read(path), path)
     network = network_of(found, path).eval()
     config = _config_of(found, path)
