@@ -105,7 +105,7 @@ def evaluate(
     )
     if report.is_empty and rank == 0:
         log.warning(
-            "WARNING: the labels of the %d validation images are ignored everywhere (255, data.ignore_values), so "
+            "the labels of the %d validation images are ignored everywhere (255, data.ignore_values), so "
             "there is no score; see what values they hold with mgd check",
             len(items),
         )

@@ -101,7 +101,7 @@ def start_from(network: SegmentationNetwork, path: str | Path, *, classes: Seque
     if unused := [name for name in found.state if name not in fitting]:
         log.info("  in the file, not used: %s", first_few(unused))
     if left:
-        log.warning("  left at random: %s", ", ".join(left))
+        log.warning("left at random: %s", ", ".join(left))
 
 
 def _groups(names: Iterable[str]) -> str:

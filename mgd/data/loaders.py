@@ -298,7 +298,7 @@ def _start_worker(worker: int) -> None:
     """
     spare_time()
     os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
