@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.checkpoint import network_of, read, recognise
+from mgd.checkpoint import network_of, recognise
 from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
@@ -30,6 +30,7 @@ from mgd.progress import Progress
 from mgd.published import experiment_for
 from mgd.scores import ImageScores, Report, check_excluded
 from mgd.student import load_student
+from mgd.weights import read
 
 log = logging.getLogger(__name__)
 

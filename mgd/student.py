@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from mgd.checkpoint import network_of, read, recognise
+from mgd.checkpoint import network_of, recognise
 from mgd.errors import UserError, first_few
 from mgd.models.network import SegmentationNetwork
+from mgd.weights import read
 
 log = logging.getLogger(__name__)
 
