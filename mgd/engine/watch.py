@@ -101,7 +101,7 @@ class Counts:
         """Count a photo: (H,W) truth, (K,H,W) logits of each network."""
         labels = {name: one.argmax(dim=0) for name, one in scores.items()}
         for name, one in scores.items():
-            sure = is_sure(one.softmax(dim=0)[None], self.confidence)[0]
+            sure = is_sure(*one.softmax(dim=0).max(dim=0), self.confidence)
             for counts, truth in ((self.everywhere, label), (self.sure, torch.where(sure, label, 255))):
                 found = confusion_matrix(truth, labels[name], self.num_classes)
                 counts[name] = counts[name] + found if name in counts else found
