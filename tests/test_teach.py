@@ -352,7 +352,7 @@ def test_a_dry_run_tells_size_and_time_and_writes_nothing(
 ) -> None:
     config = write_config(tmp_path / "student", small_scenes)
     assert main(["teach", str(config), *teachers, "--dry-run"]) == 0
-    assert "12 photos: " in capsys.readouterr().out
+    assert "12 photos left: " in capsys.readouterr().out
     assert not (tmp_path / "student" / "maps").exists()
 
 
@@ -368,7 +368,9 @@ def test_teachers_are_scored_before_they_look_and_not_again_when_it_goes_on(
     assert "WARNING: the deep teacher has lost" in told  # its weights are random
     assert sorted(path.name for path in run.glob("*.json")) == ["teacher-deep.json", "teacher-wide.json"]
     assert main(arguments) == 0
-    assert "teacher has lost" not in capsys.readouterr().err
+    again = capsys.readouterr()
+    assert "teacher has lost" not in again.err
+    assert "0 photos left: 0.00 GiB" in again.out
 
 
 def test_exported_labels_are_index_images_with_the_classes_colours(
