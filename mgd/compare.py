@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mgd.checkpoint import read, recognise
+from mgd.checkpoint import recognise
 from mgd.config import Experiment, from_dict
 from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
@@ -20,6 +20,7 @@ from mgd.infer import predict_labels
 from mgd.metrics import iou_per_class
 from mgd.scores import Report
 from mgd.student import load_student
+from mgd.weights import read
 
 WIDTH = 320  # of a picture in the comparison, in pixels
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.checkpoint import is_hub_folder, network_of, read, recognise
+from mgd.checkpoint import network_of, recognise
 from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
@@ -30,6 +30,7 @@ from mgd.progress import Progress
 from mgd.published import experiment_for
 from mgd.scores import ImageScores, Report, check_excluded
 from mgd.student import load_student
+from mgd.weights import is_hub_folder, read
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def evaluate(
     )
     if report.is_empty and rank == 0:
         log.warning(
-            "WARNING: the labels of the %d validation images are ignored everywhere (255, data.ignore_values), so "
+            "the labels of the %d validation images are ignored everywhere (255, data.ignore_values), so "
             "there is no score; see what values they hold with mgd check",
             len(items),
         )

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import mgd.models.pretrained as pretrained
-from mgd.checkpoint import flat_state, read
 from mgd.errors import UserError
 from mgd.models.backbones import build_backbone
 from mgd.models.pretrained import load_imagenet
+from mgd.tensors import flat_state
+from mgd.weights import read
 
 
 def load(name, folder):

@@ -15,7 +15,7 @@ TREES = {file: ast.parse(file.read_text()) for file in FILES}
 LAYERS = (
     {"errors", "version"},
     {"fields", "extras", "statistics"},
-    {"metrics", "config", "files", "parallel", "progress"},
+    {"metrics", "config", "files", "parallel", "progress", "weights"},
     {"losses", "distillation_losses", "data"},
     {"models"},
     {"tensors", "draw", "figures", "rows", "scores"},

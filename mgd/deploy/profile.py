@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgd.checkpoint import is_hub_folder
 from mgd.config import Model, load
 from mgd.data.classes import read_classes
 from mgd.errors import UserError
@@ -24,6 +23,7 @@ from mgd.models.network import SegmentationNetwork
 from mgd.objectives import build_network
 from mgd.scores import scored_otherwise
 from mgd.student import load_student
+from mgd.weights import is_hub_folder
 
 MODES = ("eager", "channels-last", "compile")
 

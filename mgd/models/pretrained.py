@@ -152,9 +152,9 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
     if skipped:
         log.info("  skipped: %s", ", ".join(skipped))
     if missing:
-        log.warning("  left at random, not in the file: %s", ", ".join(missing))
+        log.warning("left at random, not in the file: %s", ", ".join(missing))
     if note:
-        log.warning("  %s", note)
+        log.warning("%s", note)
 
 
 def our_name(key: str, state: State) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mgd.checkpoint import flat_state, read
 from mgd.config import CPS, KD, MGD, Evaluate, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
 from mgd.data.maps import Maps
@@ -24,6 +23,8 @@ from mgd.objectives.supervised import SupervisedObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 from mgd.objectives.unimatch import UniMatchObjective
 from mgd.student import load_student, start_from
+from mgd.tensors import flat_state
+from mgd.weights import read
 
 __all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
 
