@@ -19,7 +19,7 @@ train() { # NAME [override ...]; takes the place of the shell that it is called 
   shift
   trap '' INT # Ctrl-C reaches all; a training shall end by SIGTERM, for which it saves
   exec bash "exp.demo/scenes32.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" \
-    > >(exec sed -u "s/^/[$name] /") 2>&1
+    > >(trap '' HUP && exec sed -u "s/^/[$name] /") 2>&1
 }
 side_by_side() { wait "$1" && wait "$2"; }
 end() { jobs -p | xargs -r kill 2>/dev/null || true; } # trainings finish their step and save
@@ -33,6 +33,7 @@ stop() { # STATUS
 }
 stopped=$(run wide)/stopped
 trap end EXIT # when one of two fails, the other ends too
+trap 'stop 129' HUP
 trap 'stop 130' INT
 trap 'stop 143' TERM
 

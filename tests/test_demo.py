@@ -18,8 +18,8 @@ case $words in
     run=${words##*run.dir=}
     run=${run%% *}
     mkdir -p "$run"
-    echo started >>"$run/log"
     trap 'echo saved >>"$run/log"; exit 75' TERM
+    echo started >>"$run/log"
     for _ in {1..1000}; do sleep 0.02; done
     ;;
 esac
@@ -54,7 +54,7 @@ def stopped(demo: Path, send: signal.Signals, *, whole_group: bool, times: int) 
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.1)  # the stand-in sets its trap
+    time.sleep(0.2)  # launch.sh sets its traps
     if whole_group:
         os.killpg(process.pid, send)
     else:
@@ -66,5 +66,7 @@ def stopped(demo: Path, send: signal.Signals, *, whole_group: bool, times: int) 
 
 
 def test_a_demo_that_is_stopped_saves_says_how_to_go_on_and_goes_on(demo: Path) -> None:
-    assert "to go on: bash exp.demo/demo.sh 3" in stopped(demo, signal.SIGINT, whole_group=True, times=1)  # Ctrl-C
-    assert "to go on: bash exp.demo/demo.sh 3" in stopped(demo, signal.SIGTERM, whole_group=False, times=2)
+    told = "to go on: bash exp.demo/demo.sh 3"
+    assert told in stopped(demo, signal.SIGINT, whole_group=True, times=1)  # Ctrl-C
+    assert told in stopped(demo, signal.SIGTERM, whole_group=False, times=2)
+    assert told in stopped(demo, signal.SIGHUP, whole_group=True, times=3)  # a closed terminal
