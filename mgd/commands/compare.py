@@ -7,12 +7,13 @@ from pathlib import Path
 from mgd.config import Experiment
 from mgd.errors import UserError
 from mgd.fields import hints
+from mgd.figures import png
 from mgd.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoints", nargs="+", metavar="NAME:FILE", help="checkpoints, or key.sub=value")
-    parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture (default compare.png)")
+    parser.add_argument("--out", type=png, default=Path("compare.png"), help="the picture (default compare.png)")
     parser.add_argument("--images", type=int, default=6, help="rows of the picture (default 6)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each network's figures here as well")
     parser.set_defaults(overrides=[])
