@@ -7,7 +7,7 @@ from torch import nn
 
 from mgd.__main__ import main
 from mgd.config import Train, override
-from mgd.engine.optim import make_optimizer, make_schedule, parameter_groups
+from mgd.engine.optim import make_optimizer, make_schedule, move_schedule, parameter_groups
 from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.models.normalise import IMAGENET_MEAN
@@ -76,6 +76,22 @@ def test_a_rate_factor_of_0_is_one_sentence(key):
 
     with pytest.raises(UserError, match=rf"train\.{key}=0\.0 must be greater than 0"):
         override(BASE, [f"train.{key}=0"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_schedule_that_is_moved_goes_on_as_one_that_got_there():
+    rates = []
+    for moved in (False, True):
+        parameter = nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([{"params": [parameter], "lr": 1.0}, {"params": [], "lr": 0.1}])
+        schedule = make_schedule(optimizer, Train(warmup_iterations=2), 10)
+        if moved:
+            move_schedule(schedule, 5)
+        for _ in range(1 if moved else 6):
+            optimizer.step()
+            schedule.step()
+        rates.append((schedule.get_last_lr(), [group["lr"] for group in optimizer.param_groups], schedule.last_epoch))
+    assert rates[0] == rates[1]
 
 
 def test_warm_up_rises_to_the_poly_schedule():

@@ -172,6 +172,18 @@ def test_accepted_changes_are_gone_on_with_and_both_are_on_record(
     train(tmp_path, root, *OPTIONS, "evaluate.every=1", "--resume")  # now these are what it was trained on
 
 
+def test_scores_of_other_windows_are_not_held_against_each_other(root: Path, tmp_path: Path) -> None:
+    run = train(tmp_path, root, *OPTIONS, "evaluate.every=1")
+    content = read(run / "last.pt")
+    content["training"]["best"] = 2.0  # which nothing beats
+    torch.save(content, run / "last.pt")
+    (run / "best.pt").unlink()
+    train(tmp_path, root, *OPTIONS, "evaluate.every=1", "--more", "4")
+    assert not (run / "best.pt").exists()
+    train(tmp_path, root, *OPTIONS, "evaluate.every=1", "evaluate.flip=true", "--more", "4")
+    assert (run / "best.pt").exists()
+
+
 def test_another_learning_rate_that_is_accepted_is_what_is_trained_with(
     small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

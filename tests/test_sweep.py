@@ -13,6 +13,7 @@ import pytest
 from helpers import BACKBONE, CROP
 
 from mgd.__main__ import main
+from mgd.config import load, to_dict
 from mgd.statistics import Difference, paired_difference, spread, verdict
 from mgd.study.plan import plan
 from mgd.study.run import Workers, locked
@@ -77,7 +78,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         points = {"kd": 30, "labels": 20, "deep": 25}[name] + int(seed) / 10
         report = folder / "run/evaluation/last.json"
         report.parent.mkdir(parents=True)
-        report.write_text(json.dumps({"miou": points / 100, "iou": {"sky": points / 100, "sea": None}}))
+        found = {"miou": points / 100, "iou": {"sky": points / 100, "sea": None}, "config": to_dict(load(folder))}
+        report.write_text(json.dumps(found))
         rows = "".join(f"{i},{points + i * (1 if name == 'kd' else 2)}\n" for i in range(5))
         report.with_name("last-images.csv").write_text(f"image,mIoU\n{rows}")
         return 0
@@ -225,6 +227,20 @@ def test_tables_are_made_of_what_is_there(
     assert "Difference from **kd**" in (tmp_path / "runs/results.md").read_text()
     assert main(["sweep", str(write()), "--table", "--reference", "dk"]) == 2
     assert "reference='dk' is not a row; use one of " in capsys.readouterr().err
+
+
+def test_a_score_of_other_settings_is_in_no_table(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sweep", str(write())])
+    report = tmp_path / "runs/labels.p4.s0/run/evaluation/last.json"
+    found = json.loads(report.read_text())
+    found["config"]["evaluate"]["flip"] = True
+    report.write_text(json.dumps(found))
+    capsys.readouterr()
+    main(["sweep", str(write()), "--table"])
+    said = capsys.readouterr()
+    assert "last.json is of another evaluate.flip=True than the sweep; delete it and sweep again" in said.out + said.err
 
 
 def test_a_plot_is_drawn_where_matplotlib_is(write: Callable[..., Path], fake: list[str], tmp_path: Path) -> None:

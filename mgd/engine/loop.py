@@ -41,6 +41,7 @@ from mgd.errors import UserError
 from mgd.evaluate import evaluate
 from mgd.objectives import build_objective, open_maps
 from mgd.objectives.thresholds import threshold_values
+from mgd.scores import scored_otherwise
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +244,8 @@ class Trainer:
             network.set_statistics(mean, std)
         self.evaluation_due, self.written = training["evaluation_due"], training["written"]
         self.history.counts |= training["counts"]
-        if same_validation(training["inputs"], self.inputs):
+        scored_alike = not scored_otherwise(previous.config, to_dict(self.config))
+        if scored_alike and same_validation(training["inputs"], self.inputs):
             self.best = training["best"]  # else it tells nothing about the scores to come
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
         if previous.changes:

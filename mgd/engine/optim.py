@@ -102,9 +102,11 @@ def make_schedule(optimizer: Optimizer, train: Train, stop: int, *, start: int =
 
 
 def move_schedule(schedule: LambdaLR, iteration: int) -> None:
-    """Set the learning rates to those of an iteration."""
-    schedule.last_epoch = iteration - 1
-    schedule.step()
+    """Set the learning rates to those of an iteration; its own step would warn that no update came before it."""
+    rates = [base * factor(iteration) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule.load_state_dict(schedule.state_dict() | {"last_epoch": iteration, "_last_lr": rates})
 
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -58,6 +58,7 @@ class Previous(NamedTuple):
     iteration: int
     arch: dict[str, Any]
     training: dict[str, Any]
+    config: dict[str, Any]
     changes: list[str]  # accepted ones, in words
 
 
@@ -79,7 +80,8 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
     training = found.extra.get("training", {})
     if found.config is None or found.progress is None or not training.keys() >= NEEDED:
         raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")
-    settings = dict(differences(_completed(found.config), to_dict(config)))
+    before = _completed(found.config)
+    settings = dict(differences(before, to_dict(config)))
     if wish.more and found.progress[0] == found.progress[1]:
         settings = {key: change for key, change in settings.items() if key not in SCHEDULE_KEYS}
     data = changes(training["inputs"], inputs)
@@ -94,7 +96,7 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
             f"{last} was trained on other data: {'; '.join(data)}. Put back what it was trained on, or use another "
             "run.dir, or go on with what is there now with --accept-changes"
         )
-    return Previous(found.progress[0], found.arch, training, [*settings.values(), *data])
+    return Previous(found.progress[0], found.arch, training, before, [*settings.values(), *data])
 
 
 def _refuse_what_does_not_fit(last: Path, settings: dict[str, str], old: Inputs, new: Inputs) -> None:

@@ -15,12 +15,14 @@ NAMES: dict[str, tuple[str, ...]] = {  # of what comes out
 
 
 def shrunk_size(size: Any, short_side: int) -> Any:
-    """(height, width), numbers or a tracer's symbols, shrunk to this short side and rounded; 0: as it is."""
+    """(height, width), numbers or a tracer's symbols, shrunk as `mgd.data.transforms.shrink` does; 0: as it is."""
     if not short_side:
         return size
     shortest = torch.sym_min(*size)
     side = torch.sym_min(shortest, short_side)
-    return tuple((2 * length * side + shortest) // (2 * shortest) for length in size)
+    # Rounded as Python's round does, a half to the even number, in the arithmetic that a tracer has.
+    scaled = [length * side for length in size]
+    return tuple((2 * one + shortest - 1 + one // shortest % 2) // (2 * shortest) for one in scaled)
 
 
 class PhotoGraph(nn.Module):

@@ -14,6 +14,7 @@ from mgd.data.datasets import open_splits
 from mgd.engine.resume import differences
 from mgd.errors import UserError, first_few
 from mgd.files import write_text
+from mgd.scores import scored_otherwise
 from mgd.study.sweep import Row, Sweep
 
 PLACE = re.compile(r"\{run:([^{}]*)\}")
@@ -136,13 +137,16 @@ def write_config(cell: Cell, sweep_file: str) -> Path:
 
 
 def read_report(cell: Cell) -> dict[str, object]:
-    """A finished cell's evaluation. Raises UserError where it is no evaluation's JSON."""
+    """A finished cell's evaluation. Raises UserError where it is no evaluation's JSON, or one of other settings."""
     try:
         found = json.loads(cell.report.read_text())
         assert isinstance(found["miou"], float) or found["miou"] is None
-        return found
+        others = scored_otherwise(to_dict(cell.config), found["config"])
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f"{cell.report} is not the JSON of an evaluation; delete it and sweep again") from error
+    if others:
+        raise UserError(f"{cell.report} is of another {first_few(others)} than the sweep; delete it and sweep again")
+    return found
 
 
 def _cell(sweep: Sweep, name: str, row: Row, partition: int, seed: int) -> Cell:
