@@ -36,12 +36,13 @@ launch() { # NODES COMMAND ARGUMENT...; takes the place of the shell that it is 
 }
 
 # The training is a process group of its own, so that each signal reaches it once: through this script. SIGTERM and
-# SIGUSR1 let it finish its step and save; status 75 then says "not done, run me again", whatever torchrun makes of it.
+# SIGUSR1 let it finish its step and save, and so does a terminal that is closed (SIGHUP); status 75 then says "not done,
+# run me again", whatever torchrun makes of it.
 set -m
 stopped=
 launch "$NNODES" train "$config" --resume "$@" &
 training=$!
-trap 'stopped=yes; kill -TERM $training 2>/dev/null || true' TERM USR1
+trap 'stopped=yes; kill -TERM $training 2>/dev/null || true' TERM USR1 HUP
 trap 'kill -INT -- -$training 2>/dev/null || true' INT
 status=0
 wait $training || status=$?
@@ -49,7 +50,7 @@ while kill -0 $training 2>/dev/null; do # a signal ended the wait, not the train
     wait $training && status=0 || status=$?
     sleep 0.1 # a training that is stopped (SIGSTOP) ends every wait at once
 done
-trap - TERM USR1 INT
+trap - TERM USR1 HUP INT
 if [[ $stopped && ($status == 1 || $status -gt 128) ]]; then status=75; fi
 if [[ $status != 0 ]]; then exit "$status"; fi
 if [[ $NNODES == 1 || $NODE_RANK == 0 ]]; then launch 1 evaluate "$config" "$@"; fi

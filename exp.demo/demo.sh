@@ -14,16 +14,34 @@ cores=$("$python" -c 'import os; print(os.cpu_count() or 1)')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 3 ? cores / 2 : 1))}
 
 run() { echo "exp.demo/scenes32.$1/run-$seed"; }
-train() { # NAME [override ...]
+train() { # NAME [override ...]; takes the place of the shell that it is called in, so that `end` reaches launch.sh
   local name=$1
   shift
-  bash "exp.demo/scenes32.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" 2>&1 | sed -u "s/^/[$name] /"
+  trap '' INT # Ctrl-C reaches all; a training shall end by SIGTERM, for which it saves
+  exec bash "exp.demo/scenes32.$name/script.sh" train.seed="$seed" run.dir="$(run "$name")" "$@" \
+    > >(trap '' HUP && exec sed -u "s/^/[$name] /") 2>&1
 }
 side_by_side() { wait "$1" && wait "$2"; }
-trap 'jobs -p | xargs -r kill 2>/dev/null' EXIT # when one of two fails, the other ends too
+end() { jobs -p | xargs -r kill 2>/dev/null || true; } # trainings finish their step and save
+stop() { # STATUS
+  end
+  wait
+  mkdir -p "${stopped%/*}"
+  touch "$stopped"
+  echo "stopped; to go on: bash exp.demo/demo.sh $seed"
+  exit "$1"
+}
+stopped=$(run wide)/stopped
+trap end EXIT # when one of two fails, the other ends too
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
 
 started=$SECONDS
-for name in wide deep supervised mgd; do rm -rf "$(run $name)"; done # a demo starts anew
+if [ ! -e "$stopped" ]; then # else it goes on
+  for name in wide deep supervised mgd; do rm -rf "$(run $name)"; done
+fi
+rm -f "$stopped"
 PYTHONPATH=. "$python" exp.demo/scenes.py DATA/scenes --val 96
 train wide & wide=$!
 train deep & deep=$!

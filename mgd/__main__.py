@@ -1,6 +1,7 @@
 """The command line: `mgd COMMAND ...`; `mgd/commands/` has a file for each."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -40,20 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if options.debug:
             raise
-        print(f"mgd {options.command}: {sentence(error)}", file=sys.stderr)
+        _tell(f"mgd {options.command}: {sentence(error)}")
         return 2
     except Stopped as error:
-        print(f"mgd {options.command}: {error}; --resume goes on", file=sys.stderr)
+        _tell(f"mgd {options.command}: {error}; --resume goes on")
         return STOPPED
     except KeyboardInterrupt:
-        print("\ninterrupted; --resume goes on from the last save", file=sys.stderr)
+        _tell("\ninterrupted; --resume goes on from the last save")
         return 130
     except Exception as error:  # torch on a CPU, NumPy and OpenCV each raise another type where memory ends
         if options.debug or not is_out_of_memory(error):
             raise
         remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
-        print(f"mgd {options.command}: {no_memory(error, remedy)}", file=sys.stderr)
+        _tell(f"mgd {options.command}: {no_memory(error, remedy)}")
         return 2
+
+
+def _tell(text: str) -> None:
+    """On the terminal; where that is gone the status alone tells."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:

@@ -1,19 +1,13 @@
-"""Checkpoint files: ours (config inside, atomic, strict) and the official ones, told apart by what they hold."""
+"""Networks in files: ours (config inside, atomic, strict) and the official ones, told apart by what they hold."""
 
 import json
 import re
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save as to_safetensors
 
 from mgd.errors import UserError
@@ -22,11 +16,8 @@ from mgd.models.backbones import canonical_name, recognise_backbone
 from mgd.models.network import SegmentationNetwork, build_model
 from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.tensors import USUAL, Candidate, State, describe, find_networks
-from mgd.tensors import flat_state as flat_state  # what to ask of `read`'s result besides `recognise`
+from mgd.weights import FORMAT, METADATA, is_ours
 
-FORMAT = "mgd-1"
-METADATA = "mgd"  # key in a safetensors file under which all but the tensors stands, as JSON
-WEIGHTS = "model.safetensors"  # in a folder laid out as on the Hugging Face Hub
 MAIN_BRANCH = "branch1"  # of the networks in an official file the one that counts
 IMAGENET_HEADS = ("backbone.fc.", "backbone.classifier.")  # in some official files, used by no one
 LOCAL = re.compile(r"(timm:)?[\w.-]+")  # a backbone that is code on this machine: nothing to fetch, no address, no path
@@ -95,87 +86,8 @@ def save_safetensors(
         file.write(to_safetensors(tensors, {"format": "pt", METADATA: json.dumps(content)}))
 
 
-def read(path: str | Path) -> Any:
-    """Load a file of tensors and plain values, of torch.save or safetensors; code in it is never run.
-
-    Of a folder its model.safetensors is read: the layout of the Hugging Face Hub.
-
-    Raises:
-        UserError: missing, a folder, truncated, no checkpoint, or a pickle that wants to run code.
-    """
-    path = Path(path)
-    if (path / WEIGHTS).is_file():
-        path = path / WEIGHTS
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{path.absolute()} {found}; expected a checkpoint file")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with torch.serialization.safe_globals(NUMPY), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no checkpoint the unpickler raises whatever they lead it to
-        complaint = _complaint(head, str(error))
-        raise UserError(f"{path} {complaint}; expected a file of tensors written by torch.save") from error
-    if is_ours(content) and (part := _damaged_part(path)):
-        raise UserError(f"{path} is damaged: {part} in it is not what was written; copy it again")
-    return content
-
-
-def _damaged_part(path: Path) -> str | None:
-    """The first part of one of our files that its checksum contradicts: torch reads it without a word.
-
-    Files of others may have been written without checksums (torch.serialization.set_crc32_options).
-    """
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as file:
-        return file.testzip()
-
-
-def _read_safetensors(path: Path) -> Any:
-    """The tensors; what `save` writes, where `save_safetensors` wrote the file."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        state = load_safetensors(path)
-        return {**json.loads(metadata[METADATA]), "model": state} if METADATA in metadata else state
-    except ValueError as error:
-        raise UserError(f"{path} has damaged metadata ({error}); copy it again") from error
-    except (SafetensorError, OSError, struct.error) as error:
-        raise UserError(f"{path} is a truncated or damaged safetensors file ({error}); copy it again") from error
-
-
-# Old files may hold numpy numbers beside the tensors; these make numbers and arrays of numbers and do nothing else.
-NUMPY: list[Any] = [
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
-]
-
-
-def _complaint(head: bytes, error: str) -> str:
-    """What is wrong with a file that cannot be loaded, from its first bytes and the loader's error."""
-    refused = re.search(r"GLOBAL ([\w.]+)", error)
-    if refused:
-        return f"wants to run or build {refused[1]} when it is loaded and was refused"
-    if not head:
-        return "is empty"
-    if head.startswith(b"PK"):
-        return "is a truncated or damaged checkpoint, or another kind of zip file"
-    if head.startswith(b"\x80"):
-        return "is a truncated checkpoint, or a pickle that could run code and was refused"
-    return f"is not a checkpoint: it begins with {head!r}"
-
-
 def recognise(content: Any, path: str | Path, *, network: str = MAIN_BRANCH, backbone: str = "") -> Recognised:
-    """Find the segmentation network in what `read` returned.
+    """Find the segmentation network in what `mgd.weights.read` returned.
 
     Args:
         path: for messages.
@@ -189,11 +101,6 @@ def recognise(content: Any, path: str | Path, *, network: str = MAIN_BRANCH, bac
     if backbone and found.arch["backbone"] != canonical_name(backbone):
         raise UserError(f"{path} holds a {found.arch['backbone']} network, expected {canonical_name(backbone)}")
     return found
-
-
-def is_ours(content: Any) -> bool:
-    """Whether `read` returned our format."""
-    return isinstance(content, Mapping) and content.get("format") == FORMAT
 
 
 def network_of(found: Recognised, path: str | Path) -> SegmentationNetwork:

@@ -1,58 +1,90 @@
 """Several networks side by side on one validation list: a table of scores and one picture."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mgd.config import Experiment
+from mgd.checkpoint import recognise
+from mgd.config import Experiment, from_dict
 from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
 from mgd.data.loaders import ValidationSamples
 from mgd.draw import draw_sheet, panel, panels
-from mgd.evaluate import evaluate
+from mgd.evaluate import check_network, evaluate
 from mgd.files import write_png
 from mgd.infer import predict_labels
 from mgd.metrics import iou_per_class
 from mgd.scores import Report
 from mgd.student import load_student
+from mgd.weights import read
 
 WIDTH = 320  # of a picture in the comparison, in pixels
 
 
 def compare(
-    checkpoints: Mapping[str, Path], config: Experiment, device: torch.device, *, out: Path, images: int = 6
+    checkpoints: Mapping[str, Path],
+    config: Experiment,
+    device: torch.device,
+    *,
+    out: Path,
+    images: int = 6,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Report]:
     """Evaluate the networks of `checkpoints` (name -> file) on `config`'s validation list.
 
+    Each sees photos of the size, and windows, that it was trained with, unless `overrides` say otherwise.
+
     Writes `out`: for `images` images spread over the list a row of image, truth and every network's prediction.
+
+    Args:
+        overrides: what `config` was changed by; those of `model.*` must hold of every network.
 
     Returns:
         Each network's report, by its name.
+
+    Raises:
+        UserError: as `load_student` and `evaluate`; an override asks for another network than a file's.
     """
     root = Path(config.data.root)
     classes, items = read_classes(config.data.classes, root), open_val(config.data)
     networks = {n: load_student(path, device, classes=classes.names) for n, path in checkpoints.items()}
-    how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
-    samples = ValidationSamples(items, config, len(classes))
+    for name, network in networks.items():
+        check_network(network, config.model, overrides, checkpoints[name])
+    configs = {n: _as_trained(config, path, overrides) for n, path in checkpoints.items()}
+    samples = {n: ValidationSamples(items, own, len(classes)) for n, own in configs.items()}
     rows = []
     for index in np.linspace(0, len(items) - 1, min(images, len(items))).round().astype(int):
-        sample = samples[int(index)]
-        image, label = sample["image"], sample["label"]
-        size = tuple(label.shape)
-        found = (predict_labels(n, image.to(device), how, size=size).cpu() for n in networks.values())
-        row = panels(image, [label, *found], classes)
-        rows.append([panel(one, width=WIDTH) for one in row])
+        maps = []
+        for n, network in networks.items():
+            sample, how = samples[n][int(index)], configs[n].evaluate
+            how = replace(how, crop_size=how.crop_size or configs[n].data.crop_size)
+            image, label = sample["image"], sample["label"]
+            maps.append(predict_labels(network, image.to(device), how, size=(label.shape[0], label.shape[1])).cpu())
+        rows.append([panel(one, width=WIDTH) for one in panels(image, [label, *maps], classes)])
     write_png(out, draw_sheet(rows, ["image", "truth", *networks], classes))
-    return {n: evaluate(net, items, classes, config, device, progress=n) for n, net in networks.items()}
+    return {n: evaluate(net, items, classes, configs[n], device, progress=n) for n, net in networks.items()}
+
+
+def _as_trained(config: Experiment, path: Path, overrides: Sequence[str]) -> Experiment:
+    """`config` with the photos' size and the windows of the run that left `path`, as far as nothing overrides them."""
+    found, changed = recognise(read(path), path).config, {text.partition("=")[0] for text in overrides}
+    if found is None:
+        return config
+    own = from_dict(found).data
+    short_side = config.data.short_side if "data.short_side" in changed else own.short_side
+    crop_size = config.data.crop_size if "data.crop_size" in changed else own.crop_size
+    return replace(config, data=replace(config.data, short_side=short_side, crop_size=crop_size))
 
 
 def comparison_table(reports: Mapping[str, Report]) -> str:
     """One row a class and mIoU, one column a report, in percent."""
-    names = [*next(iter(reports.values())).classes.names, "mIoU"]
+    first = next(iter(reports.values()))
+    excluded = f" without {', '.join(first.excluded)}" if first.excluded else ""
+    names = [*first.classes.names, f"mIoU{excluded}"]
     columns = {n: [*iou_per_class(r.confusion).tolist(), r.miou] for n, r in reports.items()}
     width = max(map(len, names))
     widths = {n: max(8, len(n)) for n in columns}

@@ -11,9 +11,7 @@ from mgd.checkpoint import (
     MAIN_BRANCH,
     Recognised,
     check_fit,
-    is_ours,
     network_of,
-    read,
     recognise,
     save,
     strip_prefix,
@@ -25,6 +23,7 @@ from mgd.models.network import SegmentationNetwork
 from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.models.pretrained import HEADS, SOURCES, our_name
 from mgd.tensors import State, find_networks, flat_state
+from mgd.weights import is_ours, read
 
 TEACHER_BRANCHES = ("branch2", "branch3")  # of a student's file: T_W and T_D
 PUBLISHED_STRIDE = dict.fromkeys(BACKBONES, 16) | {"mobilenet_v2": 32}  # not in an official file, hence implied

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.checkpoint import network_of, read, recognise
+from mgd.checkpoint import network_of, recognise
 from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
@@ -30,6 +30,7 @@ from mgd.progress import Progress
 from mgd.published import experiment_for
 from mgd.scores import ImageScores, Report, check_excluded
 from mgd.student import load_student
+from mgd.weights import is_hub_folder, read
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def evaluate(
     )
     if report.is_empty and rank == 0:
         log.warning(
-            "WARNING: the labels of the %d validation images are ignored everywhere (255, data.ignore_values), so "
+            "the labels of the %d validation images are ignored everywhere (255, data.ignore_values), so "
             "there is no score; see what values they hold with mgd check",
             len(items),
         )
@@ -178,14 +179,14 @@ def open_target(
     Raises:
         UserError: no such file, no network in it, or an override that asks for another network than the file's.
     """
-    if Path(target).suffix == ".py" or Path(target).is_dir():
+    if Path(target).suffix == ".py" or (Path(target).is_dir() and not is_hub_folder(Path(target))):
         config = load(target, overrides)
         file = file or Path(config.run.dir) / "last.pt"
         if not file.is_file():
             script = (Path(target) if Path(target).is_dir() else Path(target).parent).absolute() / "script.sh"
             raise UserError(f"{file} does not exist: train it first, bash {script}")
         network = load_student(file)
-        _check_network(network, config.model, overrides, file)
+        check_network(network, config.model, overrides, file)
         return config, network, file
     file = Path(target)
     found = recognise(read(file), file)
@@ -194,11 +195,11 @@ def open_target(
     else:
         config = experiment_for(found.arch["backbone"], found.arch["num_classes"], file)
     config, network = override(config, overrides), network_of(found, file).eval()
-    _check_network(network, config.model, overrides, file)
+    check_network(network, config.model, overrides, file)
     return config, network, file
 
 
-def _check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:
+def check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:
     """Raise UserError where an override names another network than the file's: it would have no effect."""
     keys, strides = {text.partition("=")[0] for text in overrides}, network.backbone.strides
     held = {name: network.arch[name] for name in ("backbone", "head", "channels")}

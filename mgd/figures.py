@@ -1,11 +1,20 @@
 """Matplotlib figures without a window, and how they become a PNG file or SVG text."""
 
+import argparse
 import io
 from pathlib import Path
 from typing import Any
 
 from mgd.extras import need
 from mgd.files import write_bytes
+
+
+def png(text: str) -> Path:
+    """The path of a picture that an option asks for. Raises ArgumentTypeError where its name says that it is no PNG."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text}: pictures are PNG files; name it {path.with_suffix('.png')}")
+    return path
 
 
 def new_figure(width: float, height: float) -> Any:

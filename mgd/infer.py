@@ -67,13 +67,27 @@ def predict_labels(network: NormalisingNetwork, image: Tensor, how: Evaluate, *,
 def predict_confidence(
     network: NormalisingNetwork, image: Tensor, how: Evaluate, *, size: Size | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Labels as `predict_labels` and the softmax of the scores there, (*size) float32; NaN where a score is NaN."""
-    labels, shares = [], []
+    """Labels as `predict_labels` and their probability, (*size) float32; NaN where a score is NaN.
+
+    The probability is the softmax of the mean of the logits that are summed: the same however many windows overlap.
+    """
+    once = how.mode == "whole" and not how.flip and len(how.scales) == 1
+    counts = None if once else predict_scores(_Ones(), image, how, size=size)[0]
+    labels, shares, start = [], [], 0
     for band in _bands(network, image, how, size):
-        share, label = band.softmax(dim=0).max(dim=0)
+        label, stop = band.argmax(dim=0), start + band.shape[1]
+        mean = band if counts is None else band / counts[start:stop]
         labels.append(label.to(torch.uint8))
-        shares.append(share)
+        shares.append(mean.softmax(dim=0).gather(0, label[None])[0])
+        start = stop
     return torch.cat(labels), torch.cat(shares)
+
+
+class _Ones(NormalisingNetwork):
+    """Images -> (N,1,H,W) ones: their sums say how many logits are summed at a pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x[:, :1])
 
 
 @torch.inference_mode()

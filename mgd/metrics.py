@@ -1,6 +1,7 @@
 """Confusion matrix, boundary counts and the scores that follow from them; no I/O."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,9 +67,11 @@ def iou_per_class(confusion: Tensor) -> Tensor:
     return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
 
 
-def mean_iou(confusion: Tensor) -> float:
-    """Mean over the classes that occur in label or prediction, 0..1; NaN when there is none."""
-    return float(torch.nanmean(iou_per_class(confusion)))
+def mean_iou(confusion: Tensor, *, excluded: Sequence[int] = ()) -> float:
+    """Mean over the classes that occur in label or prediction and are not excluded, 0..1; NaN when there is none."""
+    iou = iou_per_class(confusion)
+    iou[list(excluded)] = math.nan
+    return float(torch.nanmean(iou))
 
 
 def dice_per_class(confusion: Tensor) -> Tensor:

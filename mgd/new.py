@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mgd.config import Data
 from mgd.data.classes import read_classes
@@ -86,8 +88,15 @@ def write_family(folder: Path, root: Path, given: Mapping[str, object] | None = 
     name = f"{folder.name.removeprefix('exp.')}{data.partition}"
     _write(folder, name, _family(folder.name, name, decided, splits, photos), splits)
     lines = [f"{field + ' = ' + repr(value):<40} {why}" for field, value, why in decided]
-    check = f"look first: python -m mgd check {folder / _experiment(name, 'resnet18')} --sheet sheet.png"
-    return "\n".join([*lines, f"3 experiments in {folder}", check, f"then: bash {folder / 'run.sh'}"])
+    deep, student = (shlex.quote(str(folder / _experiment(name, n))) for n in ("resnet101", "resnet18"))
+    told = [f"3 experiments in {folder}"]
+    if not torch.cuda.is_available():
+        told.append(
+            f"there is no GPU here, and teachers of this size take days without: python -m mgd fit {deep} tells how "
+            "long; docs/students.md has smaller networks to name in the three config.py"
+        )
+    told.append(f"look first: python -m mgd check {student} --sheet sheet.png")
+    return "\n".join([*lines, *told, f"then: bash {shlex.quote(str(folder / 'run.sh'))}"])
 
 
 def _write(folder: Path, name: str, family: str, splits: Splits) -> None:
@@ -95,9 +104,8 @@ def _write(folder: Path, name: str, family: str, splits: Splits) -> None:
     for network in NETWORKS:
         write_text(folder / _experiment(name, network) / "config.py", _config(network, splits))
         write_text(folder / _experiment(name, network) / "script.sh", SCRIPT.replace("LAUNCH", _launch(folder)))
-    script = RUN
-    for word, network in {"DEEP": "resnet101", "WIDE": "wresnet34", "STUDENT": "resnet18"}.items():
-        script = script.replace(word, _experiment(name, network))
+    networks = {"DEEP": "resnet101", "WIDE": "wresnet34", "STUDENT": "resnet18"}
+    script = re.sub("|".join(networks), lambda word: _experiment(name, networks[word[0]]), RUN)
     write_text(folder / "run.sh", script)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from mgd.errors import UserError
 from mgd.files import write_json, write_text
 from mgd.metrics import boundary_iou_per_class, dice_per_class, iou_per_class, pixel_accuracy
 
+# Settings that change a score. Where the data lie is none of them.
+SCORING = {
+    "evaluate": ("mode", "crop_size", "stride", "scales", "flip", "exclude"),
+    "data": ("val_list", "val_folder", "short_side", "crop_size", "classes", "label_map", "ignore_values"),
+}
 TITLES = {"iou": "IoU", "dice": "Dice", "boundary_iou": "boundary IoU"}
 
 
@@ -25,10 +31,6 @@ class ImageScores(NamedTuple):
     name: str
     iou: tuple[float, ...]
     pixel_accuracy: float
-
-    @property
-    def miou(self) -> float:
-        return float(torch.tensor(self.iou, dtype=torch.float64).nanmean())
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ class Report:
 
     def mean(self, metric: str, *, of_all: bool = False) -> float:
         """Mean over the classes that occur in label or prediction; without the excluded ones unless `of_all`."""
-        left_out = () if of_all else self.excluded
-        values = [v for n, v in zip(self.classes.names, self.of_classes(metric), strict=True) if n not in left_out]
-        return float(torch.tensor(values, dtype=torch.float64).nanmean())
+        return self._mean(self.of_classes(metric), () if of_all else self.excluded)
+
+    def _mean(self, values: Sequence[float], left_out: Sequence[str]) -> float:
+        kept = [value for name, value in zip(self.classes.names, values, strict=True) if name not in left_out]
+        return float(torch.tensor(kept, dtype=torch.float64).nanmean())
 
     def table(self) -> str:
         """Scores of each class, means and pixel accuracy in percent, for a terminal."""
@@ -110,7 +114,7 @@ class Report:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "mIoU", "pixel accuracy", *self.classes.names])
         for one in self.per_image:
-            values = (one.miou, one.pixel_accuracy, *one.iou)
+            values = (self._mean(one.iou, self.excluded), one.pixel_accuracy, *one.iou)
             writer.writerow([one.name, *("" if math.isnan(v) else f"{100 * v:.2f}" for v in values)])
         return text.getvalue()
 
@@ -131,6 +135,16 @@ class Report:
             elif in_predictions and not in_labels:
                 notes[name] = "in no label"
         return notes
+
+
+def scored_otherwise(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The settings of `other`, `key=value`, that score otherwise than those of `config`; both as their JSON tells."""
+    return [
+        f"{section}.{key}={value}"
+        for section, keys in SCORING.items()
+        for key in keys
+        if json.dumps(value := other[section][key]) != json.dumps(config[section][key])
+    ]
 
 
 def check_excluded(excluded: Sequence[str], classes: Classes) -> None:

@@ -73,18 +73,23 @@ def ious(confusion: np.ndarray) -> np.ndarray:
     return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
 
 
-def paired_bootstrap(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> list[Difference]:
+def paired_bootstrap(
+    first: np.ndarray, second: np.ndarray, *, counted: np.ndarray | None = None, seed: int = 0
+) -> list[Difference]:
     """Second minus first, 0..1, of every class's IoU and, last, of mIoU; NaN for a class that never occurs.
 
     Images are drawn with replacement, the same ones for both networks, and the scores of the drawn set compared.
 
     Args:
         first, second: (N,K,K) confusion matrices of the same N images.
+        counted: (K,) bool, the classes of the mean; None: all.
     """
     count, classes = first.shape[:2]
+    counted = np.ones(classes, bool) if counted is None else counted
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    drawn = [_scores((weights @ one.reshape(count, -1)).reshape(-1, classes, classes)) for one in (first, second)]
-    whole = [_scores(one.sum(0)[None])[0] for one in (first, second)]
+    sums = [(weights @ one.reshape(count, -1)).reshape(-1, classes, classes) for one in (first, second)]
+    drawn = [_scores(one, counted) for one in sums]
+    whole = [_scores(one.sum(0)[None], counted)[0] for one in (first, second)]
     differences, values = drawn[1] - drawn[0], whole[1] - whole[0]
     found = []
     for value, column in zip(values, differences.T, strict=True):
@@ -94,9 +99,9 @@ def paired_bootstrap(first: np.ndarray, second: np.ndarray, *, seed: int = 0) ->
     return found
 
 
-def _scores(confusion: np.ndarray) -> np.ndarray:
-    """(B,K,K) -> (B,K+1): the classes' IoU and their mean."""
+def _scores(confusion: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(B,K,K) -> (B,K+1): the classes' IoU and the mean of those that are counted."""
     iou = ious(confusion.astype(np.float64))
-    known = ~np.isnan(iou)
+    known = ~np.isnan(iou) & counted
     mean = np.where(known, iou, 0).sum(1) / np.maximum(known.sum(1), 1)
     return np.concatenate([iou, mean[:, None]], axis=1)

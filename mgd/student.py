@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from mgd.checkpoint import network_of, read, recognise
+from mgd.checkpoint import network_of, recognise
 from mgd.errors import UserError, first_few
 from mgd.models.network import SegmentationNetwork
+from mgd.weights import read
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def start_from(network: SegmentationNetwork, path: str | Path, *, classes: Seque
     if unused := [name for name in found.state if name not in fitting]:
         log.info("  in the file, not used: %s", first_few(unused))
     if left:
-        log.warning("  left at random: %s", ", ".join(left))
+        log.warning("left at random: %s", ", ".join(left))
 
 
 def _groups(names: Iterable[str]) -> str:

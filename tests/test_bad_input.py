@@ -357,6 +357,10 @@ def test_the_help_lists_every_command(capsys: Capture) -> None:
         (["train"], "config"),
         (["train", "config.py", "--fast"], "--fast"),
         (["prepare", "camvid", "--source", "x", "train.lr=1"], "train.lr=1"),
+        (["check", "config.py", "--sheet", "sheet.jpg"], "sheet.jpg: pictures are PNG files; name it sheet.png"),
+        (["compare", "a:a.pt", "--out", "a"], "name it a.png"),
+        (["benchmark", "a.onnx", "--picture", "a.pdf"], "name it a.png"),
+        (["profile", "resnet18", "--plot", "a.svg"], "name it a.png"),
     ],
 )
 def test_an_unknown_command_or_option_is_refused(arguments: list[str], word: str, capsys: Capture) -> None:

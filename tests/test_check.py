@@ -484,6 +484,17 @@ def test_teachers_are_loaded_and_their_classes_counted(data: Path, tmp_path: Pat
     assert "put one there" in one(findings(data, *teach, f"method.wide_teacher={other}"), "error", "wide teacher")
 
 
+def test_a_teacher_that_an_experiment_will_train_is_a_warning_with_its_command(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "deep/script.sh"
+    script.parent.mkdir()
+    script.write_text("")
+    for teachers in ("online", "offline"):
+        method = ["method=mgd", f"method.deep_teacher={tmp_path}/deep/run/last.pt", f"method.teachers={teachers}"]
+        found = findings(data, *method)
+        assert f"train it first: bash {script}" in one(found, "warning", "deep teacher")
+        assert errors(found) == set()
+
+
 def test_imagenet_weights_are_looked_for(data: Path, tmp_path: Path) -> None:
     wants = ["model.pretrained=true", "model.backbone=resnet18", f"model.weights_dir={tmp_path}"]
     assert f"{tmp_path} has no weights of resnet18" in one(findings(data, *wants), "warning", "ImageNet")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import multiprocessing.dummy
 import os
 import shutil
 import subprocess
@@ -15,15 +16,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import BACKBONE, CHANNELS, train, write_image
+from helpers import BACKBONE, CHANNELS, train, write_image, write_network
 from PIL import Image
 from torch import Tensor, nn
 
 import mgd
 from mgd.__main__ import main
-from mgd.config import MGD
+from mgd.config import MGD, Data
 from mgd.data.datasets import Item
-from mgd.deploy.comparison import compare_runners
+from mgd.deploy.benchmark import benchmark
+from mgd.deploy.comparison import choose_photos, compare_runners
 from mgd.deploy.formats import Shape, write_onnx
 from mgd.deploy.int8.qdq import between_convolutions
 from mgd.deploy.int8.quantise import quantise
@@ -137,6 +139,20 @@ def test_a_network_predicts_a_photo_file_and_an_array_alike(run: Path, photos: P
     assert not network.training
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rgb: rgb / 255,
+        lambda rgb: rgb[..., 0],
+        lambda rgb: rgb.transpose(2, 0, 1),
+        lambda rgb: rgb[..., [0, 1, 2, 2]],
+    ],
+)
+def test_an_array_that_is_no_photo_is_refused_and_not_predicted_wrongly(change, run: Path) -> None:
+    with pytest.raises(UserError, match=r"must be RGB uint8 \(H,W,3\), found"):
+        mgd.load_student(run / "last.pt").predict(change(np.zeros((40, 50, 3), np.uint8)))
+
+
 def test_a_checkpoint_brings_its_colours_and_its_short_side(small_scenes: Path, tmp_path: Path) -> None:
     folder = train(tmp_path / "exp", small_scenes, "data.short_side=40", "train.max_iterations=1")
     source = open_source(folder / "last.pt", data_root="gone")
@@ -162,9 +178,11 @@ def test_predict_keeps_sizes_and_paths_and_skips_what_cannot_be_read(
     exif[274] = 6  # turned by 90 degrees
     write_image(given / "turned.jpg", turned, exif=exif)
     (given / "empty.jpg").write_bytes(b"")
+    (given / "phone.heic").write_bytes(b"")
     cv2.imwrite(str(given / "deep.png"), np.zeros((9, 9, 3), np.uint16))
     assert main(["predict", str(run / "last.pt"), str(given), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
+    assert f"left out: 1 in {given}, since their names are not those of images: {given}/phone.heic; convert" in out
     assert "empty.jpg cannot be decoded" in told
     assert "deep.png has 16 bits" in told
     assert "2 could not be read" in told
@@ -222,7 +240,10 @@ def test_a_video_that_ends_early_is_predicted_to_its_end_and_told(
     out = tmp_path / "out"
     arguments = [str(run / "last.pt"), str(tmp_path / "cut.avi"), "--out", str(out), "--write", "overlay"]
     assert main(["predict", *arguments]) == 1
-    assert "of 12 frames" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert f"ends after {(count := int(told.err.split('ends after ')[1].split()[0]))} of 12 frames" in told.err
+    assert told.out.startswith(f"0 images and {count} frames, ")
+    assert "frames/s" in told.out
     assert [file.name for file in (out / "overlay").iterdir()] == ["cut.mp4"]
 
 
@@ -239,11 +260,24 @@ def test_a_path_that_has_nothing_ends_in_a_sentence(
     assert said in capsys.readouterr().err
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_files_of_one_name_are_refused_and_a_file_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_image(tmp_path / folder / "same.png", np.zeros((2, 2, 3), np.uint8))
-    with pytest.raises(UserError, match="would be written as same"):
+    with pytest.raises(UserError, match=r"a/same\.png, .*b/same\.png would be written under one name, same; rename"):
         find_media([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert len(find_media([str(tmp_path / "a/same.png")] * 2)) == 1
+
+
+def test_what_was_predicted_into_the_folder_of_the_photos_is_no_photo_the_next_time(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "photos/a.png", np.full((37, 53, 3), 90, np.uint8))
+    for told in ("1 images, ", "left out: 2 pictures in "):
+        arguments = ["predict", str(run / "last.pt"), str(tmp_path / "photos"), "--write", "label,color"]
+        assert main([*arguments, "--out", str(tmp_path / "photos")]) == 0
+        assert told in capsys.readouterr().out
+    found = sorted(file.relative_to(tmp_path / "photos").as_posix() for file in tmp_path.rglob("*.png"))
+    assert found == ["a.png", "color/a.png", "label/a.png"]
 
 
 # Export and verify
@@ -436,6 +470,42 @@ def test_scores_that_are_not_finite_are_refused(photos: Path) -> None:
         compare_runners(broken, broken, [item], mgd.data.classes.Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))))
 
 
+def test_labels_to_compare_on_are_read_through_the_datas_mapping(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "images/a.png", np.zeros((4, 6, 3), np.uint8))
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, 2:] = 255
+    label = write_image(tmp_path / "labels/a.png", mask)
+    logits = np.array([1.0, 0.0], np.float32)[None, :, None, None] * np.ones((1, 1, 4, 6), np.float32)
+    all_first = Runner(lambda image: {"logits": logits})
+    classes, data = mgd.data.classes.Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))), Data(root="", label_map=("255=1",))
+    found = compare_runners(all_first, all_first, [Item("a", image, label)], classes, data=data)
+    assert found.miou == pytest.approx((8 / 24 + 0) / 2)  # a third of the pixels is of class a
+    found = compare_runners(all_first, all_first, [Item("a", image, label)], classes, data=data, excluded=("b",))
+    assert (found.miou, found.excluded) == (pytest.approx(8 / 24), ("b",))
+
+
+def test_labels_that_lie_beside_photos_are_no_photos_to_compare_on(run: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "a_mask.png"):
+        write_image(tmp_path / name, np.zeros((4, 6), np.uint8))
+    source = open_source(run / "last.pt")
+    assert source.config is not None
+    data = replace(source.config.data, label_pattern="{stem}_mask.png")
+    source = replace(source, config=replace(source.config, data=data))
+    assert choose_photos(source, tmp_path, count=9) == [Item("a", tmp_path / "a.png", tmp_path / "a_mask.png")]
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "a_mask.png").unlink()
+    assert choose_photos(source, tmp_path, count=9) == [Item("b", tmp_path / "b.png", None)]
+
+
+def test_photos_to_compare_on_without_a_pair_are_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("images/a.png", "labels/b.png"):
+        write_image(tmp_path / "photos" / name, np.zeros((40, 40), np.uint8))
+    arguments = ("export", run / "last.pt", "--images", tmp_path / "photos", "--out", tmp_path / "x.pt2")
+    assert "1 images have no label: " in refused(capsys, *arguments, "--format", "pt2")
+
+
 # INT8
 
 
@@ -552,6 +622,24 @@ def test_a_benchmark_measures_files_and_the_pytorch_network(
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_rows_of_a_benchmark_have_their_own_names_and_mious(
+    exported: Path, run: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: multiprocessing.dummy)
+    other = tmp_path / "student.onnx"
+    for suffix in ("", ".json", ".npz"):
+        shutil.copy(f"{exported}{suffix}", f"{other}{suffix}")
+    card = json.loads(Path(f"{other}.json").read_text())
+    card["comparison"]["miou_pytorch"], card["checkpoint"]["sha256"] = 0.5, "of another run"
+    Path(f"{other}.json").write_text(json.dumps(card))
+    stranger = write_network(tmp_path / "stranger.pt", num_classes=8)
+    files = [other, exported, run / "last.pt", stranger]
+    rows = benchmark(files, threads=(1,), runs=1)
+    assert [row.name for row in rows] == [str(other), str(exported), "last.pt (PyTorch)", "stranger.pt (PyTorch)"]
+    own = json.loads(Path(f"{exported}.json").read_text())["comparison"]["miou_pytorch"]
+    assert [row.miou for row in rows[2:]] == [own, None]  # not that of the first file
+
+
 def test_a_benchmark_without_an_exported_file_is_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has no card" in refused(capsys, "benchmark", run / "last.pt")
 
@@ -590,6 +678,25 @@ def reported(run: Path, small_scenes: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def report(reported: Path) -> str:
     return (reported / "report.html").read_text()
+
+
+def test_a_report_and_a_comparison_leave_out_the_classes_that_the_evaluation_excludes(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = train(tmp_path, small_scenes, "evaluate.exclude=sky", "train.seed=3")
+    assert main(["evaluate", str(tmp_path / "config.py"), "evaluate.exclude=sky"]) == 0
+    scored = json.loads((run / "evaluation/last.json").read_text())
+    assert scored["miou"] != scored["means_of_all"]["iou"]
+    assert main(["report", str(run), "--out", str(tmp_path / "x.html"), "--json", str(tmp_path / "x.json")]) == 0
+    numbers = json.loads((tmp_path / "x.json").read_text())
+    assert (numbers["runs"][0]["miou"], numbers["excluded"]) == (pytest.approx(scored["miou"]), ["sky"])
+    assert "mIoU is without sky" in (tmp_path / "x.html").read_text()
+    capsys.readouterr()
+    assert main(["compare", f"a:{run}/last.pt", "--out", str(tmp_path / "x.png")]) == 0
+    last = capsys.readouterr().out.splitlines()[-2]
+    assert last.split("  ")[0] == "mIoU without sky"
+    assert last.split()[-1] == f"{100 * scored['miou']:.2f}"
 
 
 def test_a_report_fetches_nothing(report: str) -> None:
@@ -641,6 +748,10 @@ def test_a_report_adds_the_teachers_that_a_run_names_and_holds_the_student_again
     assert ">100.00</td><td>nothing</td>" in html  # a copy of the student agrees with it everywhere
 
 
+def test_a_report_of_a_run_and_itself_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{run} is named twice" in refused(capsys, "report", f"a:{run}", f"b:{run.parent}/../{run.parent.name}/run")
+
+
 def test_a_report_of_a_folder_without_a_run_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has no last.pt" in refused(capsys, "report", tmp_path)
 
@@ -680,6 +791,6 @@ def test_a_large_photo_goes_through_in_tiles(tmp_path: Path, monkeypatch: pytest
     classes = mgd.data.classes.Classes(("dark", "red"), ((0, 0, 0), (255, 0, 0)))
     source = Source(file, Reddest(), classes, None)  # type: ignore[arg-type]
     tally = predict_media(source, [Photo(file, Path("photo"))], Job(out=tmp_path / "out"), torch.device("cpu"))
-    assert (tally.done, tally.problems) == (1, [])
+    assert (tally.photos, tally.problems) == (1, [])
     label = cv2.imread(str(tmp_path / "out/label/photo.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(label, photo[..., 0] > 127)

@@ -66,6 +66,19 @@ def test_a_hub_folder_is_read_by_from_pretrained_and_by_load_student(run: Path, 
     assert np.array_equal(mgd.load_student(hub).predict(PHOTO), expected)
 
 
+def test_a_hub_folder_is_a_checkpoint_to_every_command(run: Path, hub: Path, tmp_path: Path) -> None:
+    words = {
+        "evaluate": [hub, "--out", tmp_path / "evaluation"],
+        "compare": [f"a:{hub}", f"b:{run}/last.pt", "--out", tmp_path / "x.png"],
+        "export": [hub, "--format", "torchscript", "--size", "48x64", "--out", tmp_path / "x.torchscript"],
+        "profile": [hub, "--size", "64", "--modes", "eager", "--seconds", "0"],
+    }
+    for command, arguments in words.items():
+        assert main([command, *map(str, arguments)]) == 0, command
+    card = json.loads((tmp_path / "x.torchscript.json").read_text())
+    assert card["checkpoint"]["name"] == "model.safetensors"
+
+
 def test_a_model_card_tells_score_classes_and_the_command(run: Path, hub: Path) -> None:
     from huggingface_hub import ModelCard
 

@@ -20,6 +20,7 @@ from mgd.checkpoint import save
 from mgd.config import Data, Evaluate, Experiment, Model, Supervised, load, override, to_dict
 from mgd.data.classes import Classes, read_classes
 from mgd.data.datasets import open_val
+from mgd.deploy.profile import evaluated_miou
 from mgd.errors import UserError
 from mgd.evaluate import EveryNth, Report, evaluate
 from mgd.models import build_model
@@ -182,6 +183,27 @@ def test_a_config_scores_its_last_checkpoint_or_the_one_that_is_named(
     assert json.loads((tmp_path / "out/other.json").read_text())["checkpoint"] == str(other)
 
 
+def test_a_report_of_other_settings_that_is_replaced_is_told_and_is_no_score_of_the_run(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = train(tmp_path, small_scenes, "train.max_iterations=1") / "last.pt"
+    assert main(["evaluate", str(checkpoint)]) == 0
+    score = evaluated_miou(checkpoint)
+    assert score is not None
+    capsys.readouterr()
+    for words, told, kept in (
+        ([], "", score),
+        (["evaluate.scales=0.5,1"], "of evaluate.scales=[1.0], is replaced", None),
+        (["evaluate.scales=0.5,1", "data.workers=1"], "", None),
+        ([], "of evaluate.scales=[0.5, 1.0], is replaced", score),
+    ):
+        assert main(["evaluate", str(checkpoint), *words]) == 0
+        out = capsys.readouterr().out
+        assert told in out
+        assert ("is replaced" in out) is bool(told)
+        assert evaluated_miou(checkpoint) == kept
+
+
 def test_networks_are_compared_in_one_table_and_one_picture(
     small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +216,38 @@ def test_networks_are_compared_in_one_table_and_one_picture(
     assert lines[0].split() == ["trained", "random"]
     assert [line.split()[0] for line in lines[1:10]] == [*read_classes("classes.csv", small_scenes).names, "mIoU"]
     assert Image.open(out).width >= 4 * 64  # image, truth, two predictions
+
+
+def test_each_network_of_a_comparison_sees_photos_of_the_size_that_it_was_trained_with(
+    small_scenes: Path, tmp_path: Path
+) -> None:
+    runs = {
+        name: train(tmp_path / name, small_scenes, "train.max_iterations=1", *changes)
+        for name, changes in {"a": [], "b": ["data.short_side=32", "data.crop_size=24"]}.items()
+    }
+    alone = {}
+    for name, run in runs.items():
+        assert main(["evaluate", str(run / "last.pt")]) == 0
+        alone[name] = json.loads((run / "evaluation/last.json").read_text())["miou"]
+    words = [f"{name}:{run}/last.pt" for name, run in runs.items()]
+    words += ["--out", str(tmp_path / "x.png"), "--json", str(tmp_path / "x.json")]
+
+    def compared(*overrides: str) -> dict[str, float]:
+        assert main(["compare", *words, *overrides]) == 0
+        return {name: one["miou"] for name, one in json.loads((tmp_path / "x.json").read_text()).items()}
+
+    assert compared() == alone
+    assert compared("data.short_side=0", "data.crop_size=32")["b"] != alone["b"]
+
+
+def test_a_change_of_the_network_is_held_against_each_that_is_compared(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path, small_scenes, "train.max_iterations=1")
+    other = write_network(tmp_path / "other.pt", num_classes=8, channels=24)
+    out = ["--out", str(tmp_path / "sheet.png")]
+    assert main(["compare", f"a:{run}/last.pt", f"b:{other}", "model.channels=16", *out]) == 2
+    assert f"model.channels=16: {other} holds a network with channels 24" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("images", ["0", "-1"])

@@ -445,6 +445,7 @@ def test_a_failing_training_stops_the_script_with_its_status(checkout, gpus):
     [
         (signal.SIGTERM, "75", 75),
         (signal.SIGUSR1, "75", 75),
+        (signal.SIGHUP, "75", 75),
         (signal.SIGTERM, "1", 75),  # what torchrun makes of it
         (signal.SIGTERM, "0", 0),  # the training's last step: nothing is left to do but to evaluate
         (signal.SIGINT, "130", 130),

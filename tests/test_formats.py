@@ -377,6 +377,32 @@ def test_a_data_set_in_the_export_itself_is_refused(tmp_path: Path) -> None:
         convert(source, "labelme", source / "out", rules=Rules(unmarked="ignore"))
 
 
+def test_paths_of_windows_are_found_and_a_photo_has_one_label(tmp_path: Path) -> None:
+    source, options = coco_json(tmp_path / "export")
+    file = source / "annotations/instances_default.json"
+    content = json.loads(file.read_text())
+    (source / "images/x").mkdir()
+    (source / "images/a.jpg").rename(source / "images/x/a.jpg")
+    content["images"][0]["file_name"] = "x\\a.jpg"
+    write_json(file, content)
+    prepare(source, "coco", tmp_path / "out", *options)
+    assert (tmp_path / "out/images/x/a.jpg").is_file()
+    content["images"][1]["file_name"] = "y\\a.jpg"  # that folder is not there, and a.jpg is another photo
+    write_json(file, content)
+    with pytest.raises(UserError, match=r"labels of x/a, y/a, for which there is one photo, .*x/a\.jpg; see"):
+        convert(source, "coco", tmp_path / "other", rules=Rules(unmarked="background"))
+
+
+def test_classes_that_no_photo_shows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        photo(tmp_path / f"export/images/{name}.jpg")
+        write_image(tmp_path / f"export/labels/{name}.png", np.where(PICTURE, 255, 0).astype(np.uint8))
+    prepare(tmp_path / "export", "index", tmp_path / "out", "--classes", "background,leaf")
+    assert "WARNING: no photo shows leaf; 255 is ignored: where it means a class, say so" in capsys.readouterr().out
+    prepare(tmp_path / "export", "index", tmp_path / "mapped", "--classes", "background,leaf", "--map", "255=1")
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_a_photo_without_an_object_is_background_where_unmarked_pixels_are(tmp_path: Path) -> None:
     source, options = yolo_text(tmp_path / "export")
     (source / "labels/train/a.txt").unlink()

@@ -11,10 +11,10 @@ from helpers import differences, read
 from official import State, prefixed, sentence, write
 
 from mgd.__main__ import main
-from mgd.checkpoint import flat_state
-from mgd.checkpoint import read as read_checkpoint
 from mgd.models import build_model
 from mgd.models.pretrained import load_imagenet
+from mgd.tensors import flat_state
+from mgd.weights import read as read_checkpoint
 
 BACKBONE_WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "bare": lambda state: state,

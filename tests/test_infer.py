@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import Evaluate
-from mgd.infer import predict_labels, predict_scores, resize_photo, windows_at_once
+from mgd.infer import predict_confidence, predict_labels, predict_scores, resize_photo, windows_at_once
 from mgd.models import build_model
 from mgd.models.normalise import NormalisingNetwork
 from mgd.rows import Resized
@@ -74,6 +74,15 @@ def test_windows_equal_the_whole_image_for_a_pixelwise_network(
     counts = predict_scores(Counting(), image, how)
     whole = predict_scores(pixelwise, image, WHOLE)
     assert torch.allclose(predict_scores(pixelwise, image, how) / counts, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [windows(16), windows(16, scales=(1.0, 1.0)), Evaluate(mode="whole", flip=True)])
+def test_confidence_does_not_grow_where_windows_overlap(pixelwise: NormalisingNetwork, how: Evaluate) -> None:
+    image = photo(31, 64)
+    label, share = predict_confidence(pixelwise, image, how)
+    alone, once = predict_confidence(pixelwise, image, WHOLE)
+    assert torch.equal(label, alone)
+    assert torch.allclose(share, once, atol=1e-5)
 
 
 def test_the_whole_image_is_scored_as_the_network_does(lopsided: NormalisingNetwork) -> None:

@@ -1,5 +1,6 @@
 """Test `mgd new`: what is looked up from the data, told in the configs, and trained by run.sh."""
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def data_set(root: Path, *, width: int = 80, height: int = 70, unlabeled: int = 
                 write_image(root / f"{part}/labels/{i}.png", label)
     (root / "classes.csv").write_text("index,name,red,green,blue\n0,background,0,0,0\n1,leaf,0,160,0\n")
     return root
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_without_a_gpu_the_way_to_see_how_long_it_takes_is_named(
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    folder = tmp_path / "exp.WIDE STUDENT"
+    assert main(["new", str(folder), "--data", str(data_set(tmp_path / "data"))]) == 0
+    deep = "WIDE STUDENT1.resnet101_deeplabv3plus"
+    assert (f"python -m mgd fit {shlex.quote(str(folder / deep))} tells how long" in capsys.readouterr().out) is not gpu
+    assert f'bash "$here/{deep}/script.sh"' in (folder / "run.sh").read_text()  # whatever the folder is called
 
 
 def test_a_family_is_looked_up_from_the_data_and_says_so(tmp_path: Path) -> None:

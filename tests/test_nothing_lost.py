@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import pty
 import random
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -33,6 +35,7 @@ from mgd.engine.distributed import Processes
 from mgd.engine.history import History
 from mgd.engine.log import Meter
 from mgd.engine.step import Outcome
+from mgd.engine.stop import handled
 from mgd.errors import UserError
 from mgd.objectives.base import Pass, Terms
 from mgd.objectives.supervised import SupervisedObjective
@@ -123,7 +126,7 @@ def test_what_a_kill_cut_off_after_a_save_is_made_up_for_when_the_run_goes_on(
 # Told to stop
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_lets_the_step_end_saves_and_gives_a_status_of_its_own(
     small_scenes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -140,6 +143,34 @@ def test_a_signal_lets_the_step_end_saves_and_gives_a_status_of_its_own(
     assert process.wait(60) == 75
     stopped = read(run / "last.pt")["iteration"]
     assert 3 <= stopped == metrics(run)[-1]["step"] < 400
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_stops_a_run_which_is_saved(small_scenes: Path, tmp_path: Path) -> None:
+    config, run = write_config(tmp_path, small_scenes), tmp_path / "run"
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", IN_A_TERMINAL, "train", str(config), *LONG]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        while lines_of(run) < 3:
+            if select.select([ours], [], [], 0.01)[0]:
+                os.read(ours, 2**16)
+        os.close(ours)
+        assert process.wait(60) == 75
+    assert read(run / "last.pt")["iteration"] == metrics(run)[-1]["step"]
+
+
+# The session's leader gets the terminal that is its stdin.
+IN_A_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from mgd.__main__ import entry; entry()"
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled(lambda *_: None, signal.SIGHUP):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(

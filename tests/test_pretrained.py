@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import mgd.models.pretrained as pretrained
-from mgd.checkpoint import flat_state, read
 from mgd.errors import UserError
 from mgd.models.backbones import build_backbone
 from mgd.models.pretrained import load_imagenet
+from mgd.tensors import flat_state
+from mgd.weights import read
 
 
 def load(name, folder):
@@ -93,6 +94,22 @@ def test_without_file_and_network_both_remedies_are_named(tmp_path, monkeypatch)
     monkeypatch.setitem(pretrained.SOURCES, "resnet18", pretrained.Source(source.files, offline))
     with pytest.raises(UserError, match=r"resnet18_v1c\.pth.*no route to host.*model\.pretrained=False"):
         load("resnet18", tmp_path)
+
+
+def test_without_a_network_the_hub_is_asked_once_and_no_further(tmp_path, monkeypatch):
+    class Nobody:
+        def head(self, url, *, timeout):
+            raise TimeoutError("nobody there")
+
+    monkeypatch.setattr(pretrained, "get_session", Nobody)
+    monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr("timm.create_model", None)
+    with pytest.raises(UserError, match=r"does not answer: nobody there.*model\.pretrained=False"):
+        load("resnet18", tmp_path)
+    weights = build_backbone("resnet18")  # what is cached needs no network
+    monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda repository, file: file)
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained: weights)
+    assert equal(load("resnet18", tmp_path), weights.state_dict())
 
 
 def test_every_download_has_the_names_and_shapes_of_its_backbone(monkeypatch):

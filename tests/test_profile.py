@@ -11,7 +11,7 @@ from official import sentence
 
 from mgd.__main__ import main
 from mgd.deploy import profile as profiling
-from mgd.deploy.profile import Macs, Profile, count, pareto_front, plot
+from mgd.deploy.profile import Macs, Profile, count, open_network, pareto_front, plot
 from mgd.errors import UserError
 from mgd.models import build_model
 
@@ -80,6 +80,11 @@ def test_the_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'mgd[report]'")
     plot([scored("a", 3 * 10**9, 0.5), scored("b", 10**9, 0.3)], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_experiments_network_is_profiled_with_its_own_classes(tmp_path, small_scenes):
+    network, _ = open_network(str(write_config(tmp_path / "x", small_scenes)), 21)
+    assert network.num_classes == 8
 
 
 def test_a_backbone_an_experiment_and_a_checkpoint_are_profiled(tmp_path, capsys):

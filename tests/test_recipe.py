@@ -102,11 +102,11 @@ def test_only_what_the_student_sees_of_unlabelled_images_is_strengthened() -> No
 
 
 def test_a_pixel_is_sure_where_its_probability_reaches_its_classes_threshold() -> None:
-    p = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.3, 0.7]]).T[None, :, None]  # (1,2,1,3): labels 0, 1, 1
-    assert is_sure(p, (0.65,)).tolist() == [[[False, False, True]]]
-    assert is_sure(p, (0.5, 0.65)).tolist() == [[[True, False, True]]]
-    assert is_sure(p, ()).all()
-    assert is_sure(torch.full((1, 2, 1, 1), 0.5), (0.5,)).all()
+    p, label = torch.tensor([[[0.6, 0.6, 0.7]]]), torch.tensor([[[0, 1, 1]]])
+    assert is_sure(p, label, (0.65,)).tolist() == [[[False, False, True]]]
+    assert is_sure(p, label, (0.5, 0.65)).tolist() == [[[True, False, True]]]
+    assert is_sure(p, label, ()).all()
+    assert is_sure(torch.full((1, 1, 3), 0.5), label, (0.5,)).all()
 
 
 def test_unsure_pseudo_labels_are_255() -> None:

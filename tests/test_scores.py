@@ -60,6 +60,12 @@ def test_excluded_classes_are_left_out_of_the_mean_and_both_means_are_told() -> 
     assert told["excluded"] == ["green", "blue"]
 
 
+def test_excluded_classes_are_left_out_of_the_mean_of_images_too() -> None:
+    image = ImageScores("a", (0.5, 0.1, float("nan"), 0.7), 0.8)
+    report = replace(REPORT, excluded=("green",), per_image=(image,))
+    assert report.images_csv().splitlines()[1].startswith("a,60.00,80.00,50.00,10.00,")
+
+
 @pytest.mark.parametrize(("names", "words"), [(("sky",), "no class of the data"), (CLASSES.names, "leaves no class")])
 def test_an_exclusion_that_cannot_be_is_refused(names: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError, match=words):

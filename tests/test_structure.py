@@ -15,7 +15,7 @@ TREES = {file: ast.parse(file.read_text()) for file in FILES}
 LAYERS = (
     {"errors", "version"},
     {"fields", "extras", "statistics"},
-    {"metrics", "config", "files", "parallel", "progress"},
+    {"metrics", "config", "files", "parallel", "progress", "weights"},
     {"losses", "distillation_losses", "data"},
     {"models"},
     {"tensors", "draw", "figures", "rows", "scores"},
@@ -104,6 +104,7 @@ def test_every_import_is_a_requirement_or_comes_with_python(file):
     roots = {name.split(".")[0] for name in imports(file)}
     optional = {  # used when it is there
         "optim.py": {"apex"},
+        "pretrained.py": {"huggingface_hub"},  # timm brings it
         "shapes.py": {"pycocotools"},
         "qdq.py": {"onnxruntime"},
         "verify.py": {"onnxruntime"},

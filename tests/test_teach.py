@@ -115,6 +115,21 @@ def test_where_the_geometry_is_the_identity_the_store_gives_the_networks_terms(
 
 
 @pytest.mark.usefixtures("unturned")
+@pytest.mark.parametrize("changes", [[], ["method.confidence_ema=0.9"]])
+@pytest.mark.parametrize("partner", ["batch", "independent"])
+def test_a_threshold_leaves_out_the_labels_of_the_store_that_it_leaves_out_of_the_networks(
+    tmp_path: Path, squares: Path, teachers: list[str], changes: list[str], partner: str
+) -> None:
+    config, overrides = taught(tmp_path / "student", squares, teachers, *WHOLE, *EXACT, f"data.partner={partner}")
+    _, all_of_them = both(config, overrides)
+    expected, found = both(config, [*overrides, "method.confidence=0.15", *changes])
+    assert found["pixel_labeled"] == pytest.approx(all_of_them["pixel_labeled"])  # of labelled images all teach
+    assert 0 < found["pixel_unlabeled"] < 0.95 * all_of_them["pixel_unlabeled"]
+    # Of networks at random all probabilities are alike, and the store has them in steps of 1/255.
+    assert found["pixel_unlabeled"] == pytest.approx(expected["pixel_unlabeled"], rel=0.05)
+
+
+@pytest.mark.usefixtures("unturned")
 def test_half_precision_and_coarse_cells_change_image_and_region_level_by_little(
     tmp_path: Path, squares: Path, teachers: list[str]
 ) -> None:
@@ -337,7 +352,7 @@ def test_a_dry_run_tells_size_and_time_and_writes_nothing(
 ) -> None:
     config = write_config(tmp_path / "student", small_scenes)
     assert main(["teach", str(config), *teachers, "--dry-run"]) == 0
-    assert "12 photos: " in capsys.readouterr().out
+    assert "12 photos left: " in capsys.readouterr().out
     assert not (tmp_path / "student" / "maps").exists()
 
 
@@ -353,7 +368,9 @@ def test_teachers_are_scored_before_they_look_and_not_again_when_it_goes_on(
     assert "WARNING: the deep teacher has lost" in told  # its weights are random
     assert sorted(path.name for path in run.glob("*.json")) == ["teacher-deep.json", "teacher-wide.json"]
     assert main(arguments) == 0
-    assert "teacher has lost" not in capsys.readouterr().err
+    again = capsys.readouterr()
+    assert "teacher has lost" not in again.err
+    assert "0 photos left: 0.00 GiB" in again.out
 
 
 def test_exported_labels_are_index_images_with_the_classes_colours(

@@ -29,9 +29,9 @@ ON = ["method.confidence=0.5", "method.confidence_ema=0.9"]
 def test_thresholds_by_hand() -> None:
     one = AdaptiveThresholds((0.8,), 3, 0.75)
     assert one().tolist() == pytest.approx([0.8] * 3)  # nothing is known yet
-    p = torch.tensor([[0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.2, 0.4, 0.4], [0.4, 0.5, 0.1]]).T[None, :, None]
+    p, label = torch.tensor([[[0.9, 0.7, 0.4, 0.5]]]), torch.tensor([[[0, 0, 1, 1]]])
     valid = torch.tensor([[[True, True, True, False]]])
-    assert one.sure(p, valid).tolist() == [[[True, False, False, False]]]
+    assert one.sure(p, label, valid).tolist() == [[[True, False, False, False]]]
     assert one().tolist() == pytest.approx([0.8] * 3)  # until the step is over
     one.update()
     # Class 0: pixels of 0.9 and 0.7; 1: of 0.4 (the other is not valid); 2: none.

@@ -125,15 +125,14 @@ def ablation(base: Experiment) -> Sweep:
         "+ averaged student": ("train.ema=0.99",),
         "+ class weights": ("method.criterion.class_weights=median_frequency",),
         "+ last stage": ("train.refine_iterations=200",),
-    }
-    asking = {  # for probabilities, which a store does not hold
         "+ confidence": ("method.confidence=0.8",),
         "+ thresholds by class": ("method.confidence=0.8", "method.confidence_ema=0.99"),
-        "+ soft": ("method.soft=0.5",),
     }
+    # Soft labels are of all probabilities, of which a store holds the greatest.
+    online = {"online": (), "+ soft": ("method.soft=0.5",)}
     rows = {"mgd": Row(changes=(*MGD, *OFFLINE)), "supervised": Row()}
     rows |= {name: Row(changes=(*MGD, *OFFLINE, *changes)) for name, changes in parts.items()}
-    rows |= {name: Row(changes=(*MGD, *changes)) for name, changes in {"online": (), **asking}.items()}
+    rows |= {name: Row(changes=(*MGD, *changes)) for name, changes in online.items()}
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(16,), seeds=(0, 1, 2), reference="mgd")
 
 

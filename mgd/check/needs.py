@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from mgd.check.findings import Finding
+from mgd.check.findings import Finding, Level
 from mgd.config import CPS, MGD, Experiment, MeanTeacher, Taught, UniMatch
 from mgd.data.datasets import Item, Splits
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
@@ -45,7 +45,8 @@ def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding],
                 if not (isinstance(config.method, MGD) and config.method.teachers == "offline"):
                     networks.append(teacher.to("meta"))
             except UserError as error:
-                found.append(Finding("error", f"{name} teacher", str(error)))
+                level: Level = "warning" if error.kind == "untrained" else "error"
+                found.append(Finding(level, f"{name} teacher", str(error)))
     return found, networks
 
 
@@ -63,7 +64,8 @@ def maps(config: Experiment, splits: Splits) -> Iterator[Finding]:
     try:
         store = open_maps(config, splits)
     except UserError as error:
-        yield Finding("error", "maps", str(error))
+        if error.kind != "untrained":  # told of the teacher
+            yield Finding("error", "maps", str(error))
         return
     if store is not None:
         yield Finding("ok", "maps", f"the teachers' maps of {len(store.contents.photos):,} photos in {store.folder}")

@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 
 from mgd.errors import UserError
+from mgd.figures import png
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="that mgd export wrote, and checkpoints")
     parser.add_argument("--runs", type=int, default=30, help="timed runs of each (default 30)")
     parser.add_argument("--json", type=Path, help="write the table to this file, too")
-    parser.add_argument("--picture", type=Path, help="draw mIoU against latency into this PNG")
+    parser.add_argument("--picture", type=png, help="draw mIoU against latency into this PNG")
 
 
 def run(options: argparse.Namespace) -> None:

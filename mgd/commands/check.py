@@ -5,13 +5,14 @@ from pathlib import Path
 
 from mgd.config import load
 from mgd.errors import UserError
+from mgd.figures import png
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="an experiment's config.py or folder")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes, such as data.root=photos")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here as well")
-    parser.add_argument("--sheet", type=Path, help="draw training samples as the networks get them into this PNG")
+    parser.add_argument("--sheet", type=png, help="draw training samples as the networks get them into this PNG")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 from mgd.config import Experiment
 from mgd.errors import UserError
 from mgd.fields import hints
+from mgd.figures import png
 from mgd.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoints", nargs="+", metavar="NAME:FILE", help="checkpoints, or key.sub=value")
-    parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture (default compare.png)")
+    parser.add_argument("--out", type=png, default=Path("compare.png"), help="the picture (default compare.png)")
     parser.add_argument("--images", type=int, default=6, help="rows of the picture (default 6)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each network's figures here as well")
     parser.set_defaults(overrides=[])
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     files, overrides = tell_apart([*options.checkpoints, *options.overrides])
     config, _, _ = open_target(next(iter(files.values())), overrides)
     device = pick_device(config.run.device, 0, torch.cuda.device_count())
-    reports = compare(files, config, device, out=options.out, images=options.images)
+    reports = compare(files, config, device, out=options.out, images=options.images, overrides=overrides)
     if options.json:
         facts = {name: {"checkpoint": str(files[name])} for name in reports}
         write_json(options.json, {name: facts[name] | report.to_dict() for name, report in reports.items()})

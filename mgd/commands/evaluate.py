@@ -1,7 +1,9 @@
 """Score a network on the validation list."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from mgd.config import to_dict
 from mgd.errors import UserError
@@ -43,9 +45,22 @@ def run(options: argparse.Namespace) -> int:
         report = evaluate(*what, pictures=pictures, per_image=True, progress=caption)
         if team.is_main:
             facts = {"checkpoint": str(file), "config": to_dict(config)}
+            others = _replaced(folder / f"{file.stem}.json", to_dict(config))
             report.write(folder, file.stem, **facts)
             if options.json:
                 write_json(options.json, facts | report.to_dict())
             print(report.table())
             print(f"{report.images} images; report and pictures in {folder}")
+            if others:
+                print(f"the report that was there, of {', '.join(others)}, is replaced; --out FOLDER keeps both")
     return int(report.is_empty)
+
+
+def _replaced(path: Path, config: dict[str, Any]) -> list[str]:
+    """What a report that is there was scored with otherwise; nothing where there is none."""
+    from mgd.scores import scored_otherwise
+
+    try:
+        return scored_otherwise(config, json.loads(path.read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

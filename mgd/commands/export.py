@@ -113,10 +113,12 @@ def _summary(card: dict) -> str:
     compared = card["comparison"]
     parts = [f"{100 * compared['agreement']:.3f} % of the pixels of {compared['photos']} photos agree with PyTorch"]
     if compared["miou"] is not None:
-        parts.append(f"mIoU {100 * compared['miou']:.2f} (PyTorch {100 * compared['miou_pytorch']:.2f})")
+        without = f" without {', '.join(compared['excluded'])}" if compared["excluded"] else ""
+        parts.append(f"mIoU{without} {100 * compared['miou']:.2f} (PyTorch {100 * compared['miou_pytorch']:.2f})")
     if compared["logit_difference"] is not None:
         parts.append(f"logits differ by at most {compared['logit_difference']:.2g}")
-    parts.append(f"{card['latency']['milliseconds']} ms a photo on one thread")
+    size = "x".join(map(str, card["photo"]))
+    parts.append(f"{card['latency']['milliseconds']} ms for a photo of {size} (wall time, one thread)")
     if int8 := card["int8"]:
         whole = int8["int8_convolutions"] + len(int8["float32_convolutions"])
         parts.append(

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> int:
     """Returns 1 when something could not be read, else 0."""
     import torch
 
-    from mgd.deploy.media import find_media
+    from mgd.data.folders import HIDDEN, REMEDIES, left_out
+    from mgd.deploy.media import find_media, without_results
     from mgd.deploy.predict import KINDS, TOOLS, Job, predict_media
     from mgd.deploy.source import open_source
     from mgd.engine.distributed import pick_device
@@ -39,15 +40,24 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--write {unknown[0]} is unknown; use some of {','.join((*KINDS, *TOOLS))}")
     if options.batch < 1 or options.frames < 0:
         raise UserError("--batch must be 1 or more, --frames 0 or more")
-    media = find_media(options.paths)
+    everything = find_media(options.paths)
+    media = without_results(everything, [options.out / kind for kind in (*KINDS, *TOOLS)])
     source = open_source(options.checkpoint)
     device = pick_device(options.device, 0, torch.cuda.device_count())
     job = Job(out=options.out, kinds=kinds, slide=options.slide, batch=options.batch, frames=options.frames)
     start = time.perf_counter()
     tally = predict_media(source, media, job, device, progress=True)
-    rate = tally.done / (time.perf_counter() - start)
-    speed = f"{1 / rate:.0f} s an image" if 0 < rate < 0.1 else f"{rate:.1f} images/s"
-    print(f"{tally.done} images, {speed}; {', '.join(kinds)} in {options.out}")
+    rate = (tally.photos + tally.frames) / (time.perf_counter() - start)
+    unit = "frame" if tally.frames and not tally.photos else "image"
+    speed = f"{1 / rate:.0f} s an {unit}" if 0 < rate < 0.1 else f"{rate:.1f} {unit}s/s"
+    done = f"{tally.photos} images" + f" and {tally.frames} frames" * bool(tally.frames)
+    print(f"{done}, {speed}; {', '.join(kinds)} in {options.out}")
+    if results := len(everything) - len(media):
+        print(f"left out: {results} pictures in {options.out} that an earlier prediction wrote")
+    for folder in filter(Path.is_dir, map(Path, dict.fromkeys(options.paths))):
+        for why, files in left_out(folder).items():
+            if why != HIDDEN:  # what systems leave there is not missed
+                print(f"left out: {len(files):,} in {folder}, since {why}: {first_few(files)}; {REMEDIES[why]}")
     for note in tally.notes:
         print(note)
     for problem in tally.problems:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mgd.errors import UserError
+from mgd.figures import png
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seconds = "spent on timing each way (default 1; 0: counts alone)"
     parser.add_argument("--seconds", type=float, default=1.0, help=seconds)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw mIoU against cost (.png); needs mgd[report]")
+    parser.add_argument("--plot", type=png, metavar="FILE", help="draw mIoU against cost (.png); needs mgd[report]")
     parser.set_defaults(overrides=[])
 
 

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         if team.is_main:
             found = estimate(config, splits, teachers, precision=precision)
             span = timedelta(seconds=round(found.seconds / team.world))
-            print(f"{found.photos:,} photos: {found.bytes / 2**30:.2f} GiB in {folder}, about {span}", flush=True)
+            print(f"{found.photos:,} photos left: {found.bytes / 2**30:.2f} GiB in {folder}, about {span}", flush=True)
         if options.dry_run:
             return
         networks = {teacher.name: teacher.network for teacher in teachers}

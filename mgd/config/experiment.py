@@ -78,9 +78,7 @@ def _check_confidence(method: MeanTeacher | CPS | UniMatch | MGD) -> None:
 
 def _check_teach(method: MGD) -> None:
     if method.teachers == "offline" and method.soft:
-        raise UserError("method.teachers=offline cannot have method.soft: no probabilities are stored; use online")
-    if method.teachers == "offline" and method.confidence:
-        raise UserError("method.teachers=offline cannot have method.confidence: no probabilities are there; use online")
+        raise UserError("method.teachers=offline cannot have method.soft: it takes all probabilities; use online")
     if method.teachers == "offline" and method.teacher_norm == "batch":
         raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
     if method.teach.feature_stride % 4:

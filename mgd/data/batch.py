@@ -18,6 +18,7 @@ class StoredMaps(NamedTuple):
     """What the teachers' store has of images, with their geometry."""
 
     labels: Mapping[str, Tensor]  # teacher -> (N,H,W) uint8, 255 in the padding
+    confidence: Mapping[str, Tensor]  # teacher -> (N,H,W) uint8, 255 is certain; where a threshold asks for it
     coarse: Mapping[str, Tensor]  # "logits" of T_D, "feature" of T_W -> (N,C,h,w), cells of the crop
 
 

@@ -21,6 +21,7 @@ from mgd.files import read_lines, states_of
 
 T = TypeVar("T")
 PARTS = ("labeled", "unlabeled")
+PUBLISHED = ("voc", "city")  # data.classes of data sets that the published partitions are of
 Problems = list[UserError] | None  # takes what is wrong; None: the first is raised
 
 
@@ -181,10 +182,23 @@ def load_small(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np
 
 
 def partition_lists(data: Data) -> list[Path]:
-    """The user's own labelled and unlabelled list of a partition; none when neither is there."""
+    """The user's own labelled and unlabelled list of a partition; none where it is every r-th of the training list.
+
+    Raises:
+        UserError: lists are named, and neither is there. Of the published data sets they are every r-th line anyway.
+    """
     pattern = data.partition_lists.replace("{ratio}", str(data.partition))
     paths = [Path(data.root) / pattern.replace("{part}", part) for part in PARTS]
-    return paths if data.partition_lists and any(path.is_file() for path in paths) else []
+    if not data.partition_lists:
+        return []
+    if any(path.is_file() for path in paths):
+        return paths
+    if data.classes in PUBLISHED:
+        return []
+    raise UserError(
+        f"data.partition_lists={data.partition_lists}: neither {paths[0]} nor {paths[1]} exists; make them with mgd "
+        f"partition --ratio {data.partition}, or leave it empty to label one in {data.partition} of {data.train_list}"
+    )
 
 
 def _partition(data: Data, root: Path, problems: Problems) -> tuple[Items, Items, str]:

@@ -27,6 +27,7 @@ from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, first_few
 from mgd.parallel import cores, keep_freed_memory
 
+FULL = {"label": "labels", "confidence": "confidence"}  # maps of a value for each pixel, and where a batch has them
 RARE_TRIES = 10  # crops of an image that are drawn until one holds a rare class
 
 PREFETCH = 2  # batches that a worker is ahead: it evens out what a step takes; more of them would only take memory
@@ -153,11 +154,11 @@ class TrainingSamples(Dataset):
         photo = maps.photo(index)
         if (photo.height, photo.width) != size or photo.bytes != item.image.stat().st_size:
             raise UserError(f"{item.image} has changed since its maps were made; delete {maps.folder} and teach again")
-        found: dict[str, dict[str, np.ndarray]] = {"labels": {}, "coarse": {}}
+        found: dict[str, dict[str, np.ndarray]] = {"labels": {}, "confidence": {}, "coarse": {}}
         for kind in kinds:
             teacher, _, what = kind.partition(".")
-            if what == "label":
-                found["labels"][teacher] = maps.crop_full(index, kind, geometry)
+            if what in FULL:
+                found[FULL[what]][teacher] = maps.crop_full(index, kind, geometry)
             else:
                 found["coarse"][what] = maps.crop_coarse(index, kind, geometry)
         return found
@@ -243,6 +244,8 @@ def wanted_maps(config: Experiment) -> dict[str, list[str]]:
     coarse = ["deep.logits"] if method.deep_teacher and method.lambda_image else []
     coarse += ["wide.feature"] if method.wide_teacher and method.lambda_region else []
     unlabeled = (labels if method.pixel_unlabeled else []) + coarse
+    if method.pixel_unlabeled and method.confidence:
+        unlabeled += [f"{name}.confidence" for name, files in teachers.items() if files]
     return {"labeled": labels if method.pixel_labeled else [], "first": unlabeled, "second": unlabeled}
 
 
@@ -308,7 +311,7 @@ def _start_worker(worker: int) -> None:
     """
     spare_time()
     os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

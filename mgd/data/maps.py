@@ -90,7 +90,7 @@ class Maps(Store):
         return self.kinds[self._places[name]]
 
     def crop_full(self, index: int, name: str, geometry: Geometry) -> np.ndarray:
-        """(crop,crop) uint8 of a label map; 255 in the padding."""
+        """(crop,crop) uint8 of a label map or a confidence; 255 in the padding."""
         return cut(self.full(index, name), geometry, fill=IGNORE_INDEX, nearest=True)
 
     def crop_coarse(self, index: int, name: str, geometry: Geometry) -> np.ndarray:

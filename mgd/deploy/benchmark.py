@@ -3,8 +3,8 @@
 import multiprocessing
 import resource
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mgd.deploy.source import open_source
 from mgd.deploy.timing import latencies
 from mgd.errors import UserError
 from mgd.figures import new_figure, save_figure
+from mgd.files import sha256_of
 from mgd.models.photo import PhotoGraph
 
 
@@ -48,7 +49,7 @@ class Row:
 
 def benchmark(files: Sequence[Path], *, threads: Sequence[int] = (1, 0), runs: int = 30) -> list[Row]:
     """Measure each file in a process of its own, on the golden photo of its card; a checkpoint is measured in PyTorch,
-    on the photo of the first exported file.
+    on the photo of the file that was exported from it, or else of the first one, whose mIoU is then not its own.
 
     Raises:
         UserError: a file is missing or has no card, or a checkpoint comes without an exported file.
@@ -61,12 +62,22 @@ def benchmark(files: Sequence[Path], *, threads: Sequence[int] = (1, 0), runs: i
     if first is None:
         raise UserError(f"{files[0]} has no card beside it; name at least one file that mgd export wrote")
     spawn = multiprocessing.get_context("spawn")
+    short = [file.name for file in files]
     rows = []
     for file in files:
+        name = file.name if short.count(file.name) == 1 else str(file)
+        exported = file if cards[file] is not None else _exported_from(file, cards)
         for count in threads:
             with spawn.Pool(1) as pool:  # peak memory is a process's: each gets a fresh one
-                rows.append(pool.apply(_measure, (file, first, count, runs)))
+                row = pool.apply(_measure, (file, name, exported or first, count, runs))
+            rows.append(row if exported else replace(row, agreement=None, miou=None, photos=None))
     return rows
+
+
+def _exported_from(checkpoint: Path, cards: Mapping[Path, dict[str, Any] | None]) -> Path | None:
+    """The first file whose card says that it was made from this checkpoint."""
+    own = sha256_of(checkpoint)
+    return next((file for file, card in cards.items() if card and card["checkpoint"]["sha256"] == own), None)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -100,38 +111,38 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _measure(file: Path, first: Path, threads: int, runs: int) -> Row:
-    """In a fresh process."""
+def _measure(file: Path, name: str, exported: Path, threads: int, runs: int) -> Row:
+    """In a fresh process. `exported` has a card: the file itself; of a checkpoint the one that it is held beside."""
     import torch
 
     torch.set_num_threads(threads or torch.get_num_threads())
-    card = read_card(file)
-    with np.load(golden_path(first if card is None else file)) as golden:
+    card = read_card(exported)
+    assert card is not None
+    with np.load(golden_path(exported)) as golden:
         photo = golden["image"]
-    before = _peak()
-    runner = _open(file, read_card(first) or {}) if card is None else open_runner(file, threads=threads)
+    before, is_checkpoint = _peak(), file != exported
+    runner = _open(file, card) if is_checkpoint else open_runner(file, threads=threads)
     times = latencies(runner, photo, runs=runs)
-    compared = (card or {}).get("comparison", {})
-    reference = (read_card(first) or {}).get("comparison", {}).get("miou_pytorch")
+    compared = card["comparison"]
     return Row(
-        name=file.name if card else f"{file.name} (PyTorch)",
-        precision=card["precision"] if card else "float32",
+        name=f"{name} (PyTorch)" if is_checkpoint else name,
+        precision="float32" if is_checkpoint else card["precision"],
         size=f"{photo.shape[1]}x{photo.shape[2]}",
         threads=threads,
         median=round(float(np.median(times)), 2),
         p95=round(float(np.percentile(times, 95)), 2),
         throughput=round(1000 / float(times.mean()), 2),
         peak=round(_peak() - before, 1),
-        megabytes=round((card["bytes"] if card else file.stat().st_size) / 1e6, 2),
-        agreement=compared.get("agreement") if card else 1.0,
-        miou=compared.get("miou") if card else reference,
-        photos=((card or read_card(first) or {}).get("comparison") or {}).get("photos"),
+        megabytes=round((file.stat().st_size if is_checkpoint else card["bytes"]) / 1e6, 2),
+        agreement=1.0 if is_checkpoint else compared["agreement"],
+        miou=compared["miou_pytorch" if is_checkpoint else "miou"],
+        photos=compared["photos"],
     )
 
 
 def _open(checkpoint: Path, card: dict[str, Any]) -> Runner:
     network = open_source(checkpoint).network
-    return torch_runner(PhotoGraph(network, short_side=card.get("short_side", 0)).eval(), None)
+    return torch_runner(PhotoGraph(network, short_side=card["short_side"]).eval(), None)
 
 
 def _peak() -> float:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mgd.config import Data
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item, open_val
+from mgd.data.datasets import Item, load_pair, open_val
 from mgd.data.folders import IMAGES, LABELS, pairs_in, photos_in
-from mgd.data.images import load_image, load_label
+from mgd.data.images import load_image
 from mgd.data.transforms import resize
 from mgd.deploy.runtime import Runner
 from mgd.deploy.source import Source
@@ -27,6 +28,7 @@ class Comparison:
         agreement: of pixels that get the same class from both.
         logit_difference: the largest.
         miou, miou_pytorch: against labels, as shipped: the whole photo, stretched to a fixed size where there is one.
+        excluded: classes that the two leave out, as in the run's own evaluation.
     """
 
     photos: int
@@ -34,6 +36,7 @@ class Comparison:
     logit_difference: float | None
     miou: float | None
     miou_pytorch: float | None
+    excluded: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -41,8 +44,8 @@ class Comparison:
 
 
 def choose_photos(source: Source, images: Path | None, *, count: int) -> list[Item]:
-    """At most `count` photos, spread evenly: of a folder (with labels where it has images/ and labels/), else of the
-    checkpoint's validation list.
+    """At most `count` photos, spread evenly: of a folder (with labels where it has images/ and labels/, or where the
+    checkpoint's `data.label_pattern` finds them), else of the checkpoint's validation list.
 
     Raises:
         UserError: there is none.
@@ -56,11 +59,20 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
             raise UserError(f"no photos to compare on ({error}); name some with --images") from error
     elif not images.is_dir():
         raise UserError(f"--images {images} is not a folder; name one with photos, or with {IMAGES}/ and {LABELS}/")
-    elif (images / IMAGES).is_dir() and (images / LABELS).is_dir():
-        items = [Item(image.stem, image, label) for image, label in pairs_in(images)[0]]
     else:
-        items = [Item(file.stem, file, None) for file in photos_in(images)]
+        pattern = label_pattern_of(source)
+        with_labels = pattern or ((images / IMAGES).is_dir() and (images / LABELS).is_dir())
+        pairs, problems = pairs_in(images, pattern) if with_labels else ([], [])
+        if problems and not pairs and not pattern:
+            raise problems[0]
+        items = [Item(image.stem, image, label) for image, label in pairs]
+        items = items or [Item(file.stem, file, None) for file in photos_in(images, pattern)]
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
+
+
+def label_pattern_of(source: Source) -> str:
+    """What labels among photos are called, so that they are not taken for photos; "": there are none."""
+    return source.config.data.label_pattern if source.config else ""
 
 
 def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]:
@@ -81,13 +93,21 @@ def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]
 
 
 def compare_runners(
-    file: Runner, reference: Runner, items: Sequence[Item], classes: Classes, *, ignore_values: tuple[int, ...] = ()
+    file: Runner,
+    reference: Runner,
+    items: Sequence[Item],
+    classes: Classes,
+    *,
+    data: Data | None = None,
+    excluded: tuple[str, ...] = (),
 ) -> Comparison:
     """Run both on the items.
 
     Args:
         file: gives `label`, `logits` or both.
         reference: gives `logits`.
+        data: says what label values mean; None: what they say.
+        excluded: classes that mIoU leaves out.
 
     Raises:
         UserError: a photo or label cannot be read, or the scores are not finite.
@@ -96,7 +116,8 @@ def compare_runners(
     confusions = [torch.zeros(count, count, dtype=torch.int64) for _ in range(2)]
     same, pixels, difference, labelled = 0, 0, None, 0
     for item in items:
-        photo = file.fit(load_image(item.image))
+        image, truth = load_pair(item, data or Data(root=""), count)
+        photo = file.fit(image)
         expected, found = reference.run(photo[:1])["logits"], file.run(photo)
         if not np.isfinite(expected).all():
             raise UserError(f"the network gives scores that are not finite on {item.image}; its weights are broken")
@@ -104,13 +125,13 @@ def compare_runners(
         same, pixels = same + int((maps[0] == maps[1]).sum()), pixels + maps[0].size
         if "logits" in found:
             difference = max(difference or 0.0, float(np.abs(found["logits"][:1] - expected).max()))
-        if item.label is not None:
-            truth = load_label(item.label, count, ignore_values)
+        if truth is not None:
             for confusion, one in zip(confusions, maps, strict=True):
                 confusion += _confusion(truth, one, count)
             labelled += 1
-    miou, miou_pytorch = (mean_iou(c) if labelled else None for c in confusions)
-    return Comparison(len(items), same / pixels, difference, miou, miou_pytorch)
+    left_out = [i for i, name in enumerate(classes.names) if name in excluded]
+    miou, miou_pytorch = (mean_iou(c, excluded=left_out) if labelled else None for c in confusions)
+    return Comparison(len(items), same / pixels, difference, miou, miou_pytorch, excluded)
 
 
 def label_of(outputs: dict[str, np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from mgd.data.classes import Classes
 from mgd.data.datasets import Item
 from mgd.data.images import load_image
 from mgd.deploy.card import LICENCE, card_bytes, card_path, golden_bytes, golden_path
-from mgd.deploy.comparison import choose_photos, compare_runners
+from mgd.deploy.comparison import choose_photos, compare_runners, label_pattern_of
 from mgd.deploy.formats import WRITERS, Shape
 from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.profile import count
@@ -83,7 +83,8 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         reference=torch_runner(reference, order.shape.size),
         items=items,
         classes=source.classes,
-        ignore_values=source.config.data.ignore_values if source.config else (),
+        data=source.config.data if source.config else None,
+        excluded=source.config.evaluate.exclude if source.config else (),
     )
     with _scratch() as folder:
         made = folder / f"made{order.out.suffix}"
@@ -98,7 +99,8 @@ def export(source: Source, order: Order) -> dict[str, Any]:
             )
         int8 = None
         if order.int8 is not None:
-            int8 = quantise(made, order.int8, measure, float32=compared, photo=_photo(open_runner(made), items))
+            photo, labels = _photo(open_runner(made), items), label_pattern_of(source)
+            int8 = quantise(made, order.int8, measure, float32=compared, photo=photo, label_pattern=labels)
             made.write_bytes(int8.model)
             compared = int8.comparison
         runner = open_runner(made, threads=1)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from mgd.checkpoint import WEIGHTS
 from mgd.config import to_dict
 from mgd.deploy.card import LICENCE
 from mgd.deploy.profile import count, evaluated_miou
@@ -15,6 +14,7 @@ from mgd.errors import UserError
 from mgd.extras import need
 from mgd.files import read_text, write_json
 from mgd.models.network import SegmentationNetwork
+from mgd.weights import WEIGHTS
 
 _hub: Any = need("huggingface_hub", extra="hub")  # the class below derives from one of its own
 CARD = """
@@ -134,7 +134,7 @@ def _text(source: Source, name: str, miou: float | None) -> str:
         backbone=arch["backbone"],
         head=arch["head"],
         classes=len(source.classes),
-        score=score or "It was not evaluated beside its checkpoint.",
+        score=score or "There is no evaluation beside its checkpoint that was made as its config says.",
         parameters=sum(p.numel() for p in network.parameters()) / 1e6,
         macs=count(network, 512)[0].whole / 1e9,
         mean=list(network.mean),

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from mgd.data.folders import photos_in
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
@@ -39,7 +39,7 @@ def find_media(paths: Sequence[str]) -> list[Photo | Video]:
         UserError: a path does not exist, a glob or folder has nothing, or two results would get one name.
     """
     found: list[Photo | Video] = []
-    for text in paths:
+    for text in dict.fromkeys(paths):
         if text.isdecimal() and not Path(text).exists():
             found.append(Video(text, Path(f"webcam-{text}")))
             continue
@@ -49,9 +49,21 @@ def find_media(paths: Sequence[str]) -> list[Photo | Video]:
         for match in matches:
             found += _in(Path(match))
     counts = Counter(medium.name for medium in found)
-    if twice := [str(name) for name, count in counts.items() if count > 1]:
-        raise UserError(f"two of the files would be written as {twice[0]}; predict them into different --out folders")
+    if twice := [name for name, count in counts.items() if count > 1]:
+        both = first_few(m.file if isinstance(m, Photo) else m.source for m in found if m.name == twice[0])
+        remedy = "rename one, or predict them into different --out folders"
+        raise UserError(f"{both} would be written under one name, {twice[0]}; {remedy}")
     return found
+
+
+def without_results(media: Sequence[Photo | Video], folders: Sequence[Path]) -> list[Photo | Video]:
+    """All but the photos that lie in these folders, into which results are written: an earlier prediction's."""
+    inner = [folder.resolve() for folder in folders]
+
+    def is_result(medium: Photo | Video) -> bool:
+        return isinstance(medium, Photo) and any(medium.file.resolve().is_relative_to(folder) for folder in inner)
+
+    return [medium for medium in media if not is_result(medium)]
 
 
 def _in(path: Path) -> list[Photo | Video]:

@@ -49,7 +49,8 @@ def predict(network: NormalisingNetwork, image: str | Path | np.ndarray) -> np.n
 class Tally:
     """What came of a prediction."""
 
-    done: int = 0  # photos and frames
+    photos: int = 0
+    frames: int = 0  # of videos and webcams
     problems: list[str] = field(default_factory=list)  # sentences
     notes: list[str] = field(default_factory=list)  # how annotation tools take what was written
 
@@ -97,7 +98,7 @@ def predict_media(
                 for form, so_far in made.items():
                     name = photo.name.as_posix()
                     so_far.append(write_one(job.out / form, form, name, photo.file, maps[0], source.classes))
-                tally.done += 1
+                tally.photos += 1
                 bar.update()
     for medium in media:
         if isinstance(medium, Video):
@@ -228,7 +229,7 @@ def _predict_video(
                 (maps,) = segment(frame[None])
                 write(overlay(frame, maps[0], classes))
                 _write(other, video.name / f"{frames.read:06}", frame, maps, classes)
-                tally.done += 1
+                tally.frames += 1
                 bar.update()
                 if job.frames and frames.read >= job.frames:
                     break

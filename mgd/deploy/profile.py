@@ -4,7 +4,7 @@ import json
 import platform
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgd.config import Model, load
-from mgd.data.classes import BUILT_IN
+from mgd.data.classes import read_classes
 from mgd.errors import UserError
 from mgd.figures import new_figure, save_figure
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives import build_network
+from mgd.scores import scored_otherwise
 from mgd.student import load_student
+from mgd.weights import is_hub_folder
 
 MODES = ("eager", "channels-last", "compile")
 
@@ -80,10 +82,11 @@ def open_network(target: str, classes: int, overrides: Sequence[str] = ()) -> tu
     path = Path(target)
     if (path / "config.py").is_file() or path.suffix == ".py":
         config = load(path, overrides)
-        known = BUILT_IN.get(config.data.classes)
-        network = build_network(config.model, len(known) if known else classes)
+        with suppress(UserError):  # the data set is not there
+            classes = len(read_classes(config.data.classes, Path(config.data.root)))
+        network = build_network(config.model, classes)
         return network, evaluated_miou(Path(config.run.dir) / "last.pt")
-    if path.is_file():
+    if path.is_file() or is_hub_folder(path):
         return load_student(path), evaluated_miou(path)
     if path.exists() or path.suffix in (".pt", ".pth"):
         raise UserError(f"{target} is no experiment and no checkpoint; name a config.py, a file or a backbone")
@@ -285,8 +288,12 @@ def plot(found: Sequence[Profile], out: Path) -> None:
 
 
 def evaluated_miou(checkpoint: Path) -> float | None:
-    """The mIoU (0..1) of the evaluation beside a run's checkpoint; None where there is none."""
+    """The mIoU (0..1) of the evaluation beside a run's checkpoint; None where none is as the run's config says."""
+    run, report = checkpoint.with_name("config.json"), checkpoint.parent / "evaluation" / f"{checkpoint.stem}.json"
     try:
-        return float(json.loads((checkpoint.parent / "evaluation" / f"{checkpoint.stem}.json").read_text())["miou"])
+        found, own = json.loads(report.read_text()), json.loads(run.read_text()) if run.is_file() else {}
+        if "config" in found and "config" in own and scored_otherwise(own["config"], found["config"]):
+            return None
+        return float(found["miou"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

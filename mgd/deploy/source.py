@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mgd.checkpoint import Recognised, network_of, read, recognise, save_safetensors
+from mgd.checkpoint import Recognised, network_of, recognise, save_safetensors
 from mgd.config import Experiment, from_dict, to_dict
 from mgd.data.classes import BUILT_IN, Classes, read_classes, voc_color
 from mgd.errors import UserError
 from mgd.models.network import SegmentationNetwork
 from mgd.published import experiment_for
+from mgd.weights import WEIGHTS, is_hub_folder, read
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def open_source(path: str | Path, *, data_root: str = "") -> Source:
     Raises:
         UserError: as `load_student`.
     """
-    path = Path(path)
+    path = Path(path) / WEIGHTS if is_hub_folder(Path(path)) else Path(path)
     found = recognise(read(path), path)
     network = network_of(found, path).eval()
     config = _config_of(found, path)

@@ -19,7 +19,7 @@ from mgd.check.needs import network, teachers
 from mgd.config import MGD, Experiment, Taught, UniMatch
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import wanted_maps
+from mgd.data.loaders import FULL, wanted_maps
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
 from mgd.engine.optim import bf16_hint, pick_precision
@@ -215,12 +215,13 @@ def _made_maps(config: Experiment, kinds: Sequence[str], num_classes: int) -> di
     """What a store gives of every image, in noise."""
     assert isinstance(config.method, MGD)
     count, crop = config.train.batch_size, config.data.crop_size
-    maps: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "coarse": {}}
+    maps: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "confidence": {}, "coarse": {}}
     sizes = {"logits": (num_classes, config.method.teach.logits_stride)}
     sizes["feature"] = (config.method.teach.projection or PUBLISHED_WIDTH, config.method.feature_stride(crop))
     for teacher, _, what in (kind.partition(".") for kind in kinds):
-        if what == "label":
-            maps["labels"][teacher] = torch.randint(num_classes, (count, crop, crop), dtype=torch.uint8)
+        if what in FULL:
+            most = num_classes if what == "label" else 256
+            maps[FULL[what]][teacher] = torch.randint(most, (count, crop, crop), dtype=torch.uint8)
         else:
             channels, stride = sizes[what]
             cells = -(-crop // stride)

@@ -38,7 +38,7 @@ class History:
             self._broken += 1
             if complaint not in self._logged:
                 self._logged.add(complaint)
-                log.error("WARNING: %s (the next image of the list was taken in its place)", complaint)
+                log.error("%s (the next image of the list was taken in its place)", complaint)
 
     def add(self, iteration: int, outcome: Outcome) -> None:
         """Take in what step `iteration`, counted from 0, computed."""
@@ -98,7 +98,7 @@ class History:
         if not self.counts["steps_without_labels"] and self.team.is_main:
             names = ", ".join(labeled for labeled, *_ in self._names(iteration))
             log.warning(
-                "WARNING: iteration %d: no pixel of %s has a label in the crops that were drawn; such steps learn "
+                "iteration %d: no pixel of %s has a label in the crops that were drawn; such steps learn "
                 "nothing from labels and are counted as steps_without_labels",
                 *(iteration + 1, names),
             )
@@ -110,7 +110,7 @@ class History:
         if supervised > networks * DIVERGED and not self._diverged and self.team.is_main:
             self._diverged = True
             log.warning(
-                "WARNING: the loss on labels is %.3g, far above that of a guess: training diverges. Train anew with a "
+                "the loss on labels is %.3g, far above that of a guess: training diverges. Train anew with a "
                 "lower train.lr, or let it rise slowly with train.warmup_iterations",
                 supervised,
             )
@@ -134,4 +134,4 @@ class History:
                 f"{folder / 'last.pt'} is the last good state; look at these "
                 "images, or train anew with a lower train.lr or train.precision=fp32"
             )
-        log.warning("WARNING: %s; the step is left out", what)
+        log.warning("%s; the step is left out", what)

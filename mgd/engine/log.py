@@ -1,5 +1,6 @@
 """What a run tells: text log, metrics.jsonl, TensorBoard, progress bar; and the record of what ran."""
 
+import errno
 import json
 import logging
 import math
@@ -31,11 +32,27 @@ log = logging.getLogger(__name__)
 FILE_ONLY = logging.DEBUG
 
 
+class Lines(logging.Formatter):
+    """Puts its level before what is no ordinary news."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if record.levelno > logging.INFO:
+            record.message = f"{record.levelname}: {record.message}"
+        return super().formatMessage(record)
+
+
 class TqdmHandler(logging.Handler):
-    """Writes log lines above a progress bar instead of through it."""
+    """Writes log lines above a progress bar instead of through it.
+
+    A terminal that has been closed ends no run: log.txt holds the lines.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        Progress.write(self.format(record), file=sys.stderr)
+        try:
+            Progress.write(self.format(record), file=sys.stderr)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
 
 
 def log_to_terminal(*, main: bool) -> None:
@@ -66,7 +83,7 @@ def log_to_file(folder: Path) -> None:
     if locked_by_another(file.stream):
         file.close()
         raise UserError(f"run.dir={folder}: another process trains there; let it end, or choose another")
-    logging.getLogger("mgd").addHandler(_formatted(file, "%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("mgd").addHandler(_formatted(file, "%(asctime)s %(message)s"))
 
 
 def leave_file() -> None:
@@ -78,7 +95,7 @@ def leave_file() -> None:
 
 
 def _formatted(handler: logging.Handler, text: str) -> logging.Handler:
-    handler.setFormatter(logging.Formatter(text))
+    handler.setFormatter(Lines(text))
     return handler
 
 

@@ -247,7 +247,7 @@ class Trainer:
             self.best = training["best"]  # else it tells nothing about the scores to come
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
         if previous.changes:
-            log.warning("WARNING: goes on with changes that were accepted: %s", "; ".join(previous.changes))
+            log.warning("goes on with changes that were accepted: %s", "; ".join(previous.changes))
 
     def _describe(self) -> None:
         """Tell what runs, and put it on record."""
@@ -298,4 +298,4 @@ def _refuse(findings: list[Finding]) -> None:
 def _warn(findings: list[Finding]) -> None:
     for level, subject, text in findings:
         if level == "warning":
-            log.warning("WARNING: %s: %s", subject, text)
+            log.warning("%s: %s", subject, text)

@@ -14,6 +14,7 @@ from mgd.config import Experiment, from_dict, to_dict
 from mgd.engine.inputs import Inputs, changes
 from mgd.errors import UserError, first_few
 from mgd.files import atomic
+from mgd.weights import read
 
 SNAPSHOT, SNAPSHOT_PATTERN = "iteration-{:07d}.pt", "iteration-*.pt"
 
@@ -74,7 +75,7 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
         return None
     if not (wish.resume or wish.more or wish.accept_changes):
         raise UserError(f"{last} exists: go on with --resume, set another run.dir, or delete it to start anew")
-    found = checkpoint.recognise(checkpoint.read(last), last)
+    found = checkpoint.recognise(read(last), last)
     training = found.extra.get("training", {})
     if found.config is None or found.progress is None or not training.keys() >= NEEDED:
         raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")

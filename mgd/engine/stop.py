@@ -1,8 +1,8 @@
-"""Pre-emption: SIGTERM or SIGUSR1 asks a run to stop; all its processes stop at the same place."""
+"""Pre-emption: SIGTERM, SIGUSR1 or SIGHUP asks a run to stop; all its processes stop at the same place."""
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -14,8 +14,20 @@ import torch.distributed as dist
 from mgd.engine.distributed import Processes
 from mgd.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 EVERY = 2.0  # seconds
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Let `handler` take these signals, but for those that are ignored, as SIGHUP is under nohup."""
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 class StopRequest:
@@ -34,12 +46,8 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Note the signals instead of dying of them."""
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        try:
+        with handled(self._note, *SIGNALS):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name

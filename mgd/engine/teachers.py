@@ -46,7 +46,7 @@ def score_teachers(
         )
         log.info("%s teacher: mIoU %.2f on %d validation images", name, 100 * report.miou, report.images)
         for warning in warnings_about(report, baseline):
-            log.warning("WARNING: the %s teacher %s. %s", name, warning, REMEDY)
+            log.warning("the %s teacher %s. %s", name, warning, REMEDY)
         if main:
             report.write(Path(config.run.dir), f"teacher-{name}")
 

@@ -39,7 +39,7 @@ class Watch:
         for i in range(len(self.samples)):  # broken ones end all processes here, not one of them in an evaluation
             self.samples[i]
         if config.evaluate.watch and not items:
-            log.warning("WARNING: evaluate.watch: no unlabelled photo has a label on the disk, so none is watched")
+            log.warning("evaluate.watch: no unlabelled photo has a label on the disk, so none is watched")
 
     def scores(self, report: Report) -> dict[str, float]:
         """mIoU, and IoU of each class that occurs."""
@@ -51,7 +51,7 @@ class Watch:
         for text in (*lost_classes(report), *overtaken(report.miou, Path(self.config.run.dir))):
             if text not in self.warned:
                 self.warned.add(text)
-                log.warning("WARNING: %s", text)
+                log.warning("%s", text)
 
     @torch.inference_mode()
     def pseudo_labels(
@@ -101,7 +101,7 @@ class Counts:
         """Count a photo: (H,W) truth, (K,H,W) logits of each network."""
         labels = {name: one.argmax(dim=0) for name, one in scores.items()}
         for name, one in scores.items():
-            sure = is_sure(one.softmax(dim=0)[None], self.confidence)[0]
+            sure = is_sure(*one.softmax(dim=0).max(dim=0), self.confidence)
             for counts, truth in ((self.everywhere, label), (self.sure, torch.where(sure, label, 255))):
                 found = confusion_matrix(truth, labels[name], self.num_classes)
                 counts[name] = counts[name] + found if name in counts else found

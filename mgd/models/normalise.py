@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mgd.data.images import load_image
+from mgd.errors import UserError
 from mgd.models.photo import PhotoGraph
 
 Statistics = tuple[float, float, float]  # RGB, of pixels scaled to 0..1
@@ -33,9 +34,11 @@ class NormalisingNetwork(nn.Module):
         """Label map uint8 (H,W) of a photo: a file, or RGB uint8 (H,W,3). The whole image at once, in eval mode.
 
         Raises:
-            UserError: the file is missing, broken, or has more than 8 bits a channel.
+            UserError: the file is missing, broken, or has more than 8 bits a channel; the array is of another kind.
         """
-        pixels = load_image(Path(photo)) if isinstance(photo, (str, Path)) else photo
+        pixels = load_image(Path(photo)) if isinstance(photo, (str, Path)) else np.asarray(photo)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UserError(f"a photo must be RGB uint8 (H,W,3), found {pixels.dtype} {pixels.shape}; convert it")
         graph = PhotoGraph(self, short_side=self.short_side)
         was_training = self.training
         graph.eval()
@@ -50,7 +53,13 @@ class NormalisingNetwork(nn.Module):
 
 
 def normalise(image: Tensor, valid: Tensor | None = None, *, mean: Statistics, std: Statistics) -> Tensor:
-    """uint8 RGB (N,3,H,W) -> float32, (x / 255 - mean) / std; 0 where `valid` (N,H,W) is False."""
+    """uint8 RGB (N,3,H,W) -> float32, (x / 255 - mean) / std; 0 where `valid` (N,H,W) is False.
+
+    Raises:
+        UserError: other values than uint8, such as 0..1.
+    """
+    if image.dtype != torch.uint8:
+        raise UserError(f"photos must be uint8, 0..255, found {image.dtype}; they are scaled here")
     scale, shift = _constants(image.device, mean, std)
     out = image.float() * scale + shift
     return out if valid is None else out * valid[:, None]

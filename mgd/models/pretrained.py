@@ -9,6 +9,8 @@ from urllib.error import URLError
 
 import timm
 import torchvision
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
 from torch import Tensor, nn
 
 from mgd.errors import UserError
@@ -30,23 +32,24 @@ class Source:
     files: tuple[str, ...]  # names looked for in the weights folder, in this order
     download: Callable[[], Mapping[str, Tensor]]
     note: str = ""
+    hub: str = ""  # timm's name of the model, where Hugging Face has the weights
 
 
-def _timm(name: str) -> Callable[[], Mapping[str, Tensor]]:
-    return lambda: timm.create_model(name, pretrained=True).state_dict()
+def _timm(files: tuple[str, ...], name: str, note: str = "") -> Source:
+    return Source(files, lambda: timm.create_model(name, pretrained=True).state_dict(), note, hub=name)
 
 
 SOURCES = {
     # timm has no ResNet-18 with this stem and strided shortcuts; resnet18d has the stem and every shape, and pools
     # before its shortcuts where this one strides.
-    "resnet18": Source(
+    "resnet18": _timm(
         ("resnet18_v1c.pth", "resnet18.pth"),
-        _timm("resnet18d.ra2_in1k"),
+        "resnet18d.ra2_in1k",
         "resnet18d's shortcuts pool before the 1x1 convolution, these stride: training has to adapt them",
     ),
-    "resnet50": Source(("resnet50_v1c.pth",), _timm("resnet50s.gluon_in1k")),
-    "resnet101": Source(("resnet101_v1c.pth",), _timm("resnet101s.gluon_in1k")),
-    "wide_resnet50_2": Source(("checkpoint-wres34.pth.tar", "wide_resnet50_2.pth"), _timm("wide_resnet50_2.tv_in1k")),
+    "resnet50": _timm(("resnet50_v1c.pth",), "resnet50s.gluon_in1k"),
+    "resnet101": _timm(("resnet101_v1c.pth",), "resnet101s.gluon_in1k"),
+    "wide_resnet50_2": _timm(("checkpoint-wres34.pth.tar", "wide_resnet50_2.pth"), "wide_resnet50_2.tv_in1k"),
     "mobilenet_v2": Source(
         ("mobilenet_v2.pth", "mobilenet_v2-b0353104.pth"),
         lambda: torchvision.models.mobilenet_v2(weights="IMAGENET1K_V1").state_dict(),
@@ -86,7 +89,7 @@ def source_of(name: str) -> Source:
     if name.startswith(TIMM_PREFIX):
         model = name.removeprefix(TIMM_PREFIX)
         trained = partial(TimmBackbone, model, output_stride=None, pretrained=True)
-        return Source((f"{model}.pth",), lambda: trained().model.state_dict())
+        return Source((f"{model}.pth",), lambda: trained().model.state_dict(), hub=model)
     if name not in SOURCES:
         raise UserError(f"there are no ImageNet weights for {name}; set model.pretrained=False")
     return SOURCES[name]
@@ -99,6 +102,8 @@ def find_weights(name: str, folder: str | Path) -> Path | None:
 
 def _download(source: Source, name: str, folder: str | Path) -> Mapping[str, Tensor]:
     try:
+        if source.hub:
+            _ask_once(source.hub)
         return source.download()
     except (OSError, URLError, RuntimeError) as error:  # what the hubs raise without a network or a release
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -106,6 +111,23 @@ def _download(source: Source, name: str, folder: str | Path) -> Mapping[str, Ten
             f"no ImageNet weights for {name}: {Path(folder).absolute()} has none of {', '.join(source.files)} and the "
             f"download failed ({reason}); put a file there, or set model.pretrained=False to train from scratch"
         ) from error
+
+
+def _ask_once(model: str) -> None:
+    """Raise OSError where a model of timm is not in the hub's cache and the hub does not answer.
+
+    Else the hub's library would ask for two files, six times each, for 50 s, and tell of every time.
+    """
+    known = timm.get_pretrained_cfg(model)
+    if known is None or not (repository := known.hf_hub_id):
+        return
+    files = known.hf_hub_filename or "model.safetensors", "pytorch_model.bin"
+    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # of the HTTP library that this version of the hub's is built on
+        raise OSError(f"{constants.ENDPOINT} does not answer: {error}") from error
 
 
 def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: str) -> None:
@@ -130,9 +152,9 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
     if skipped:
         log.info("  skipped: %s", ", ".join(skipped))
     if missing:
-        log.warning("  left at random, not in the file: %s", ", ".join(missing))
+        log.warning("left at random, not in the file: %s", ", ".join(missing))
     if note:
-        log.warning("  %s", note)
+        log.warning("%s", note)
 
 
 def our_name(key: str, state: State) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mgd.checkpoint import flat_state, read
 from mgd.config import CPS, KD, MGD, Evaluate, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
 from mgd.data.datasets import Splits
 from mgd.data.maps import Maps
@@ -24,6 +23,8 @@ from mgd.objectives.supervised import SupervisedObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 from mgd.objectives.unimatch import UniMatchObjective
 from mgd.student import load_student, start_from
+from mgd.tensors import flat_state
+from mgd.weights import read
 
 __all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
 
@@ -107,13 +108,14 @@ def open_maps(config: Experiment, splits: Splits) -> Maps | None:
 
 
 def find_teacher(files: tuple[str, ...], name: str) -> Path:
-    """The first file that exists. Raises UserError saying which script makes the teacher."""
+    """The first file that exists. Raises UserError saying which script makes the teacher, of kind "untrained" then."""
     found = next((Path(file) for file in files if Path(file).is_file()), None)
     if found is not None:
         return found
     runs = [script for file in files if (script := Path(os.path.abspath(file)).parent.parent / "script.sh").is_file()]
     remedy = f"train it first: bash {runs[-1]}" if runs else "put one there"
-    raise UserError(f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}")
+    text = f"no checkpoint for method.{name}_teacher: none of {', '.join(files)} exists; {remedy}"
+    raise UserError(text, kind="untrained" if runs else "missing")
 
 
 def load_teacher(

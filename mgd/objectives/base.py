@@ -190,7 +190,8 @@ def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, 
     labels = []
     for small, where in zip(logits.split(1), valid.split(1), strict=True):
         one = upsample(small, size)[..., :height, :width]
-        where = where & is_sure(one.float().softmax(dim=1), confidence, valid=where) if confidence else where
+        if confidence:
+            where = where & is_sure(*one.float().softmax(dim=1).max(dim=1), confidence, valid=where)
         labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
     return torch.cat(labels)
 
@@ -242,8 +243,8 @@ def thresholds(config: MeanTeacher | CPS | UniMatch | MGD, names: Iterable[str],
     return nn.ModuleDict(made)  # type: ignore[return-value]
 
 
-def is_sure(probabilities: Tensor, confidence: Confidence, *, valid: Tensor | None = None) -> Tensor:
-    """(N,K,H,W) -> (N,H,W) bool: the greatest probability is not below its class's threshold.
+def is_sure(probability: Tensor, label: Tensor, confidence: Confidence, *, valid: Tensor | None = None) -> Tensor:
+    """(N,H,W) of labels and their probabilities -> bool: these are not below the class's threshold.
 
     Args:
         confidence: none: everywhere.
@@ -251,8 +252,7 @@ def is_sure(probabilities: Tensor, confidence: Confidence, *, valid: Tensor | No
     """
     if isinstance(confidence, AdaptiveThresholds):
         assert valid is not None
-        return confidence.sure(probabilities, valid)
-    probability, label = probabilities.max(dim=1)
+        return confidence.sure(probability, label, valid)
     threshold: Tensor | float = confidence[0] if confidence else 0.0
     if len(confidence) > 1:
         # Class by class, since a tensor of thresholds would have to be sent to the device.

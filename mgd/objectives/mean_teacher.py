@@ -41,7 +41,7 @@ class MeanTeacherObjective(Objective):
 
     def _consistency(self, batch: Batch, mixed: Views, weight: float) -> Terms:
         logits, target = self.student(see(self.student, mixed)), self._target(batch)
-        counted = mixed.valid & is_sure(target, self.confidence["teacher"], valid=mixed.valid)
+        counted = mixed.valid & is_sure(*target.max(dim=1), self.confidence["teacher"], valid=mixed.valid)
         loss = squared_probability_loss(logits, target, valid=mixed.valid, counted=counted)
         return {"consistency": weight * loss}
 

@@ -42,7 +42,7 @@ class MGDObjective(Objective):
         super().__init__()
         self.student, self.config = student, config
         self.teaching = teaching if isinstance(teaching, Teaching) else TeacherNetworks(teaching.items(), config)
-        self.confidence = self.teaching.confidence = thresholds(config, self.teachers, student.num_classes)
+        self.confidence = self.teaching.confidence = thresholds(config, self.teaching.names, student.num_classes)
 
     @property
     def teachers(self) -> Teachers:  # type: ignore[override]

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd.config import MGD
-from mgd.data.batch import Batch, Views
+from mgd.data.batch import Batch, StoredMaps, Views, neighbours
 from mgd.data.cutmix import mix
 from mgd.losses import global_pool
+from mgd.metrics import IGNORE_INDEX
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
-from mgd.objectives.base import Confidence, fill, hard_label, mixed_label, see
+from mgd.objectives.base import Confidence, fill, hard_label, is_sure, mixed_label, see
 
 Teachers = Mapping[str, SegmentationNetwork]  # "deep" (T_D) and "wide" (T_W), either may be missing
 FEATURE_STRIDE = 4  # of a network's decoder feature
@@ -35,6 +36,7 @@ class Teaching:
     """What teachers say of images; without gradient, and nothing in it is trained.
 
     Attributes:
+        names: of the teachers.
         networks: the teachers, where they are here.
         confidence: what each one's pseudo-labels of unlabelled images are held against.
     """
@@ -43,7 +45,7 @@ class Teaching:
     confidence: Mapping[str, Confidence]
 
     def __init__(self, config: MGD, names: tuple[str, ...]) -> None:
-        self.config = config
+        self.config, self.names = config, names
         self.compares_image = "deep" in names and config.lambda_image > 0
         self.compares_region = "wide" in names and config.lambda_region > 0
 
@@ -129,8 +131,11 @@ class StoredTeaching(Teaching):
         assert first.maps is not None
         assert second.maps is not None
         labeled = {} if batch.labeled.maps is None else dict(batch.labeled.maps.labels)
-        partner = second.maps.labels
-        labels = {name: mix(own, partner[name], mask) for name, own in first.maps.labels.items()}
+        labels = {}
+        for name in first.maps.labels:
+            own = self._sure_label(first.maps, name)
+            partner = neighbours(own) if batch.second is None else self._sure_label(second.maps, name)
+            labels[name] = mix(own, partner, mask)
         pooled, feature = None, None
         if self.compares_image:
             pooled = global_pool(*self._mixed(batch, "logits", self.config.teach.logits_stride))
@@ -141,6 +146,15 @@ class StoredTeaching(Teaching):
             feature = feature.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
             feature = feature[:, :, : -(-mask.shape[2] // FEATURE_STRIDE), : -(-mask.shape[3] // FEATURE_STRIDE)]
         return Lesson(labeled, labels, pooled, feature, {})
+
+    def _sure_label(self, maps: StoredMaps, name: str) -> Tensor:
+        """(N,H,W) uint8 pseudo-label of a teacher; 255 where it is not as sure as `method.confidence` asks."""
+        label, confidence = maps.labels[name], self.confidence[name]
+        if not confidence:
+            return label
+        valid = label != IGNORE_INDEX
+        classes, probability = label.where(valid, 0).long(), maps.confidence[name].float() / 255
+        return label.masked_fill(~is_sure(probability, classes, confidence, valid=valid), IGNORE_INDEX)
 
     @staticmethod
     def _mixed(batch: Batch, name: str, stride: int) -> tuple[Tensor, Tensor]:

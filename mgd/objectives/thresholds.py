@@ -38,12 +38,11 @@ class AdaptiveThresholds(nn.Module):
         return self.highest * (self.learned / self.learned.max())
 
     @torch.no_grad()
-    def sure(self, probabilities: Tensor, valid: Tensor) -> Tensor:
-        """(N,K,H,W) -> (N,H,W) bool: where the greatest probability reaches its class's threshold.
+    def sure(self, confidence: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+        """(N,H,W) of labels and their probabilities -> bool: where these reach the class's threshold.
 
         Takes note of the `valid` (N,H,W) ones.
         """
-        confidence, label = probabilities.max(dim=1)
         classes = torch.arange(len(self.learned), device=label.device)[:, None, None]
         for one, own, where in zip(confidence, label, valid, strict=True):
             held = (own == classes) & where

@@ -20,7 +20,7 @@ from mgd.report.numbers import Score, cost
 from mgd.report.plots import confusion, learning_curves
 from mgd.report.predictions import Predictions
 from mgd.report.runs import Run, teachers_of
-from mgd.statistics import Difference, ious
+from mgd.statistics import Difference
 
 PAIRS = 5  # of classes that two runs disagree on
 NUMBER = re.compile(r"(<[^>]*>)*[-+]?\d")  # how a table's cell begins
@@ -72,7 +72,8 @@ def _percent(value: float) -> str:
 def _scores(scored: Sequence[Score], found: Predictions) -> str:
     images = f"{len(found.names):,}"
     rows = [[escape(one.name), one.method, _percent(one.miou), _percent(one.accuracy), images] for one in scored]
-    note = "Scored as each run's config says (evaluate.mode), on the first run's validation list."
+    without = f" mIoU is without {escape(', '.join(found.excluded))}." if found.excluded else ""
+    note = f"Scored as each run's config says (evaluate.mode), on the first run's validation list.{without}"
     return _table(["run", "method", "mIoU, %", "pixel accuracy, %", "images"], rows) + f'<p class="note">{note}</p>'
 
 
@@ -123,7 +124,7 @@ def _panel(runs: Sequence[Run], found: Predictions, index: int) -> str:
         maps += f'<img class="map{mark}" alt="{escape(name)}" src="{_png(label, found.classes)}">'
         buttons += f'<button class="{mark.strip()}">{escape(name)}</button> '
     scores = ", ".join(
-        f"{escape(run.name)} {_percent(float(np.nanmean(ious(one[index]))))}"
+        f"{escape(run.name)} {_percent(found.miou(one[index]))}"
         for run, one in zip(runs, found.confusions, strict=True)
         if one[index].any()
     )

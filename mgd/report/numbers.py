@@ -55,14 +55,15 @@ def scores(runs: Sequence[Run], found: Predictions) -> list[Score]:
     for r, (run, confusions) in enumerate(zip(runs, found.confusions, strict=True)):
         total = confusions.sum(0)
         config = run.source.config
+        differences = paired_bootstrap(found.confusions[0], confusions, counted=found.counted) if r else ()
         scored.append(
             Score(
                 name=run.name,
                 method=to_dict(config)["method"]["name"] if config else "not known",
-                miou=float(np.nanmean(ious(total))),
+                miou=found.miou(total),
                 accuracy=_diagonal(total),
                 ious=ious(total),
-                differences=tuple(paired_bootstrap(found.confusions[0], confusions)) if r else (),
+                differences=tuple(differences),
                 agreements=tuple(_diagonal(both) for both in found.agreements[r]),
             )
         )
@@ -102,7 +103,7 @@ def to_json(runs: Sequence[Run], found: Predictions, scored: Sequence[Score]) ->
         }
         for run, one in zip(runs, scored, strict=True)
     ]
-    return {"classes": list(names), "images": list(found.names), "runs": listed}
+    return {"classes": list(names), "excluded": list(found.excluded), "images": list(found.names), "runs": listed}
 
 
 def _interval(difference: Difference) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Every run's label maps on one validation list: confusion matrices of each image, agreement, small pictures."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -41,10 +42,21 @@ class Predictions:
     agreements: np.ndarray
     photos: list[np.ndarray]
     maps: list[list[np.ndarray]]
+    excluded: tuple[str, ...] = ()  # classes that means leave out: the first run's `evaluate.exclude`
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(K,) bool: the classes of the means."""
+        return np.array([name not in self.excluded for name in self.classes.names])
+
+    def miou(self, confusion: np.ndarray) -> float:
+        """0..1 of (K,K) counts; NaN where no class of the mean occurs."""
+        known = ious(confusion)[self.counted]
+        return float(known[~np.isnan(known)].mean()) if not np.isnan(known).all() else math.nan
 
     def worst_first(self, run: int = -1) -> list[int]:
         """Images in order of the run's mean IoU over the classes that an image has."""
-        scores = np.nan_to_num(np.nanmean(ious(self.confusions[run]), axis=1), nan=2.0)
+        scores = np.nan_to_num([self.miou(one) for one in self.confusions[run]], nan=2.0)
         return np.argsort(scores, kind="stable").tolist()
 
 
@@ -80,7 +92,8 @@ def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = ""
         photos.append(cv2.resize(photo, small, interpolation=cv2.INTER_AREA))
         both = (truth, *labels)
         maps.append([resize(one.numpy(), small[1], small[0], nearest=True) for one in both])
-    return Predictions(classes, tuple(item.name for item in items), confusions, agreements, photos, maps)
+    names = tuple(item.name for item in items)
+    return Predictions(classes, names, confusions, agreements, photos, maps, config.evaluate.exclude)
 
 
 def _config(run: Run, first: Experiment) -> Experiment:

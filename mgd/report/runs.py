@@ -34,9 +34,13 @@ def read_runs(texts: list[str]) -> list[Run]:
     """`FOLDER` or `NAME:FOLDER` each; a folder holds last.pt, or run/last.pt.
 
     Raises:
-        UserError: a folder or its last.pt is missing, a file in it is damaged, or two runs have one name.
+        UserError: a folder or its last.pt is missing, a file in it is damaged, a run is named twice, or two have one
+            name.
     """
     runs = [_read(text) for text in texts]
+    files = [run.path.resolve() for run in runs]
+    if again := [run for run, file in zip(runs, files, strict=True) if files.count(file) > 1]:
+        raise UserError(f"{again[0].path.parent} is named twice; name every run once")
     names = [run.name for run in runs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two runs are called {twice[0]}; name them, such as first:{runs[0].path.parent}")

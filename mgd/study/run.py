@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from mgd.engine.stop import SIGNALS, handled
 from mgd.errors import Stopped, UserError
 from mgd.study.plan import Cell, read_report, write_config
 
@@ -112,27 +113,23 @@ class Workers:
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """SIGTERM, SIGUSR1 and Ctrl-C let every run save and end; then Stopped is raised, and nothing new is begun."""
+        """SIGTERM and the like, and Ctrl-C, let every run save and end; then Stopped is raised, nothing is begun."""
 
-        def stop(*_: Any) -> None:
+        def stop(*_: object) -> None:
             if not self.stopping:
                 self.stopping = True
                 raise Stopped("stopped: every run has saved where it stands, and the same command goes on")
 
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        except BaseException:
-            self.stopping = True
-            for process in list(self.processes):
-                process.terminate()
-            for process in list(self.processes):
-                process.wait()
-            raise
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(stop, *SIGNALS, signal.SIGINT):
+            try:
+                yield
+            except BaseException:
+                self.stopping = True
+                for process in list(self.processes):
+                    process.terminate()
+                for process in list(self.processes):
+                    process.wait()
+                raise
 
     def _call(self, command: list[str], output: Path, slot: int, *locks: int) -> int:
         """Run an mgd command; returns its status.

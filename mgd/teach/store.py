@@ -17,7 +17,8 @@ from mgd.config import MGD, Experiment
 from mgd.data.datasets import Splits
 from mgd.data.images import load_image
 from mgd.data.loaders import make_loader
-from mgd.data.maps import MapsWriter, Photo
+from mgd.data.maps import MAPS, MapsWriter, Photo
+from mgd.data.store import check_contents, known_facts
 from mgd.data.transforms import shrink
 from mgd.objectives import maps_contents
 from mgd.progress import Progress
@@ -29,7 +30,7 @@ PROBES = 8  # photos on which the error of what is stored is measured
 
 @dataclass(frozen=True)
 class Estimate:
-    """What teaching a whole list takes, from a few photos of it."""
+    """What is left to teach of a list, and what it takes, from a few of its photos."""
 
     photos: int
     bytes: int
@@ -89,19 +90,28 @@ def teach(
 
 
 def estimate(config: Experiment, splits: Splits, teachers: list[Teacher], *, precision: torch.dtype) -> Estimate:
-    """Size and time of a store, from a few photos spread over the list; writes nothing."""
-    contents, device = maps_contents(config, splits), teachers[0].device
-    count = len(contents.photos)
-    probes = sorted({0, count // 3, 2 * count // 3, count - 1})
+    """Size and time of what a store lacks, from a few photos spread over the list; writes nothing.
+
+    Raises:
+        UserError: as `teach` does, of these few.
+    """
+    assert isinstance(config.method, MGD)
+    contents, device, place = maps_contents(config, splits), teachers[0].device, Path(config.method.teach.dir)
+    kinds = [kind for teacher in teachers for kind in teacher.kinds]
+    if (place / MAPS.description).is_file():
+        check_contents(MAPS, place, contents)
+    done = known_facts(MAPS, place, len(kinds))
+    left = [index for index in range(len(contents.photos)) if index not in done]
+    if not (count := len(left)):
+        return Estimate(0, 0, 0.0)
+    probes = sorted({left[0], left[count // 3], left[2 * count // 3], left[-1]})
     sizes, seconds = [], []
-    with TemporaryDirectory() as folder:
-        kinds = [kind for teacher in teachers for kind in teacher.kinds]
-        with closing(MapsWriter(Path(folder), contents, kinds)) as store:
-            for sample in _load_photos(config, contents.photos, probes, device):
-                started = time.perf_counter()
-                maps, _ = _look(teachers, sample, device, precision, measure=False)
-                sizes.append(store.add(_photo(sample), maps))
-                seconds.append(time.perf_counter() - started)
+    with TemporaryDirectory() as folder, closing(MapsWriter(Path(folder), contents, kinds)) as store:
+        for sample in _load_photos(config, contents.photos, probes, device):
+            started = time.perf_counter()
+            maps, _ = _look(teachers, sample, device, precision, measure=False)
+            sizes.append(store.add(_photo(sample), maps))
+            seconds.append(time.perf_counter() - started)
     each = seconds[1:] or seconds  # the first sets things up
     return Estimate(count, round(sum(sizes) / len(sizes) * count), sum(each) / len(each) * count)
 

@@ -93,6 +93,13 @@ def _check_names(source: Path, export: Export) -> None:
     if twice:
         images = first_few(photo.image for photo in export.photos if photo.name == twice[0])
         raise UserError(f"{source} has {len(twice)} names of several photos, first {twice[0]} ({images}); rename them")
+    counts = Counter(photo.image for photo in export.photos)
+    if shared := [image for image, count in counts.items() if count > 1]:  # found by the file's name alone
+        names = first_few(photo.name for photo in export.photos if photo.image == shared[0])
+        raise UserError(
+            f"{source} has labels of {names}, for which there is one photo, {shared[0]}; see that all photos are "
+            "there, in the folders that the export names"
+        )
     if not any(photo.regions for photo in export.photos):
         raise UserError(f"{source} has {len(export.photos)} photos and no label; export the annotations as well")
 
@@ -234,6 +241,9 @@ def _summary(out: Path, chosen: Values, made: Sequence[Made], lists: dict[str, i
     new = sum(one.new for one in made)
     lines.append(f"{len(made) - len(skipped):,} photos, {new:,} of them made now, {len(skipped):,} skipped")
     lines += [f"skipped: {error}" for error in skipped]
+    if absent := [name for name, count in zip(chosen.classes.names, photos, strict=False) if not count]:
+        why = f"; {IGNORE_INDEX} is ignored: where it means a class, say so" if pixels[IGNORE_INDEX] else ""
+        lines.append(f"WARNING: no photo shows {first_few(absent)}{why}")
     if not lists["val"]:
         lines.append("WARNING: no photo is left for validation; label more, or give val.txt one that nobody trains on")
     return "\n".join([*lines, f"in {out}"])

@@ -142,11 +142,12 @@ class Photos:
         self._by_name: dict[str, list[Path]] | None = None
 
     def find(self, path: str) -> Path:
-        """The file of an image that the export calls `path`; its suffix may be left out.
+        """The file of an image that the export calls `path`, as on any system; its suffix may be left out.
 
         Raises:
             UserError: there is none, or several have this name.
         """
+        path = path.replace("\\", "/")
         for folder in self.folders:
             if (file := folder / path.lstrip("/")).is_file():
                 return file

@@ -58,6 +58,7 @@ def quantise(
     *,
     float32: Comparison,
     photo: np.ndarray,
+    label_pattern: str = "",
 ) -> Quantised:
     """Quantise a float32 ONNX file.
 
@@ -66,11 +67,12 @@ def quantise(
         measure: compares a runner with the network.
         float32: what it found for the file as it is.
         photo: (batch,H,W,3), what times and single layers' losses are measured on.
+        label_pattern: of labels among the photos of the folder, which are none.
 
     Raises:
         UserError: no photo can be read, or more than `MOST_LOST` is lost with every layer in float32 that helps.
     """
-    graph = Graph(file, _calibration_photos(folder, onnx_runner(file.read_bytes(), file)))
+    graph = Graph(file, _calibration_photos(folder, label_pattern, onnx_runner(file.read_bytes(), file)))
     kept = dict.fromkeys(slower_layers(graph, photo), "INT8 is not faster")
     result = graph.quantised(kept)
     compared = measure(onnx_runner(result, file))
@@ -126,11 +128,11 @@ def _by_loss(graph: Graph, photo: np.ndarray) -> list[str]:
     return sorted(graph.convs, key=lambda name: -losses[name])
 
 
-def _calibration_photos(folder: Path, runner: Runner) -> list[np.ndarray]:
+def _calibration_photos(folder: Path, label_pattern: str, runner: Runner) -> list[np.ndarray]:
     """Photos (batch,H,W,3) spread over the folder, as the file takes them; broken ones are told and left out."""
     if not folder.is_dir():
         raise UserError(f"--int8 {folder} is not a folder; name one with photos to calibrate with, labels or none")
-    files = photos_in(folder)
+    files = photos_in(folder, label_pattern)
     chosen = np.unique(np.linspace(0, len(files) - 1, min(CALIBRATION, len(files))).round().astype(int))
     photos, problems = readable_photos([Item(files[i].stem, files[i], None) for i in chosen])
     if problems:
