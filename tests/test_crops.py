@@ -1,6 +1,8 @@
 """Training crops: what is decoded and resized for a crop alone is what the whole photo would give."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mgd.data.images import load_image, read_indices
-from mgd.data.plain import decode_plain
+from mgd.data.plain import PNG, decode_plain
 from mgd.data.transforms import cut, draw_geometry, needed
 from mgd.errors import UserError
 
@@ -70,6 +72,21 @@ def smooth(height: int, width: int, **options: int) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+def opencv_png(values: np.ndarray) -> bytes:
+    """Every row of it has filter 1 (Sub)."""
+    return cv2.imencode(".png", values)[1].tobytes()
+
+
+def png(height: int, width: int, rows: bytes) -> bytes:
+    """A grey PNG of rows that begin with their filter."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return PNG + b"".join(parts)
+
+
 @pytest.mark.parametrize("size", [(48, 64), (37, 53)])
 @pytest.mark.parametrize(
     ("form", "channels", "options"),
@@ -112,23 +129,48 @@ def test_what_is_not_plain_is_left_to_the_thorough_decoder(tmp_path: Path) -> No
     assert decode_plain(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "label"])
 def test_a_damaged_file_is_never_read_otherwise_than_by_the_thorough_decoder(form: str, tmp_path: Path) -> None:
-    whole, path, rng = encoded(smooth(24, 40), form), tmp_path / "photo", np.random.default_rng(0)
+    path, rng, grey = tmp_path / "photo", np.random.default_rng(0), form == "label"
+    whole = opencv_png(smooth(24, 40, channels=1)) if grey else encoded(smooth(24, 40), form)
     for place in rng.integers(0, len(whole), 400):
         damaged = bytearray(whole)
         damaged[place] ^= int(rng.integers(1, 256))
         path.write_bytes(damaged)
-        fast = decode_plain(path)
+        fast = decode_plain(path, grey=grey)
         if fast is None:
             continue
         try:
             with Image.open(path) as image:
                 image.load()
-                slow = np.array(image.convert("RGB"))
+                slow = np.array(image.convert("L" if grey else "RGB"))
         except Exception as error:  # whatever Pillow makes of it
             pytest.fail(f"byte {place}: read, though {error}")
         assert np.array_equal(fast, slow), f"byte {place}"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 7), (4, 5), (5, 1), (375, 500), (601, 13)])
+def test_label_maps_of_opencv_are_what_it_reads(size: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "label.png"
+    for values in (photo(*size, channels=1), np.full(size, 255, np.uint8)):
+        path.write_bytes(opencv_png(values))
+        assert np.array_equal(read_indices(path), values)
+
+
+@pytest.mark.parametrize("kept", [4, 5, 19, 20])
+def test_label_maps_with_other_filters_further_down_are_read(kept: int, tmp_path: Path) -> None:
+    values, path = photo(20, 30, channels=1), tmp_path / "label.png"
+    differences = np.diff(values, axis=1, prepend=np.zeros((20, 1), np.uint8))  # filter 1 of PNG; 0: the values
+    rows = [bytes([i < kept]) + (differences if i < kept else values)[i].tobytes() for i in range(20)]
+    path.write_bytes(png(20, 30, b"".join(rows)))
+    assert np.array_equal(read_indices(path), values)
+
+
+@pytest.mark.parametrize("count", [3, 19, 20, 21])
+def test_label_maps_with_a_row_too_few_are_left_to_the_thorough_decoder(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "label.png"
+    path.write_bytes(png(20, 30, bytes([1, *[0] * 30]) * count))
+    assert (decode_plain(path, grey=True) is None) == (count < 20)
 
 
 def test_label_maps_are_read_by_either(tmp_path: Path) -> None:

@@ -26,15 +26,15 @@ def box_masks(n: int, height: int, width: int, *, generator: np.random.Generator
     aspect = generator.uniform(0.0, 1.0, (n, BOXES))
     position = generator.uniform(0.0, 1.0, (n, BOXES, 2))
     tall = np.exp(aspect * np.log(share))
-    corners = []
-    for length, side, place in ((height, tall, position[..., 0]), (width, share / tall, position[..., 1])):
-        side = np.rint(side * math.sqrt(1.0 / BOXES) * length)
-        start = np.rint((length - side) * place)
-        corners += [start.astype(int).ravel(), (start + side).astype(int).ravel()]
+    lengths = np.array([height, width])
+    sides = np.rint(np.array([tall, share / tall]).transpose(1, 2, 0) * math.sqrt(1.0 / BOXES) * lengths)
+    starts = np.rint((lengths - sides) * position)
+    corners = np.concatenate([starts, starts + sides], axis=2).astype(int).tolist()
 
     masks = np.zeros((n, 1, height, width), dtype=np.uint8)
-    for box, (top, bottom, left, right) in enumerate(zip(*corners, strict=True)):
-        masks[box // BOXES, 0, top:bottom, left:right] ^= 1
+    for mask, boxes in zip(masks[:, 0], corners, strict=True):
+        for top, left, bottom, right in boxes:
+            mask[top:bottom, left:right] ^= 1
     return masks
 
 

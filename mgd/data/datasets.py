@@ -14,7 +14,7 @@ from mgd.data.folders import pairs_in, photos_in
 from mgd.data.images import load_image, load_label
 from mgd.data.items import Item, Items
 from mgd.data.label_map import value_table, with_ignored
-from mgd.data.names import PLAIN_IMAGE, below, digest, inside, is_image, located, name_of, split_line
+from mgd.data.names import are_plain_images, below, digest, inside, is_image, located, name_of, split_line
 from mgd.data.transforms import shrink
 from mgd.errors import UserError, first_few
 from mgd.files import read_lines, states_of
@@ -106,7 +106,7 @@ def read_list(
     if not (lines := read_lines(path)):
         raise UserError(f"{path} is empty; it should list one image a line")
     places = inside(root), inside(root / folder)
-    if all(map(PLAIN_IMAGE.fullmatch, lines)):  # as most lists that are long
+    if are_plain_images(lines):
         names, images, targets = lines, [places[0] + line for line in lines], [""] * len(lines)
     else:
         names, images, targets = map(list, zip(*(_parse_line(line, *places) for line in lines), strict=True))

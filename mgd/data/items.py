@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
 from mgd.files import states_of
+
+AT_ONCE = 1000  # strings that are made together: a million would take new memory, which takes as long again
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ class Texts(Sequence[str]):
         return int(self._ends[place - 1]) + 1 if place else 0
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.bytes.decode("utf-8", "surrogateescape").split("\0")[:-1])
+        return chain.from_iterable(self._strings(start) for start in range(0, len(self), AT_ONCE))
+
+    def _strings(self, start: int) -> list[str]:
+        """`AT_ONCE` of them from `start` on."""
+        part = self.bytes[self._start(start) : self._start(min(start + AT_ONCE, len(self)))]
+        return part.decode("utf-8", "surrogateescape").split("\0")[:-1]
 
 
 class Items(Sequence[Item]):

@@ -3,8 +3,8 @@
 import gc
 import os
 import signal
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -81,28 +81,37 @@ class TrainingSamples(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         broken: list[str] = []
-        sample: dict[str, Any] = {}
-        for name, (stream, place) in self._places(position).items():
-            if name == "second" and self.shares_first:
-                continue
+        places = self._places(position)
+        if self.shares_first:
+            places.pop("second", None)
+        # All that is drawn comes first: between decodings each call would find its code gone from the caches.
+        drawn = {name: (self._candidates(*place), self._rng(*place)) for name, place in places.items()}
+        sample = self._drawn_for_pair(position)
+        for name, (candidates, rng) in drawn.items():
             # A last stage has no teachers: nothing of their maps is read.
             kinds = self.wanted[name] if self.maps is not None and self._has_pair(position) else []
-            sample[name] = self._view(self._picked(stream, place, broken), self._rng(stream, place), kinds)
-        if self._has_pair(position):
-            crop = self.data.crop_size
-            sample["mask"] = box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]
-            if self.takes_two_views:
-                sample["other_mask"] = box_masks(1, crop, crop, generator=self._rng(OTHER_MASK, position))[0]
-            if self.data.strong or self.takes_two_views:
-                sample["noise"] = int(self._rng(NOISE, position).integers(2**63))
+            sample[name] = self._view(self._pick(*places[name], candidates, broken), rng, kinds)
         return sample | {"broken": "\n".join(broken)}
+
+    def _drawn_for_pair(self, position: int) -> dict[str, Any]:
+        """The masks of a pair of unlabelled images, and the number for what is done to it on the device."""
+        if not self._has_pair(position):
+            return {}
+        crop = self.data.crop_size
+        drawn: dict[str, Any] = {"mask": box_masks(1, crop, crop, generator=self._rng(MASK, position))[0]}
+        if self.takes_two_views:
+            drawn["other_mask"] = box_masks(1, crop, crop, generator=self._rng(OTHER_MASK, position))[0]
+        if self.data.strong or self.takes_two_views:
+            drawn["noise"] = int(self._rng(NOISE, position).integers(2**63))
+        return drawn
 
     def _has_pair(self, position: int) -> bool:
         return self.uses_unlabeled and (self.pairs_end is None or position < self.pairs_end)
 
     def names(self, position: int) -> list[str]:
         """The images that a position takes, for messages. Reads them: another may stand in for a broken one."""
-        return [self._picked(stream, place, [])[0].name for stream, place in self._places(position).values()]
+        places = self._places(position).values()
+        return [self._pick(*place, self._candidates(*place), [])[0].name for place in places]
 
     def _places(self, position: int) -> dict[str, tuple[int, int]]:
         """View -> the stream and the position that its image and its geometry are drawn for."""
@@ -111,14 +120,6 @@ class TrainingSamples(Dataset):
             places["first"] = (UNLABELED, position)
             places["second"] = (UNLABELED, position ^ 1) if self.data.partner == "batch" else (PARTNER, position)
         return places
-
-    def _picked(self, stream: int, position: int, broken: list[str]) -> Pick:
-        """What a position takes from a stream; complaints about others are added to `broken`."""
-        if stream != PARTNER:
-            items = self.splits.labeled if stream == LABELED else self.splits.unlabeled
-            return self._pick(items, position, stream, broken)
-        first = self._pick(self.splits.unlabeled, position, UNLABELED, [])[0] if self.data.skip_broken else None
-        return self._pick(self.splits.unlabeled, position, PARTNER, broken, other_than=first)
 
     def _view(self, pick: Pick, rng: np.random.Generator, kinds: Sequence[str]) -> dict[str, Any]:
         """Augmented; of the maps these kinds."""
@@ -162,13 +163,22 @@ class TrainingSamples(Dataset):
                 found["coarse"][what] = maps.crop_coarse(index, kind, geometry)
         return found
 
-    def _pick(
-        self, items: Items, position: int, stream: int, broken: list[str], *, other_than: Item | None = None
-    ) -> Pick:
-        """The item that is drawn; with `data.skip_broken` the next one in its place where it cannot be read."""
+    def _items(self, stream: int) -> Items:
+        return self.splits.labeled if stream == LABELED else self.splits.unlabeled
+
+    def _candidates(self, stream: int, position: int) -> Iterator[Item]:
+        """The item that is drawn, then those that may take its place."""
+        items = self._items(stream)
         place = draw(self.seed, stream, position, len(items))
-        for item in (items[(place + i) % len(items)] for i in range(len(items))):
-            if item == other_than:  # its partner took it in place of a broken one
+        return chain([items[place]], (items[(place + i) % len(items)] for i in range(1, len(items))))
+
+    def _pick(self, stream: int, position: int, candidates: Iterator[Item], broken: list[str]) -> Pick:
+        """The first candidate; with `data.skip_broken` the first that can be read, complaints go into `broken`."""
+        taken = None
+        if stream == PARTNER and self.data.skip_broken:  # by the first image, perhaps in place of a broken one
+            taken = self._pick(UNLABELED, position, self._candidates(UNLABELED, position), [])[0]
+        for item in candidates:
+            if item == taken:
                 continue
             try:
                 return item, *self._load(item)
@@ -176,11 +186,11 @@ class TrainingSamples(Dataset):
                 if not self.data.skip_broken:
                     raise
                 broken.append(str(error))
-        raise UserError(f"of {len(items)} images none is left to train on: {first_few(broken)}")
+        raise UserError(f"of {len(self._items(stream))} images none is left to train on: {first_few(broken)}")
 
     def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Decoded and shrunk; from the pack where that has it, from memory with `data.cache`."""
-        if item in self._cache:
+        if self.data.cache and item in self._cache:
             return self._cache[item]
         pair = None if self.pack is None else self.pack.load(item)
         if pair is None:

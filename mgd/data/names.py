@@ -13,7 +13,7 @@ from mgd.errors import UserError
 # A path that is its own name and has but one form: ASCII without spaces, below the root, no part begins with a dot.
 # Lists of a million names are made of such images, and should not take a minute to read.
 PLAIN = re.compile(r"[!-\-0-~][!-.0-~]*(?:/[!-\-0-~][!-.0-~]*)*")
-PLAIN_IMAGE = re.compile(rf"{PLAIN.pattern}(?i:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})")
+_ENDING = 1 + max(map(len, IMAGE_SUFFIXES))
 
 
 def split_line(line: str) -> tuple[str, str]:
@@ -37,6 +37,11 @@ def split_line(line: str) -> tuple[str, str]:
 def is_image(path: str) -> bool:
     """Whether a path ends as those of images do."""
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+
+
+def are_plain_images(lines: Sequence[str]) -> bool:
+    """Whether each is a plain path of an image: so are those of most lists that are long."""
+    return all(map(PLAIN.fullmatch, lines)) and all(map(is_image, {line[-_ENDING:] for line in lines}))
 
 
 def name_of(line: str) -> str:
