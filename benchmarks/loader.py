@@ -26,9 +26,10 @@ from PIL import Image
 
 from mgd.config import CPS, Data, Experiment, Model
 from mgd.data.datasets import Item, open_splits
-from mgd.data.loaders import TrainingSamples, spare_time
+from mgd.data.loaders import spare_time
 from mgd.data.pack import open_pack
 from mgd.data.packing import pack
+from mgd.data.samples import TrainingSamples
 from mgd.files import write_json
 
 SETS = {

@@ -19,7 +19,8 @@ from torch import Tensor
 from mgd.config import CPS, Data, Evaluate, Experiment, Model, Run, Supervised, Train
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples, collate
+from mgd.data.loaders import collate
+from mgd.data.samples import TrainingSamples
 from mgd.data.transforms import augment
 from mgd.engine.distributed import processes
 from mgd.engine.loop import Trainer

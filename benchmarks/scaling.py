@@ -32,8 +32,9 @@ from PIL import Image
 
 from mgd.config import CPS, Data, Experiment, Model, Run, Train
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples, make_loader
+from mgd.data.loaders import make_loader
 from mgd.data.positions import PositionSampler
+from mgd.data.samples import TrainingSamples
 from mgd.engine.distributed import processes
 from mgd.engine.fit import made_batch
 from mgd.engine.loop import Trainer

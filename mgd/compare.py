@@ -12,7 +12,7 @@ from mgd.checkpoint import recognise
 from mgd.config import Experiment, from_dict
 from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
-from mgd.data.loaders import ValidationSamples
+from mgd.data.samples import ValidationSamples
 from mgd.draw import draw_sheet, panel, panels
 from mgd.evaluate import check_network, evaluate
 from mgd.files import write_png

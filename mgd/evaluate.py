@@ -16,7 +16,8 @@ from mgd.checkpoint import network_of, recognise
 from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
 from mgd.data.classes import Classes
 from mgd.data.datasets import Item
-from mgd.data.loaders import ValidationSamples, make_loader
+from mgd.data.loaders import make_loader
+from mgd.data.samples import ValidationSamples
 from mgd.draw import panels
 from mgd.errors import UserError, is_out_of_memory, no_memory
 from mgd.files import below, write_png

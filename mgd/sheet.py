@@ -8,7 +8,8 @@ from mgd.config import Experiment
 from mgd.data.batch import Views, to_device
 from mgd.data.classes import Classes
 from mgd.data.datasets import Splits
-from mgd.data.loaders import TrainingSamples, collate
+from mgd.data.loaders import collate
+from mgd.data.samples import TrainingSamples
 from mgd.draw import draw_sheet, overlay, panel
 from mgd.metrics import IGNORE_INDEX
 

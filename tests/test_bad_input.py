@@ -15,7 +15,7 @@ from mgd.__main__ import main
 from mgd.config import Data, Experiment, Model, Supervised
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image
-from mgd.data.loaders import TrainingSamples
+from mgd.data.samples import TrainingSamples
 from mgd.errors import UserError
 from mgd.student import load_student
 

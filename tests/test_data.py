@@ -19,9 +19,10 @@ from mgd.data.classes import BUILT_IN, Classes, read_classes
 from mgd.data.cutmix import box_masks, mix
 from mgd.data.datasets import Item, Splits, open_splits, open_val, read_list, split
 from mgd.data.images import load_image, load_label
-from mgd.data.loaders import PREFETCH, TrainingSamples, ValidationSamples, collate, make_loader, shared_bytes
+from mgd.data.loaders import PREFETCH, collate, make_loader, shared_bytes
 from mgd.data.names import name_of
 from mgd.data.positions import LABELED, PARTNER, UNLABELED, PositionSampler, draw
+from mgd.data.samples import TrainingSamples, ValidationSamples
 from mgd.data.transforms import augment, draw_geometry, resize, shrink
 from mgd.errors import UserError
 from mgd.models.normalise import NormalisingNetwork

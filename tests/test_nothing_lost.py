@@ -30,7 +30,7 @@ from mgd.__main__ import main
 from mgd.config import load
 from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples
+from mgd.data.samples import TrainingSamples
 from mgd.engine.distributed import Processes
 from mgd.engine.history import History
 from mgd.engine.log import Meter

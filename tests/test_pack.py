@@ -22,10 +22,11 @@ from mgd.config import Data, Experiment, load
 from mgd.data.datasets import hidden_truth, open_splits
 from mgd.data.images import load_image, read_indices
 from mgd.data.items import Items
-from mgd.data.loaders import TrainingSamples, make_loader
+from mgd.data.loaders import make_loader
 from mgd.data.pack import KINDS, PACK, Pack, folder_of, open_pack, pack_contents
 from mgd.data.packing import pack
 from mgd.data.positions import PositionSampler
+from mgd.data.samples import TrainingSamples
 from mgd.data.store import StoreWriter
 from mgd.errors import UserError
 
@@ -97,7 +98,7 @@ def test_samples_of_the_store_are_those_of_the_files(
     plain = samples_of(experiment, how="off")
     expected = [plain[position] for position in range(12)]  # mirrored and not, every photo
     store = samples_of(experiment, how="on")
-    monkeypatch.setattr("mgd.data.loaders.load_small", no_file_is_read)
+    monkeypatch.setattr("mgd.data.samples.load_small", no_file_is_read)
     for position, sample in enumerate(expected):
         assert equal(store[position], sample), position
 
@@ -110,7 +111,7 @@ def test_loaders_of_any_number_of_workers_read_the_store(
     sampler = PositionSampler(0, 2, batch_size=4, accumulate=1, rank=0, world=1)
     plain, store = samples_of(experiment, how="off"), samples_of(experiment, how="auto")
     expected = list(make_loader(plain, sampler, workers=0, device=CPU, batched=True))
-    monkeypatch.setattr("mgd.data.loaders.load_small", no_file_is_read)
+    monkeypatch.setattr("mgd.data.samples.load_small", no_file_is_read)
     monkeypatch.setattr("mgd.data.loaders.cores", lambda: 2)
     for found, batch in zip(
         make_loader(store, sampler, workers=workers, device=CPU, batched=True), expected, strict=True
@@ -126,7 +127,7 @@ def test_a_run_on_the_store_trains_the_same_weights(tmp_path: Path, config: Path
 
 def test_a_store_serves_every_partition(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed(config, CPS)
-    monkeypatch.setattr("mgd.data.loaders.load_small", no_file_is_read)
+    monkeypatch.setattr("mgd.data.samples.load_small", no_file_is_read)
     store = samples_of(load(config, [CPS, "data.partition=2"]), how="on")
     assert {name for position in range(12) for name in store.names(position)} == {
         item.name for item in (*store.splits.labeled, *store.splits.unlabeled)
@@ -202,7 +203,7 @@ def test_what_changed_since_is_read_from_its_file_and_told_until_it_is_packed_ag
     packed(config, CPS)
     assert "holds the pixels of 12 photos, 1 decoded now" in capsys.readouterr().out
     store = samples_of(experiment, how="on")
-    monkeypatch.setattr("mgd.data.loaders.load_small", no_file_is_read)
+    monkeypatch.setattr("mgd.data.samples.load_small", no_file_is_read)
     assert all(equal(store[position], expected[position]) for position in range(6))
 
 

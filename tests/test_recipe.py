@@ -19,8 +19,8 @@ from mgd.config import CPS, Criterion, Data, Experiment, Model, Supervised, UniM
 from mgd.data.batch import Batch, Views
 from mgd.data.cutmix import mix
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples
 from mgd.data.photometric import channel_dropout, strengthen
+from mgd.data.samples import TrainingSamples
 from mgd.distillation_losses import pixel_kl_loss
 from mgd.errors import UserError
 from mgd.objectives.base import Objective, hard_label, is_sure

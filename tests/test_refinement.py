@@ -16,7 +16,7 @@ from mgd.__main__ import main
 from mgd.config import Criterion, load
 from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples
+from mgd.data.samples import TrainingSamples
 
 CPS = ["method=cps", "train.max_iterations=5", "train.refine_iterations=2"]
 

@@ -10,7 +10,7 @@ from helpers import CROP, write_config
 from mgd.__main__ import main
 from mgd.config import Experiment, load
 from mgd.data.datasets import Splits, open_splits
-from mgd.data.loaders import TrainingSamples
+from mgd.data.samples import TrainingSamples
 from mgd.draw import CAPTION, MARGIN, panel
 from mgd.sheet import LABELED, UNLABELED, contact_sheet
 

@@ -17,8 +17,9 @@ from mgd import losses
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised, Train
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.loaders import TrainingSamples, collate
+from mgd.data.loaders import collate
 from mgd.data.positions import UNLABELED, draw
+from mgd.data.samples import TrainingSamples
 from mgd.engine import step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch

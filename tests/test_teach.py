@@ -29,8 +29,9 @@ from mgd.config import MGD, Experiment, load
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
-from mgd.data.loaders import TrainingSamples, collate
+from mgd.data.loaders import collate
 from mgd.data.maps import Kind, Maps, MapsWriter, Photo, cells
+from mgd.data.samples import TrainingSamples
 from mgd.data.store import Contents
 from mgd.data.transforms import Geometry
 from mgd.errors import UserError

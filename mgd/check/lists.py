@@ -14,8 +14,8 @@ from mgd.data.folders import HIDDEN, REMEDIES, left_out
 from mgd.data.images import IMAGE_SUFFIXES
 from mgd.data.items import Items, Texts
 from mgd.data.label_map import describe
-from mgd.data.loaders import TrainingSamples
 from mgd.data.partitions import first_difference
+from mgd.data.samples import TrainingSamples
 from mgd.errors import UserError, first_few
 from mgd.files import read_text
 from mgd.scores import check_excluded

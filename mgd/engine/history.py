@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mgd.config import CPS, Experiment
-from mgd.data.loaders import TrainingSamples
+from mgd.data.samples import TrainingSamples
 from mgd.engine.distributed import Processes
 from mgd.engine.step import Outcome
 from mgd.errors import UserError

@@ -15,9 +15,10 @@ from mgd.config import Experiment, Train, to_dict
 from mgd.data.balance import class_weights
 from mgd.data.batch import to_device
 from mgd.data.datasets import Splits, open_splits
-from mgd.data.loaders import TrainingSamples, make_loader
+from mgd.data.loaders import make_loader
 from mgd.data.pack import open_pack
 from mgd.data.positions import PositionSampler
+from mgd.data.samples import TrainingSamples
 from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
 from mgd.engine.inputs import inputs_of, same_validation

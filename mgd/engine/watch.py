@@ -17,7 +17,7 @@ from mgd.config import Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import hidden_truth
 from mgd.data.items import Items
-from mgd.data.loaders import ValidationSamples
+from mgd.data.samples import ValidationSamples
 from mgd.evaluate import Report
 from mgd.infer import predict_scores
 from mgd.metrics import confusion_matrix, iou_per_class

@@ -11,7 +11,7 @@ import torch
 from mgd.config import Evaluate, Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import open_val
-from mgd.data.loaders import ValidationSamples
+from mgd.data.samples import ValidationSamples
 from mgd.data.transforms import resize
 from mgd.errors import UserError
 from mgd.infer import predict_labels
