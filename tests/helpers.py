@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,15 @@ class Started:
             assert self.process.is_alive(), f"ended with {self.wait()}"
             assert time.monotonic() < deadline
             time.sleep(0.002)
+
+
+def bytes_in(folder: Path) -> int:
+    """Of the files in a folder that another process writes: one that it renames meanwhile counts as nothing."""
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def start(

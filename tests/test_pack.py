@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import differences, read, start, train, write_config, write_image
+from helpers import bytes_in, differences, read, start, train, write_config, write_image
 
 from mgd.__main__ import main
 from mgd.check import check
@@ -297,15 +297,15 @@ def test_killed_again_and_again_it_ends_with_the_bytes_of_an_undisturbed_run(
     calm = load(config, ["data.pack_dir=calm"]).data
     killed, splits, folder = replace(calm, pack_dir="killed"), open_splits(calm), scenes / "killed"
 
-    def written() -> int:
-        return sum(path.stat().st_size for path in folder.glob("*"))
-
     pack(calm, splits)
     for _ in range(10):
-        before, process = written(), multiprocessing.get_context("fork").Process(target=pack, args=(killed, splits))
+        before, process = (
+            bytes_in(folder),
+            multiprocessing.get_context("fork").Process(target=pack, args=(killed, splits)),
+        )
         process.start()
         deadline = time.monotonic() + 20
-        while process.is_alive() and written() <= before and time.monotonic() < deadline:
+        while process.is_alive() and bytes_in(folder) <= before and time.monotonic() < deadline:
             time.sleep(0.0005)
         process.kill()
         process.join()

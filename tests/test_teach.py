@@ -15,6 +15,7 @@ import torch
 from helpers import (
     BACKBONE,
     CHANNELS,
+    bytes_in,
     differences,
     read,
     run_processes,
@@ -264,15 +265,12 @@ def test_killed_again_and_again_it_ends_with_the_bytes_of_an_undisturbed_run(
     def look(config: Experiment) -> None:
         teach(config, splits, networks, precision=torch.float32)
 
-    def written() -> int:
-        return sum(path.stat().st_size for path in maps.glob("*"))
-
     look(calm)
     for _ in range(10):
-        before, process = written(), multiprocessing.get_context("fork").Process(target=look, args=(killed,))
+        before, process = bytes_in(maps), multiprocessing.get_context("fork").Process(target=look, args=(killed,))
         process.start()
         deadline = time.monotonic() + 20
-        while process.is_alive() and written() <= before and time.monotonic() < deadline:
+        while process.is_alive() and bytes_in(maps) <= before and time.monotonic() < deadline:
             time.sleep(0.001)
         process.kill()
         process.join()
