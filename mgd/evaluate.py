@@ -31,7 +31,7 @@ from mgd.progress import Progress
 from mgd.published import experiment_for
 from mgd.scores import ImageScores, Report, check_excluded
 from mgd.student import load_student
-from mgd.weights import is_hub_folder, read
+from mgd.weights import checkpoint_file, read
 
 log = logging.getLogger(__name__)
 
@@ -180,16 +180,17 @@ def open_target(
     Raises:
         UserError: no such file, no network in it, or an override that asks for another network than the file's.
     """
-    if Path(target).suffix == ".py" or (Path(target).is_dir() and not is_hub_folder(Path(target))):
+    checkpoint = checkpoint_file(target)
+    if Path(target).suffix == ".py" or Path(target, "config.py").is_file() or checkpoint.is_dir():
         config = load(target, overrides)
-        file = file or Path(config.run.dir) / "last.pt"
+        file = checkpoint_file(file or Path(config.run.dir) / "last.pt")
         if not file.is_file():
             script = (Path(target) if Path(target).is_dir() else Path(target).parent).absolute() / "script.sh"
             raise UserError(f"{file} does not exist: train it first, bash {script}")
         network = load_student(file)
         check_network(network, config.model, overrides, file)
         return config, network, file
-    file = Path(target)
+    file = checkpoint
     found = recognise(read(file), file)
     if found.config is not None:
         config = from_dict(found.config)

@@ -24,7 +24,7 @@ from mgd.errors import UserError
 log = logging.getLogger(__name__)
 
 ASKED = 1000  # files that one thread asks for at a time
-SLOW = 5e-5  # seconds a file; a disk of this machine answers in a tenth of that
+SLOW = 5e-5  # seconds a file; a local disk answers in a tenth of that
 BYTE_ORDER_MARKS = {  # the longest first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",

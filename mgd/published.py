@@ -8,13 +8,14 @@ the batch); the official value, half of it, multiplies a sum over the 2 images o
 from dataclasses import replace
 
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised, Train
+from mgd.data.datasets import OFFICIAL_LISTS
 from mgd.errors import UserError
 
 VOC = Data(
     root="DATA/pascal_voc",
     train_list="train_aug.txt",
     val_list="val.txt",
-    partition_lists="subset_train_aug/train_aug_{part}_1-{ratio}.txt",
+    partition_lists=OFFICIAL_LISTS["voc"],
     classes="voc",
     crop_size=512,
 )
@@ -22,7 +23,7 @@ CITY = Data(
     root="DATA/city",
     train_list="config_new/train.txt",
     val_list="config_new/val.txt",
-    partition_lists="config_new/subset_train/train_aug_{part}_1-{ratio}.txt",
+    partition_lists=OFFICIAL_LISTS["city"],
     classes="city",
     crop_size=800,
 )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mgd.config import completed
 from mgd.data.classes import Classes
 from mgd.errors import UserError
 from mgd.files import write_json, write_text
@@ -19,8 +20,8 @@ from mgd.metrics import boundary_iou_per_class, dice_per_class, iou_per_class, p
 
 # Settings that change a score. Where the data lie is none of them.
 SCORING = {
-    "evaluate": ("mode", "crop_size", "stride", "scales", "flip", "exclude"),
-    "data": ("val_list", "val_folder", "short_side", "crop_size", "classes", "label_map", "ignore_values"),
+    "evaluate": ("mode", "scales", "flip", "exclude"),
+    "data": ("val_list", "val_folder", "short_side", "classes", "label_map", "ignore_values"),
 }
 TITLES = {"iou": "IoU", "dice": "Dice", "boundary_iou": "boundary IoU"}
 
@@ -139,12 +140,19 @@ class Report:
 
 def scored_otherwise(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The settings of `other`, `key=value`, that score otherwise than those of `config`; both as their JSON tells."""
-    return [
-        f"{section}.{key}={value}"
-        for section, keys in SCORING.items()
-        for key in keys
-        if json.dumps(value := other[section][key]) != json.dumps(config[section][key])
-    ]
+    own = _scoring(config)
+    return [f"{key}={value}" for key, value in _scoring(other).items() if value != own.get(key)]
+
+
+def _scoring(config: dict[str, Any]) -> dict[str, Any]:
+    """What the scores of a config depend on, as JSON has it."""
+    config = completed(config)
+    found = {f"{section}.{key}": config[section][key] for section, keys in SCORING.items() for key in keys}
+    if config["evaluate"]["mode"] == "slide":
+        found["evaluate.crop_size"] = config["evaluate"]["crop_size"] or config["data"]["crop_size"]
+        found["evaluate.stride"] = config["evaluate"]["stride"]
+    as_json: dict[str, Any] = json.loads(json.dumps(found))
+    return as_json
 
 
 def check_excluded(excluded: Sequence[str], classes: Classes) -> None:

@@ -21,9 +21,10 @@ METADATA = "mgd"  # key in a safetensors file under which all but the tensors st
 WEIGHTS = "model.safetensors"  # in a folder laid out as on the Hugging Face Hub
 
 
-def is_hub_folder(path: Path) -> bool:
-    """Whether a path is a folder laid out as on the Hugging Face Hub, which is read as a checkpoint."""
-    return (path / WEIGHTS).is_file()
+def checkpoint_file(path: str | Path) -> Path:
+    """What is read where a checkpoint is named: of a folder as on the Hugging Face Hub its model.safetensors."""
+    file = Path(path) / WEIGHTS
+    return file if file.is_file() else Path(path)
 
 
 def read(path: str | Path) -> Any:
@@ -34,9 +35,7 @@ def read(path: str | Path) -> Any:
     Raises:
         UserError: missing, a folder, truncated, no checkpoint, or a pickle that wants to run code.
     """
-    path = Path(path)
-    if is_hub_folder(path):
-        path = path / WEIGHTS
+    path = checkpoint_file(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path.absolute()} {found}; expected a checkpoint file")

@@ -246,13 +246,17 @@ def test_the_users_own_partition_lists_are_used_when_they_are_there(tmp_path: Pa
     assert names(open_splits(replace(data, partition=2)).labeled) == ["a", "c", "e"]
 
 
-def test_lists_that_are_named_and_not_there_are_refused_but_for_the_published_data(tmp_path: Path) -> None:
+def test_lists_that_are_named_and_not_there_are_refused_but_for_the_official_ones(tmp_path: Path) -> None:
     write_voc(tmp_path, list("abcd"), ["v"])
     (tmp_path / "classes.csv").write_text("index,name,red,green,blue\n0,a,0,0,0\n1,b,1,1,1\n")
     lists = "x/{part}_1-{ratio}.txt"
-    data = replace(VOC, root=str(tmp_path), classes="classes.csv", partition=2, partition_lists=lists)
-    with pytest.raises(UserError, match=r"x/labeled_1-2\.txt nor .*x/unlabeled_1-2\.txt exists; make them with"):
-        open_splits(data)
+    data = replace(VOC, root=str(tmp_path), partition=2, partition_lists=lists)
+    told = (
+        r"x/labeled_1-2\.txt nor .*x/unlabeled_1-2\.txt exists; make them with mgd partition .*train_aug\.txt --ratio 2"
+    )
+    for classes in ("voc", "classes.csv"):
+        with pytest.raises(UserError, match=told):
+            open_splits(replace(data, classes=classes))
     assert names(open_splits(replace(data, partition_lists="")).labeled) == ["a", "c"]
 
 

@@ -116,10 +116,8 @@ def test_the_graph_shrinks_to_the_short_side_and_gives_labels_of_the_photos_size
             return super().forward(x)
 
     label = PhotoGraph(Watching(), short_side=20)(torch.zeros(1, 40, 61, 3, dtype=torch.uint8))
-    assert (seen, tuple(label.shape)) == (
-        [(20, 30)],
-        (1, 40, 61),
-    )  # 61 * 20 / 40 = 30.5, to the even number as in training
+    # 61 * 20 / 40 = 30.5: to the even number, as in training
+    assert (seen, tuple(label.shape)) == ([(20, 30)], (1, 40, 61))
     PhotoGraph(Watching(), short_side=20)(torch.zeros(1, 10, 12, 3, dtype=torch.uint8))
     assert seen[1:] == [(10, 12)]  # never enlarged
 

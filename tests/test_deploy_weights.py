@@ -72,6 +72,7 @@ def test_a_hub_folder_is_a_checkpoint_to_every_command(run: Path, hub: Path, tmp
         "compare": [f"a:{hub}", f"b:{run}/last.pt", "--out", tmp_path / "x.png"],
         "export": [hub, "--format", "torchscript", "--size", "48x64", "--out", tmp_path / "x.torchscript"],
         "profile": [hub, "--size", "64", "--modes", "eager", "--seconds", "0"],
+        "benchmark": [hub, tmp_path / "x.torchscript", "--runs", "1"],
     }
     for command, arguments in words.items():
         assert main([command, *map(str, arguments)]) == 0, command

@@ -160,6 +160,20 @@ def test_a_closed_terminal_stops_a_run_which_is_saved(small_scenes: Path, tmp_pa
     assert read(run / "last.pt")["iteration"] == metrics(run)[-1]["step"]
 
 
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_any_more_is_saved_as_well(small_scenes: Path, tmp_path: Path) -> None:
+    config, run = write_config(tmp_path, small_scenes), tmp_path / "run"
+    command = [sys.executable, "-m", "mgd", "train", str(config), *LONG]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        while lines_of(run) < 3:
+            process.stdout.readline()
+        process.stdout.close()  # as tee does when it dies of the terminal's end
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 75
+    assert read(run / "last.pt")["iteration"] == metrics(run)[-1]["step"]
+
+
 # The session's leader gets the terminal that is its stdin.
 IN_A_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from mgd.__main__ import entry; entry()"
 

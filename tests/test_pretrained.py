@@ -104,7 +104,7 @@ def test_without_a_network_the_hub_is_asked_once_and_no_further(tmp_path, monkey
     monkeypatch.setattr(pretrained, "get_session", Nobody)
     monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda repository, file: None)
     monkeypatch.setattr("timm.create_model", None)
-    with pytest.raises(UserError, match=r"does not answer: nobody there.*model\.pretrained=False"):
+    with pytest.raises(UserError, match=r"huggingface.co: nobody there.*model\.pretrained=False"):
         load("resnet18", tmp_path)
     weights = build_backbone("resnet18")  # what is cached needs no network
     monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda repository, file: file)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from mgd.config import Data, Experiment, Model, Supervised, to_dict
 from mgd.data.classes import Classes
 from mgd.errors import UserError
 from mgd.files import below, write_json
-from mgd.scores import ImageScores, Report, check_excluded
+from mgd.scores import ImageScores, Report, check_excluded, scored_otherwise
 
 CLASSES = Classes(("red", "green", "blue", "grey"), ((200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220)))
 NAN = float("nan")
@@ -111,3 +113,19 @@ def test_files_are_written_below_their_folder_only(tmp_path: Path) -> None:
     for name in ("../x", "a/../../x", "/etc/x", ""):
         with pytest.raises(UserError, match="would be written outside"):
             below(tmp_path, name, ".png")
+
+
+def test_scores_are_of_other_settings_where_what_counts_differs() -> None:
+    own = to_dict(Experiment(data=Data(root="x", crop_size=64), model=Model(backbone="resnet18"), method=Supervised()))
+    older = deepcopy(own)
+    del older["evaluate"]["exclude"], older["data"]["label_map"]
+    assert scored_otherwise(own, older) == []  # keys that are newer than a report are at their defaults
+    other = deepcopy(own)
+    other["data"]["crop_size"] = 96
+    assert scored_otherwise(own, other) == ["evaluate.crop_size=96"]  # of the windows
+    other["evaluate"]["crop_size"] = 64
+    assert scored_otherwise(own, other) == []
+    for one in (own, other):
+        one["evaluate"]["mode"] = "whole"
+    other["evaluate"] |= {"crop_size": 32, "stride": 0.5}
+    assert scored_otherwise(own, other) == []  # there are no windows

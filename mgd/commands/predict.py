@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mgd.errors import UserError, first_few
@@ -29,7 +30,6 @@ def run(options: argparse.Namespace) -> int:
     """Returns 1 when something could not be read, else 0."""
     import torch
 
-    from mgd.data.folders import HIDDEN, REMEDIES, left_out
     from mgd.deploy.media import find_media, without_results
     from mgd.deploy.predict import KINDS, TOOLS, Job, predict_media
     from mgd.deploy.source import open_source
@@ -42,9 +42,12 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--batch must be 1 or more, --frames 0 or more")
     everything = find_media(options.paths)
     media = without_results(everything, [options.out / kind for kind in (*KINDS, *TOOLS)])
+    if not media:
+        raise UserError(f"all that is named lies below {options.out}, where predictions go; choose another --out")
     source = open_source(options.checkpoint)
     device = pick_device(options.device, 0, torch.cuda.device_count())
     job = Job(out=options.out, kinds=kinds, slide=options.slide, batch=options.batch, frames=options.frames)
+    missed = _missed(options.paths, options.out)
     start = time.perf_counter()
     tally = predict_media(source, media, job, device, progress=True)
     rate = (tally.photos + tally.frames) / (time.perf_counter() - start)
@@ -54,10 +57,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"{done}, {speed}; {', '.join(kinds)} in {options.out}")
     if results := len(everything) - len(media):
         print(f"left out: {results} pictures in {options.out} that an earlier prediction wrote")
-    for folder in filter(Path.is_dir, map(Path, dict.fromkeys(options.paths))):
-        for why, files in left_out(folder).items():
-            if why != HIDDEN:  # what systems leave there is not missed
-                print(f"left out: {len(files):,} in {folder}, since {why}: {first_few(files)}; {REMEDIES[why]}")
+    for line in missed:
+        print(line)
     for note in tally.notes:
         print(note)
     for problem in tally.problems:
@@ -65,3 +66,16 @@ def run(options: argparse.Namespace) -> int:
     if tally.problems:
         print(f"{len(tally.problems)} could not be read to the end", file=sys.stderr)
     return int(bool(tally.problems))
+
+
+def _missed(paths: Sequence[str], out: Path) -> list[str]:
+    """What lies in the folders and is not looked at, without what systems and earlier predictions leave there."""
+    from mgd.data.folders import HIDDEN, REMEDIES, left_out
+
+    lines, own = [], out.resolve()
+    for folder in filter(Path.is_dir, map(Path, dict.fromkeys(paths))):
+        for why, files in left_out(folder).items():
+            there = [file for file in files if own not in file.resolve().parents]
+            if there and why != HIDDEN:
+                lines.append(f"left out: {len(there):,} in {folder}, since {why}: {first_few(there)}; {REMEDIES[why]}")
+    return lines

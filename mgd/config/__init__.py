@@ -21,7 +21,7 @@ from mgd.config.methods import (
     Teach,
     UniMatch,
 )
-from mgd.config.read import family, fill_in, from_dict, load, override, to_dict
+from mgd.config.read import completed, family, fill_in, from_dict, load, override, to_dict
 from mgd.config.sections import Data, Evaluate, Model, Run, Train
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Teach",
     "Train",
     "UniMatch",
+    "completed",
     "family",
     "fill_in",
     "from_dict",

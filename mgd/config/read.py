@@ -66,6 +66,14 @@ def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
     return from_dict(values)
 
 
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A config's dict, perhaps of an older version, with the keys that are newer at their defaults."""
+    try:
+        return to_dict(from_dict(config))
+    except UserError:  # a key that is no more
+        return config
+
+
 def to_dict(config: Experiment) -> dict[str, Any]:
     """Plain nested dict, as stored in checkpoints and `config.json`; `method.name` tells the method's type."""
     names = {kind: name for name, kind in METHODS.items()}

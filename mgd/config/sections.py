@@ -21,7 +21,7 @@ class Data:
     train_folder: str = "train_aug"  # for lists of bare names
     val_folder: str = "val"
     partition: PositiveInt = 8  # 1/partition of the training list is labelled
-    partition_lists: str = ""  # pattern with {part} and {ratio} of lists; of voc and city those that are there
+    partition_lists: str = ""  # pattern with {part} and {ratio} of lists; the official ones need not be there
     unlabeled: str = ""  # a list or a folder of photos without labels, added to the unlabelled part
     classes: str = "classes.csv"  # voc, city, camvid, or a CSV file below root: index,name,red,green,blue
     label_pattern: str = ""  # of the labels in a folder of photos, such as {stem}_mask.png; "": labels/ beside images/

@@ -21,7 +21,10 @@ from mgd.files import read_lines, states_of
 
 T = TypeVar("T")
 PARTS = ("labeled", "unlabeled")
-PUBLISHED = ("voc", "city")  # data.classes of data sets that the published partitions are of
+OFFICIAL_LISTS = {  # data.classes -> the official repository's lists: every r-th line, hence not needed
+    "voc": "subset_train_aug/train_aug_{part}_1-{ratio}.txt",
+    "city": "config_new/subset_train/train_aug_{part}_1-{ratio}.txt",
+}
 Problems = list[UserError] | None  # takes what is wrong; None: the first is raised
 
 
@@ -185,7 +188,7 @@ def partition_lists(data: Data) -> list[Path]:
     """The user's own labelled and unlabelled list of a partition; none where it is every r-th of the training list.
 
     Raises:
-        UserError: lists are named, and neither is there. Of the published data sets they are every r-th line anyway.
+        UserError: lists are named, other than the official ones, and neither is there.
     """
     pattern = data.partition_lists.replace("{ratio}", str(data.partition))
     paths = [Path(data.root) / pattern.replace("{part}", part) for part in PARTS]
@@ -193,11 +196,12 @@ def partition_lists(data: Data) -> list[Path]:
         return []
     if any(path.is_file() for path in paths):
         return paths
-    if data.classes in PUBLISHED:
+    if data.partition_lists in OFFICIAL_LISTS.values():
         return []
     raise UserError(
         f"data.partition_lists={data.partition_lists}: neither {paths[0]} nor {paths[1]} exists; make them with mgd "
-        f"partition --ratio {data.partition}, or leave it empty to label one in {data.partition} of {data.train_list}"
+        f"partition {Path(data.root) / data.train_list} --ratio {data.partition}, or leave it empty to label one in "
+        f"{data.partition} of that list"
     )
 
 

@@ -18,6 +18,7 @@ from mgd.errors import UserError
 from mgd.figures import new_figure, save_figure
 from mgd.files import sha256_of
 from mgd.models.photo import PhotoGraph
+from mgd.weights import checkpoint_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def benchmark(files: Sequence[Path], *, threads: Sequence[int] = (1, 0), runs: i
     Raises:
         UserError: a file is missing or has no card, or a checkpoint comes without an exported file.
     """
+    files = [checkpoint_file(file) for file in files]
     cards = {file: read_card(file) for file in files if file.is_file()}
     for file in files:
         if file not in cards:
@@ -95,7 +97,7 @@ def table(rows: Sequence[Row]) -> str:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """mIoU (agreement where no labels were there) against latency with the fewest threads, as PNG."""
     chosen = [row for row in rows if row.threads == rows[0].threads]
-    scored = all(row.miou is not None for row in chosen)
+    scored = any(row.miou is not None for row in chosen)
     figure = new_figure(6, 4)
     axes = figure.subplots()
     for row in chosen:

@@ -1,5 +1,6 @@
 """A file against the network that it was made from, on real photos: agreement, differences of logits, mIoU of both."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,7 +131,8 @@ def compare_runners(
                 confusion += _confusion(truth, one, count)
             labelled += 1
     left_out = [i for i, name in enumerate(classes.names) if name in excluded]
-    miou, miou_pytorch = (mean_iou(c, excluded=left_out) if labelled else None for c in confusions)
+    mious = (mean_iou(c, excluded=left_out) if labelled else math.nan for c in confusions)
+    miou, miou_pytorch = (None if math.isnan(value) else value for value in mious)  # of excluded classes alone: none
     return Comparison(len(items), same / pixels, difference, miou, miou_pytorch, excluded)
 
 

@@ -58,10 +58,10 @@ def find_media(paths: Sequence[str]) -> list[Photo | Video]:
 
 def without_results(media: Sequence[Photo | Video], folders: Sequence[Path]) -> list[Photo | Video]:
     """All but the photos that lie in these folders, into which results are written: an earlier prediction's."""
-    inner = [folder.resolve() for folder in folders]
+    inner = {folder.resolve() for folder in folders}
 
     def is_result(medium: Photo | Video) -> bool:
-        return isinstance(medium, Photo) and any(medium.file.resolve().is_relative_to(folder) for folder in inner)
+        return isinstance(medium, Photo) and not inner.isdisjoint(medium.file.resolve().parents)
 
     return [medium for medium in media if not is_result(medium)]
 

@@ -23,7 +23,7 @@ from mgd.models.network import SegmentationNetwork
 from mgd.objectives import build_network
 from mgd.scores import scored_otherwise
 from mgd.student import load_student
-from mgd.weights import is_hub_folder
+from mgd.weights import checkpoint_file
 
 MODES = ("eager", "channels-last", "compile")
 
@@ -86,7 +86,7 @@ def open_network(target: str, classes: int, overrides: Sequence[str] = ()) -> tu
             classes = len(read_classes(config.data.classes, Path(config.data.root)))
         network = build_network(config.model, classes)
         return network, evaluated_miou(Path(config.run.dir) / "last.pt")
-    if path.is_file() or is_hub_folder(path):
+    if checkpoint_file(path).is_file():
         return load_student(path), evaluated_miou(path)
     if path.exists() or path.suffix in (".pt", ".pth"):
         raise UserError(f"{target} is no experiment and no checkpoint; name a config.py, a file or a backbone")

@@ -12,7 +12,7 @@ from mgd.data.classes import BUILT_IN, Classes, read_classes, voc_color
 from mgd.errors import UserError
 from mgd.models.network import SegmentationNetwork
 from mgd.published import experiment_for
-from mgd.weights import WEIGHTS, is_hub_folder, read
+from mgd.weights import checkpoint_file, read
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def open_source(path: str | Path, *, data_root: str = "") -> Source:
     Raises:
         UserError: as `load_student`.
     """
-    path = Path(path) / WEIGHTS if is_hub_folder(Path(path)) else Path(path)
+    path = checkpoint_file(path)
     found = recognise(read(path), path)
     network = network_of(found, path).eval()
     config = _config_of(found, path)

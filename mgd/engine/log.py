@@ -44,14 +44,14 @@ class Lines(logging.Formatter):
 class TqdmHandler(logging.Handler):
     """Writes log lines above a progress bar instead of through it.
 
-    A terminal that has been closed ends no run: log.txt holds the lines.
+    A terminal that has been closed, or a pipe that nobody reads any more, ends no run: log.txt holds the lines.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             Progress.write(self.format(record), file=sys.stderr)
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
 
 

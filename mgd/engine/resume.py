@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mgd import checkpoint
-from mgd.config import Experiment, from_dict, to_dict
+from mgd.config import Experiment, completed, to_dict
 from mgd.engine.inputs import Inputs, changes
 from mgd.errors import UserError, first_few
 from mgd.files import atomic
@@ -80,7 +80,7 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
     training = found.extra.get("training", {})
     if found.config is None or found.progress is None or not training.keys() >= NEEDED:
         raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")
-    before = _completed(found.config)
+    before = completed(found.config)
     settings = dict(differences(before, to_dict(config)))
     if wish.more and found.progress[0] == found.progress[1]:
         settings = {key: change for key, change in settings.items() if key not in SCHEDULE_KEYS}
@@ -148,14 +148,6 @@ def stretch_of(previous: Previous | None, length: int, more: int) -> Stretch:
             "train.max_iterations or train.epochs"
         )
     return Stretch(0, length)
-
-
-def _completed(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's config with the keys that are newer than it, at their defaults."""
-    try:
-        return to_dict(from_dict(config))
-    except UserError:  # a key that is no more: told as a difference
-        return config
 
 
 def keep_snapshot(folder: Path, iteration: int, keep: int) -> None:

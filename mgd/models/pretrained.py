@@ -127,7 +127,7 @@ def _ask_once(model: str) -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # of the HTTP library that this version of the hub's is built on
-        raise OSError(f"{constants.ENDPOINT} does not answer: {error}") from error
+        raise OSError(f"{constants.ENDPOINT}: {error}") from error
 
 
 def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: str) -> None:

@@ -24,7 +24,7 @@ from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 from mgd.objectives.unimatch import UniMatchObjective
 from mgd.student import load_student, start_from
 from mgd.tensors import flat_state
-from mgd.weights import read
+from mgd.weights import checkpoint_file, read
 
 __all__ = ["Objective", "build_network", "build_objective", "find_teacher"]
 
@@ -109,7 +109,7 @@ def open_maps(config: Experiment, splits: Splits) -> Maps | None:
 
 def find_teacher(files: tuple[str, ...], name: str) -> Path:
     """The first file that exists. Raises UserError saying which script makes the teacher, of kind "untrained" then."""
-    found = next((Path(file) for file in files if Path(file).is_file()), None)
+    found = next((path for path in map(checkpoint_file, files) if path.is_file()), None)
     if found is not None:
         return found
     runs = [script for file in files if (script := Path(os.path.abspath(file)).parent.parent / "script.sh").is_file()]

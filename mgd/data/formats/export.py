@@ -147,10 +147,11 @@ class Photos:
         Raises:
             UserError: there is none, or several have this name.
         """
-        path = path.replace("\\", "/")
+        given, path = path, path.replace("\\", "/")
         for folder in self.folders:
-            if (file := folder / path.lstrip("/")).is_file():
-                return file
+            for name in (given, path):
+                if (file := folder / name.lstrip("/")).is_file():
+                    return file
         if self._by_name is None:
             self._by_name = self._index()
         found = self._by_name.get(path.lstrip("/")) or self._by_name.get(PurePosixPath(path).name, [])
