@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import mgd
 from mgd.__main__ import main
+from mgd.deploy.benchmark import benchmark
 from mgd.deploy.source import open_source
 from mgd.errors import UserError
 
@@ -72,12 +73,13 @@ def test_a_hub_folder_is_a_checkpoint_to_every_command(run: Path, hub: Path, tmp
         "compare": [f"a:{hub}", f"b:{run}/last.pt", "--out", tmp_path / "x.png"],
         "export": [hub, "--format", "torchscript", "--size", "48x64", "--out", tmp_path / "x.torchscript"],
         "profile": [hub, "--size", "64", "--modes", "eager", "--seconds", "0"],
-        "benchmark": [hub, tmp_path / "x.torchscript", "--runs", "1"],
     }
     for command, arguments in words.items():
         assert main([command, *map(str, arguments)]) == 0, command
     card = json.loads((tmp_path / "x.torchscript.json").read_text())
     assert card["checkpoint"]["name"] == "model.safetensors"
+    rows = benchmark([hub, tmp_path / "x.torchscript"], threads=(1,), runs=1)
+    assert [row.name for row in rows] == ["model.safetensors (PyTorch)", "x.torchscript"]
 
 
 def test_a_model_card_tells_score_classes_and_the_command(run: Path, hub: Path) -> None:
