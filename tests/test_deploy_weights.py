@@ -14,6 +14,8 @@ from mgd.__main__ import main
 from mgd.deploy.benchmark import benchmark
 from mgd.deploy.source import open_source
 from mgd.errors import UserError
+from mgd.evaluate import open_target
+from mgd.objectives import find_teacher
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -78,6 +80,10 @@ def test_a_hub_folder_is_a_checkpoint_to_every_command(run: Path, hub: Path, tmp
         assert main([command, *map(str, arguments)]) == 0, command
     card = json.loads((tmp_path / "x.torchscript.json").read_text())
     assert card["checkpoint"]["name"] == "model.safetensors"
+    assert find_teacher((str(tmp_path / "none.pt"), str(hub)), "deep") == hub / "model.safetensors"
+    (hub / "config.py").write_text((run.parent / "config.py").read_text())
+    assert open_target(hub, [f"run.dir={run}"])[2] == run / "last.pt"  # an experiment's folder is its experiment
+    (hub / "config.py").unlink()
     rows = benchmark([hub, tmp_path / "x.torchscript"], threads=(1,), runs=1)
     assert [row.name for row in rows] == ["model.safetensors (PyTorch)", "x.torchscript"]
 
