@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(f"mgd {options.command}: {sentence(error)}")
         return 2
     except Stopped as error:
-        _tell(f"mgd {options.command}: {error}; --resume goes on")
+        _tell(f"mgd {options.command}: {error}")
         return STOPPED
     except KeyboardInterrupt:
         _tell("\ninterrupted; --resume goes on from the last save")

@@ -1,9 +1,13 @@
 """Sweeps: what a file may say, the order of runs, failures, kills, tables and what they allow to say."""
 
+import errno
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +18,7 @@ from helpers import BACKBONE, CROP
 
 from mgd.__main__ import main
 from mgd.config import load, to_dict
+from mgd.errors import UserError
 from mgd.statistics import Difference, paired_difference, spread, verdict
 from mgd.study.plan import plan
 from mgd.study.run import Workers, locked
@@ -191,10 +196,10 @@ def test_a_run_whose_teachers_cannot_teach_is_not_trained(
 def test_a_run_whose_teacher_failed_is_left_out_and_told(
     write: Callable[..., Path], fake: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(GRID.replace("{run:deep}", "{run:all}").replace("partitions=(4, 2)", "partitions=(1,)"))
+    path = write(GRID.replace("{run:deep}", "{run:all}").replace("Row(partitions=(1,))", "Row()"))
     assert main(["sweep", str(path)]) == 1
     assert not [name for name in fake if name.startswith("kd")]
-    assert "kd.p1.s0 is left out: it waits for all.p1.s0, which has no result" in capsys.readouterr().err
+    assert "kd.p4.s0 is left out: it waits for all.p4.s0, which has no result" in capsys.readouterr().err
 
 
 def test_the_tables_tell_means_spreads_and_paired_differences(
@@ -302,6 +307,14 @@ def test_without_matplotlib_one_sentence_says_how_to_get_it(
         ("sweep = Sweep(base=1, rows={'a': Row()})", "base must be an Experiment, found int"),
         ("from dataclasses import replace\nb = replace(base, data=replace(base.data, root='nowhere'))\n"
          "sweep = Sweep(base=b, rows={'a': Row()})", "nowhere"),
+        ("sweep = Sweep(base=base, rows={'a': Row(changes=('method=cps',), partitions=(4, 1))})",
+         "a.p1.s0: data.partition=1 leaves 0 unlabelled images"),
+        ("sweep = Sweep(base=base, rows={'a': Row(), 'b': Row(changes=('method=kd', 'method.deep_teacher=no.pt'))})",
+         "b.p4.s0: no checkpoint for method.deep_teacher: none of no.pt exists"),
+        ("sweep = Sweep(base=base, rows={'a': Row(), 'b': Row(changes=('model.backbone=resnet19',))})",
+         "b.p4.s0: model.backbone='resnet19'"),
+        ("sweep = Sweep(base=base, rows={'a': Row(changes=('evaluate.exclude=unicorn',))})",
+         "a.p4.s0: evaluate.exclude=unicorn is no class"),
     ],
 )  # fmt: skip
 def test_bad_sweeps_are_refused_in_a_sentence_before_anything_is_trained(
@@ -314,6 +327,22 @@ def test_bad_sweeps_are_refused_in_a_sentence_before_anything_is_trained(
     assert fake == []
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("train.seed=3", "train.seed is not a change of the base: the sweep sets it; change its seeds in"),
+        ("data.partition=8", "data.partition is not a change of the base: the sweep sets it; change its partitions in"),
+    ],
+)
+def test_changes_that_would_have_no_effect_are_refused(
+    write: Callable[..., Path], fake: list[str], change: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(write()), change]) == 2
+    assert words in capsys.readouterr().err
+    alone = write("sweep = Sweep(base=base, rows={'labels': Row()})")
+    assert [cell.name for cell in plan(load_sweep(alone, ["data.partition=2"]))] == ["labels.p2.s0"]
+
+
 def test_a_folder_with_runs_of_other_settings_is_refused(
     write: Callable[..., Path], fake: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -321,11 +350,26 @@ def test_a_folder_with_runs_of_other_settings_is_refused(
     for before, now, words in (
         ("lr=0.01", "lr=0.02", "another train.lr (0.01, now 0.02)"),
         ('mode="whole"', 'mode="slide"', "another evaluation.mode ('whole', now 'slide')"),
+        ("{run:deep}", "{run:labels}", "another deep_teacher (['deep.p4.s0/run/last.pt'], now ['labels.p4.s0/run/last"),
     ):
         path = write()
         path.write_text(path.read_text().replace(before, now))
-        assert main(["sweep", str(path)]) == 2
-        assert f"holds a run with {words}" in capsys.readouterr().err
+        for options in ([], ["--table"]):
+            assert main(["sweep", str(path), *options]) == 2
+            assert f"holds a run with {words}" in capsys.readouterr().err
+
+
+def test_runs_that_were_moved_with_their_sweep_are_done(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["sweep", str(write())])
+    (tmp_path / "new").mkdir()
+    for name in ("sweep.py", "runs"):
+        (tmp_path / name).rename(tmp_path / "new" / name)
+    monkeypatch.chdir(tmp_path / "new")
+    fake.clear()
+    main(["sweep", "sweep.py"])
+    assert sorted(fake) == ["all.p1.s0", "all.p1.s1"]
 
 
 def test_two_sweeps_on_one_folder_are_refused(
@@ -333,6 +377,7 @@ def test_two_sweeps_on_one_folder_are_refused(
 ) -> None:
     with locked(tmp_path / "runs", what="sweep"):
         assert main(["sweep", str(write())]) == 2
+        assert main(["sweep", str(write()), "--table"]) == 0  # what is done by now
     assert f"another sweep is at work in {tmp_path / 'runs'}" in capsys.readouterr().err
     with locked(tmp_path / "runs/kd.p4.s0", what="run"):  # such as a task of a job array
         assert main(["sweep", str(write())]) == 1
@@ -377,12 +422,113 @@ def test_one_run_of_a_sweep_is_trained_by_its_name(
     assert "--only labels.p3.s1 is no run of" in capsys.readouterr().err
 
 
+def test_a_run_whose_teacher_is_half_trained_is_not_trained_by_its_name(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = tmp_path / "runs/deep.p4.s0/run/last.pt"  # of a task that Slurm has ended at its time limit
+    half.parent.mkdir(parents=True)
+    half.touch()
+    assert main(["sweep", str(write()), "--only", "kd.p4.s1"]) == 2
+    assert "kd.p4.s1 waits for deep.p4.s0, which has no result" in capsys.readouterr().err
+    assert fake == []
+    assert main(["sweep", str(write()), "--only", "deep.p4.s0"]) == 0
+    assert main(["sweep", str(write()), "--only", "kd.p4.s1"]) == 0
+
+
 def test_a_stopped_sweep_begins_nothing_new() -> None:
     workers = Workers("sweep.py", 1)
     with pytest.raises(KeyboardInterrupt), workers.stopped_by_signals():
         raise KeyboardInterrupt
     assert workers._call(["train", "x"], Path("output.txt"), 0, 0) != 0
     assert not Path("output.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [(None, ["0", "1", "0"]), ("2,3", ["2", "3", "2"]), ("5,6,7", ["5", "6", "5"])]
+)
+def test_every_job_has_a_gpu_of_those_that_are_visible(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    workers = Workers("sweep.py", 3)
+    assert [workers._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == expected
+
+
+def test_jobs_share_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mgd.study.run.cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert Workers("sweep.py", 2)._environment(0)["OMP_NUM_THREADS"] == "3"
+
+
+def stand_in(folder: Path, text: str) -> str:
+    """A program in the place of Python's, for runs that do as it says; $3 is the command, $4 the config."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_sweep_that_is_asked_to_stop_lets_its_runs_save_and_begins_no_other(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = tmp_path / "said"
+    program = f"trap 'echo saved >>{said}; exit 75' TERM; echo $3 >>{said}; for i in $(seq 300); do sleep 0.1; done"
+    monkeypatch.setattr("mgd.study.run.sys.executable", stand_in(tmp_path, program))
+
+    def stop() -> None:
+        while not said.is_file() or len(said.read_text().split()) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert main(["sweep", str(write()), "--jobs", "2"]) == 75
+    thread.join()
+    assert said.read_text().split() == ["train", "train", "saved", "saved"]
+    assert capsys.readouterr().err.strip().endswith("saved where it stands, and the same command goes on")
+
+
+def test_a_run_that_outlives_its_sweep_keeps_others_out_of_its_folder(tmp_path: Path) -> None:
+    with locked(tmp_path, what="run") as lock:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])  # as where the sweep is killed
+    try:
+        with pytest.raises(UserError, match="another run is at work in"), locked(tmp_path, what="run"):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    with locked(tmp_path, what="run"):
+        pass
+
+
+def test_where_a_file_system_has_no_locks_runs_are_trained_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path, what="run"):
+        pass
+
+
+def test_a_process_that_cannot_be_started_is_a_run_that_failed(
+    write: Callable[..., Path], fake: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = Workers._call
+
+    def call(self: Workers, command: list[str], *how: Any) -> int:
+        if "labels.p4.s0" in command[1]:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return quick(self, command, *how)
+
+    monkeypatch.setattr(Workers, "_call", call)
+    assert main(["sweep", str(write())]) == 1
+    assert "labels.p4.s0 failed: [Errno 12] Cannot allocate memory" in capsys.readouterr().err
+    assert len(fake) == 11
 
 
 @pytest.mark.slow

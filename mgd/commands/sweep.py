@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns 1 when a run has no score, else 0."""
     from mgd.engine.log import log_to_terminal
-    from mgd.study.plan import check, plan
+    from mgd.study.plan import check, check_folders, plan
     from mgd.study.run import locked, run_all, run_one
     from mgd.study.slurm import write_script
     from mgd.study.sweep import load_sweep
@@ -35,30 +35,31 @@ def run(options: argparse.Namespace) -> int:
     sweep = load_sweep(options.file, options.overrides)
     if options.reference:
         sweep = replace(sweep, reference=options.reference)
-    cells, folder = plan(sweep), Path(sweep.folder)
+    cells, folder, reference = plan(sweep), Path(sweep.folder), sweep.reference or next(iter(sweep.rows))
     if options.list:
         for cell in cells:
             after = f" after {', '.join(cell.waits_for)}" if cell.waits_for else ""
             print(f"{'done' if cell.is_done else 'open'}  {cell.name}{after}")
         return 0
     log_to_terminal(main=True)
-    failed: dict[str, str] = {}
-    if not options.table:
-        check(cells)
+    if options.table:
+        check_folders(cells)
+        _tabulate(options, cells, folder, reference, {})
+        return 0
+    check(cells)
     if options.only is not None:
         chosen = next((cell for cell in cells if cell.name == options.only), None)
         if chosen is None:
             raise UserError(f"--only {options.only} is no run of {options.file}; --list tells them")
-        run_one(chosen, str(options.file))
+        run_one(chosen, cells, str(options.file))
         return 0
     if options.slurm is not None:
         command = [str(options.file.resolve()), *options.overrides]
         print(f"written; start it with: bash {write_script(cells, command, folder, options.slurm)}")
         return 0
     with locked(folder, what="sweep"):
-        if not options.table:
-            failed = run_all(cells, str(options.file), jobs=options.jobs)
-        _tabulate(options, cells, folder, sweep.reference or next(iter(sweep.rows)), failed)
+        failed = run_all(cells, str(options.file), jobs=options.jobs)
+        _tabulate(options, cells, folder, reference, failed)
     return int(bool(failed))
 
 

@@ -80,7 +80,7 @@ class StopRequest:
         """Raise Stopped once all processes are here: the first that ends may end the job, and the main one saves."""
         if self._group is not None:
             dist.barrier(group=self._group)
-        raise Stopped(f"stopped by {self.name or 'a signal to another process'}")
+        raise Stopped(f"stopped by {self.name or 'a signal to another process'}; --resume goes on")
 
     def stop_if_agreed(self) -> None:
         """Leave if it is agreed to: for where there is nothing to save."""

@@ -3,19 +3,23 @@
 import json
 import pprint
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from mgd.config import MGD, Experiment, fill_in, load, override, to_dict
-from mgd.data.datasets import open_splits
+from mgd.check import needs
+from mgd.config import MGD, Experiment, Taught, fill_in, load, override, to_dict
+from mgd.data.datasets import Splits, open_splits
+from mgd.data.samples import TrainingSamples
 from mgd.engine.resume import differences
 from mgd.errors import UserError, first_few
 from mgd.files import write_text
-from mgd.scores import scored_otherwise
-from mgd.study.sweep import Row, Sweep
+from mgd.objectives import find_teacher, teacher_paths
+from mgd.scores import check_excluded, scored_otherwise
+from mgd.study.sweep import FIXED, Row, Sweep
 
 PLACE = re.compile(r"\{run:([^{}]*)\}")
 
@@ -81,21 +85,61 @@ def plan(sweep: Sweep) -> list[Cell]:
 
 
 def check(cells: Sequence[Cell]) -> None:
-    """Raise UserError where the data of a cell cannot be had, its folder holds a run with other settings, or the maps
-    that it shares with another are not the same."""
+    """Raise UserError where a cell cannot be trained, or its folder or maps hold what is of other settings."""
     for data in {cell.config.data: None for cell in cells}:
-        open_splits(data)
+        splits = open_splits(data)
+        for cell in cells:
+            if cell.config.data == data and not cell.is_done:
+                with _named(cell):
+                    _check_needs(cell, splits)
+    for cell in {cell.config.model: cell for cell in cells if not cell.is_done}.values():
+        with _named(cell):
+            needs.network(cell.config, 0)
     _check_maps(cells)
+    check_folders(cells)
+
+
+def check_folders(cells: Sequence[Cell]) -> None:
+    """Raise UserError where the folder of a cell holds a run with other settings."""
     for cell in cells:
         if (cell.folder / "run").is_dir() and (cell.folder / "config.py").is_file():
             before, now = to_dict(load(cell.folder)), to_dict(fill_in(cell.config, cell.folder.resolve()))
-            # The settings of the evaluation are no part of what is trained, but of the score.
-            scored = differences({"evaluation": before["evaluate"]}, {"evaluation": now["evaluate"]})
-            if changed := [text for _, text in (*differences(before, now), *scored)]:
+            found = (*differences(before, now), *differences(_learned_and_scored(before), _learned_and_scored(now)))
+            if changed := [text for _, text in found]:
                 raise UserError(
                     f"{cell.folder} holds a run with another {first_few(changed)}; set it back, delete that folder, or "
                     "name another in Sweep(folder=...)"
                 )
+
+
+def _learned_and_scored(config: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on may have changed, but a score depends on.
+
+    Of files that are learned from the run and the name count: folders may be moved.
+    """
+    files = {key: config["method"].get(key, ()) for key in ("deep_teacher", "wide_teacher")}
+    files["init_from"] = [config["model"]["init_from"]]
+    learned = {key: ["/".join(Path(file).parts[-3:]) for file in names] for key, names in files.items()}
+    return {"evaluation": config["evaluate"], **learned}
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """An error says which cell it is of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{cell.name}: {error}") from error
+
+
+def _check_needs(cell: Cell, splits: Splits) -> None:
+    """Raise UserError where training would not begin: photos, classes or a teacher that no cell makes are missing."""
+    config, made = fill_in(cell.config, cell.folder.resolve()), {cell.folder.parent / n / "run" for n in cell.waits_for}
+    TrainingSamples(splits, config)
+    check_excluded(config.evaluate.exclude, splits.classes)
+    for name, files in teacher_paths(config.method).items() if isinstance(config.method, Taught) else ():
+        if not made.intersection(Path(file).parent for file in files):
+            find_teacher(files, name)
 
 
 def _check_maps(cells: Sequence[Cell]) -> None:
@@ -164,7 +208,7 @@ def _cell(sweep: Sweep, name: str, row: Row, partition: int, seed: int) -> Cell:
     changes = [PLACE.sub(run_of, change) for change in row.changes]
     own = [f"data.partition={partition}", f"train.seed={seed}", "run.dir={experiment}/run"]
     try:
-        for key in ("data.partition", "train.seed", "run.dir"):
+        for key in FIXED:
             if any(change.split("=")[0] == key for change in changes):
                 raise UserError(f"{key} is not a change of a row: the sweep sets it")
         config = override(sweep.base, [*changes, *own])

@@ -19,6 +19,7 @@ import torch
 
 from mgd.engine.stop import SIGNALS, handled
 from mgd.errors import Stopped, UserError
+from mgd.parallel import cores
 from mgd.study.plan import Cell, read_report, write_config
 
 log = logging.getLogger(__name__)
@@ -59,11 +60,17 @@ def run_all(cells: Sequence[Cell], sweep_file: str, *, jobs: int) -> dict[str, s
     return failed
 
 
-def run_one(cell: Cell, sweep_file: str) -> None:
-    """Train and score one cell in processes of its own, as a task of a job array does. Raises UserError of its end."""
+def run_one(cell: Cell, cells: Sequence[Cell], sweep_file: str) -> None:
+    """Train and score one cell in processes of its own, as a task of a job array does.
+
+    Raises:
+        UserError: one of the `cells` that it waits for has no result, perhaps half a teacher; or why it failed.
+    """
     if cell.is_done:
         log.info("%s is done", cell.name)
         return
+    if before := [one.name for one in cells if one.name in cell.waits_for and not one.is_done]:
+        raise UserError(f"{cell.name} waits for {', '.join(before)}, which has no result; let that end first")
     workers = Workers(sweep_file, 1)
     with workers.stopped_by_signals():
         if problem := workers.run(cell):
@@ -75,8 +82,10 @@ class Workers:
 
     def __init__(self, sweep_file: str, jobs: int) -> None:
         self.sweep_file = sweep_file
-        self.threads = max(1, (os.cpu_count() or 1) // jobs)
-        self.gpus, self.slots = torch.cuda.device_count(), SimpleQueue[int]()
+        self.threads = max(1, cores() // jobs)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+        self.gpus, self.slots = names[: torch.cuda.device_count()], SimpleQueue[int]()
         for slot in range(jobs):
             self.slots.put(slot)
         self.processes: set[subprocess.Popen[bytes]] = set()
@@ -100,7 +109,7 @@ class Workers:
             miou = read_report(cell)["miou"]
             score = f"{100 * miou:.2f} mIoU" if isinstance(miou, float) else "no mIoU"
             log.info("%s: %s in %s", cell.name, score, took)
-        except UserError as error:
+        except (UserError, OSError) as error:  # such as no memory for another process: the others go on
             return str(error)
         finally:
             self.slots.put(slot)
@@ -159,8 +168,8 @@ class Workers:
     def _environment(self, slot: int) -> dict[str, str]:
         """Cores and GPUs of a job. Threads that spin while they wait take the cores from the other jobs."""
         own = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-        if self.gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-            own["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
+        if self.gpus:
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         return own
 
 
@@ -190,10 +199,13 @@ def locked(folder: Path, *, what: str, waits: Callable[[], bool] = lambda: False
 
 
 def _acquired(lock: int) -> bool:
+    """A file system without locks, such as some of clusters, keeps nobody out."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        log.debug("no lock can be had (%s): nothing keeps other processes out", error)
     return True
 
 

@@ -11,6 +11,7 @@ from mgd.config import Experiment, override
 from mgd.errors import UserError
 
 NAME = re.compile(r"[\w.+=-]+( [\w.+=-]+)*")  # a row's name is the name of a folder
+FIXED = {"data.partition": "partitions", "train.seed": "seeds", "run.dir": "folder"}  # what a sweep sets, and by what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         raise UserError(f"{path} cannot be read as a sweep: {type(error).__name__}: {error}") from error
     if not isinstance(sweep, Sweep):
         raise UserError(f"{path} must define `sweep = Sweep(...)`, found {type(sweep).__name__}")
+    for key in (text.partition("=")[0] for text in overrides):
+        if key in FIXED and (key != "data.partition" or sweep.partitions):
+            raise UserError(f"{key} is not a change of the base: the sweep sets it; change its {FIXED[key]} in {path}")
     folder = sweep.folder.replace("{sweep}", str(path.parent))
     return replace(sweep, base=override(sweep.base, overrides), folder=folder)
 
