@@ -120,11 +120,11 @@ class Report:
         return text.getvalue()
 
     def write(self, folder: Path, name: str, **facts: Any) -> None:
-        """Write <name>.json (with `facts` in it), <name>.txt and, with scores of images, <name>-images.csv."""
-        write_json(folder / f"{name}.json", facts | self.to_dict())
+        """Write <name>.txt, with scores of images <name>-images.csv, and last <name>.json, with `facts` in it."""
         write_text(folder / f"{name}.txt", self.table() + "\n")
         if self.per_image:
             write_text(folder / f"{name}-images.csv", self.images_csv())
+        write_json(folder / f"{name}.json", facts | self.to_dict())  # which tells a sweep that the run is done
 
     def _notes(self) -> dict[str, str]:
         """Why a class has an IoU of 0: told for those that labels or predictions lack altogether."""

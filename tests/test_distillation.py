@@ -215,6 +215,23 @@ def test_a_weight_of_0_leaves_its_term_out(make: Callable[..., KDObjective], opt
     assert all(p.grad is not None for p in objective.parameters())  # what DDP waits for
 
 
+def test_terms_divided_by_their_weights_are_those_of_weights_of_1() -> None:
+    made = (
+        (kd(labeled=0.5, unlabeled=0.25), kd()),
+        (
+            cwd(weight_logits=3.0, weight_feature=0.2, labeled=0.5, unlabeled=2.0),
+            cwd(weight_logits=1.0, weight_feature=1.0),
+        ),
+        (mean_teacher(weight=0.3, rampup_iterations=10), mean_teacher()),
+    )
+    for weighing, plain in made:
+        one = batch(iteration=5)
+        terms, raw, weights = weighing(one), plain(one), weighing.weights(5)
+        assert terms.keys() == raw.keys() == {"supervised", *weights}
+        for name, weight in weights.items():
+            torch.testing.assert_close(terms[name] / weight, raw[name], msg=name)
+
+
 def test_mean_teacher_is_its_equation() -> None:
     one, objective = batch(), mean_teacher(weight=1.5)
     teacher, student = settled(3), objective.student

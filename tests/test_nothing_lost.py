@@ -573,7 +573,8 @@ def test_fp16_gradients_that_overflow_are_no_warning_until_there_are_too_many(
     monkeypatch.setattr(logging.Logger, "handle", lambda _, record: said.append((record.levelno, record.getMessage())))
     logging.getLogger("mgd").setLevel(logging.INFO)
     config = load(write_config(tmp_path, small_scenes), ["train.precision=fp16", "train.max_skipped=2"])
-    history = History(TrainingSamples(open_splits(config.data), config), config, Processes(0, 1, torch.device("cpu")))
+    samples, team = TrainingSamples(open_splits(config.data), config), Processes(0, 1, torch.device("cpu"))
+    history = History(samples, config, team, weights=lambda iteration: {})
     for iteration in range(3):
         history.add(iteration, Outcome({"supervised": torch.tensor(1.0)}, torch.tensor(torch.inf), torch.tensor(9)))
         if iteration < 2:

@@ -315,6 +315,23 @@ def test_going_part_by_part_gives_the_gradient_of_all_terms_together(make: Calla
         assert torch.allclose(found.grad, expected.grad, rtol=1e-3, atol=1e-5), name
 
 
+# Weights
+
+
+def test_terms_divided_by_their_weights_are_those_of_weights_of_1() -> None:
+    own = {"pixel_labeled": 0.3, "pixel_unlabeled": 0.7, "lambda_image": 0.1, "lambda_region": 20.0, "soft": 0.5}
+    made = (
+        (cps(CPS(weight=0.3, burn_in_iterations=3, rampup_iterations=10)), cps()),
+        (mgd(replace(METHOD, **own, rampup_iterations=8)), mgd(replace(METHOD, **dict.fromkeys(own, 1.0)))),
+    )
+    for weighing, plain in made:
+        one = batch(iteration=5)
+        terms, raw, weights = weighing(one), plain(one), weighing.weights(5)
+        assert terms.keys() == raw.keys() == {"supervised", *weights}
+        for name, weight in weights.items():
+            torch.testing.assert_close(terms[name] / weight, raw[name], msg=name)
+
+
 # Ramp-up
 
 

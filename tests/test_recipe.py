@@ -220,6 +220,7 @@ def test_complementary_dropout_gives_every_channel_to_one_of_the_two_views() -> 
     seen: list[Tensor] = []
     objective.student.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     assert set(objective.eval()(loud())) == {"supervised", "strong_0", "strong_1"}
+    assert objective.weights(0) == {"strong_0": 0.5, "strong_1": 0.5}  # the whole consistency, as V2
     used = [(feature.abs().sum(dim=(2, 3)) > 0) for feature in seen[-2:]]
     assert not (used[0] & used[1]).any()
     assert (used[0] | used[1]).float().mean() > 0.9

@@ -102,6 +102,18 @@ def test_a_report_without_a_score_is_valid_json(tmp_path: Path) -> None:
     assert (found["miou"], found["pixel_accuracy"], found["means"]["iou"]) == (None, None, None)
 
 
+def test_a_report_that_is_cut_off_has_no_json_which_would_say_that_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("mgd.scores.write_text", full)
+    with pytest.raises(UserError):
+        replace(REPORT, per_image=(ImageScores("a", (NAN,) * 4, NAN),)).write(tmp_path, "x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_json_holds_a_number_that_json_does_not_know(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": NAN, "b": [float("inf"), (1.5, -float("inf"))], "c": {"d": NAN}})
     assert strict(tmp_path / "x.json") == {"a": None, "b": [None, [1.5, None]], "c": {"d": None}}

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import mgd.engine.loop as loop
 from mgd.config import Experiment, load
 from mgd.data.batch import Batch
+from mgd.data.datasets import open_splits
+from mgd.data.samples import TrainingSamples
 from mgd.engine import distributed, step
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
@@ -48,6 +50,28 @@ def make_stepper(config: Experiment, **changes: Any) -> Stepper:
 
 def batch_of(config: Experiment, iteration: int = 0) -> Batch:
     return made_batch(config, 8, CPU)._replace(iteration=iteration)
+
+
+# Terms
+
+
+def test_a_line_tells_terms_with_their_weights_and_without(config: Experiment) -> None:
+    weights = {0: {}, 1: {"cps": 0.5, "other": 0.0}, 2: {"cps": 2.0}}
+    samples = TrainingSamples(open_splits(config.data), config)
+    history = History(samples, config, ALONE, weights=lambda iteration: weights[iteration])
+    for iteration, terms in enumerate(({}, {"cps": 3.0, "other": 0.0}, {"cps": 8.0, "other": 0.0})):
+        found = {name: torch.tensor(value) for name, value in {"supervised": 1.0, **terms}.items()}
+        history.add(iteration, step.Outcome(found, torch.tensor(1.0), torch.tensor(9)))
+    assert history.read() == pytest.approx(
+        {
+            "loss/total": 1 + 11 / 3,
+            "loss/supervised": 1.0,
+            "loss/cps": 11 / 3,  # a step without it has 0 of it
+            "loss/other": 0.0,
+            "raw/cps": (3 / 0.5 + 8 / 2) / 2,  # of the steps that computed it
+            "gradient_norm": 1.0,
+        }
+    )
 
 
 # Averaged weights

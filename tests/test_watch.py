@@ -81,6 +81,42 @@ def test_a_run_tells_every_class_its_pseudo_labels_and_panels_and_trains_the_sam
     assert differences(*states) == []
 
 
+def test_pseudo_labels_are_watched_as_training_makes_them_however_photos_are_scored(
+    small_scenes: Path, tmp_path: Path
+) -> None:
+    network, found = build_model("timm:test_resnet", 8, channels=16), []
+    for scored in ([], ["evaluate.flip=true", "evaluate.scales=0.5,1.0"]):
+        options = ["evaluate.watch=2", "evaluate.mode=whole", "method=mean_teacher", "method.confidence=0.15", *scored]
+        config = load(write_config(tmp_path, small_scenes), options)
+        watch = Watch(config, open_splits(config.data).classes)
+        found.append(watch.pseudo_labels({"student": network}, torch.device("cpu"), lambda: None))
+    assert 0 < found[0]["pseudo/student/coverage"] < 1
+    assert found[1] == pytest.approx(found[0], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "teacher"),
+    [
+        (["method=mean_teacher"], "teacher"),
+        (["method=unimatch", "method.ema=0.9"], "teacher"),
+        (["method=cps"], "peer"),
+    ],
+)
+def test_a_network_that_learns_and_teaches_is_watched_and_trains_the_same(
+    small_scenes: Path, tmp_path: Path, options: list[str], teacher: str
+) -> None:
+    options = [*options, "method.confidence=0.1", "train.max_iterations=4", "evaluate.mode=whole"]
+    run = train(tmp_path / "watched", small_scenes, *options, "evaluate.watch=2", "evaluate.every=1")
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in told if "miou" in line]
+    assert len(evaluations) == 2  # 9 unlabelled photos // 4: the second one is in the middle
+    assert all(f"pseudo/{teacher}/coverage" in line for line in evaluations)
+    assert all(0 <= line[f"pseudo/agreement/student-{teacher}"] <= 1 for line in evaluations)
+    plain = train(tmp_path / "plain", small_scenes, *options, "evaluate.every=0")
+    states = [read(folder / "last.pt")["training"]["objective"] for folder in (run, plain)]
+    assert differences(*states) == []
+
+
 def test_two_processes_share_the_watched_photos_and_say_what_one_says(
     small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ DIVERGED = 10.0  # nats a pixel of one network; a guess among 150 classes has 5
 class History:
     """Collects outcomes on the device; `read` brings them over in one transfer, which waits for the steps."""
 
-    def __init__(self, samples: TrainingSamples, config: Experiment, team: Processes) -> None:
-        self.samples, self.config, self.team = samples, config, team
+    def __init__(
+        self,
+        samples: TrainingSamples,
+        config: Experiment,
+        team: Processes,
+        *,
+        weights: Callable[[int], Mapping[str, float]],
+    ) -> None:
+        """`weights`: the objective's, of the terms at an iteration."""
+        self.samples, self.config, self.team, self.weights = samples, config, team, weights
         # Since the run began: left out; replaced; without a labelled pixel on any process.
         self.counts = {"skipped_steps": 0, "broken_images": 0, "steps_without_labels": 0}
         self._in_a_row = 0
@@ -58,6 +66,7 @@ class History:
         ]
         values = iter(self._over_processes(torch.stack(tensors)))
         made: list[dict[str, float]] = []
+        raw: dict[str, list[float]] = {}
         for iteration, outcome in steps:
             losses = {name: next(values) for name in outcome.terms}
             norm, labels = next(values), next(values)
@@ -66,6 +75,9 @@ class History:
             if math.isfinite(norm):
                 self._in_a_row = 0
                 made.append({**losses, "gradient_norm": norm})
+                for name, weight in self.weights(iteration).items():
+                    if name in losses and weight:
+                        raw.setdefault(f"raw/{name}", []).append(losses[name] / weight)
             else:
                 self._leave_out(iteration, losses)
         losses = {name: sum(step.get(name, 0.0) for step in made) / len(made) for step in made for name in step}
@@ -74,6 +86,7 @@ class History:
         return {
             "loss/total": sum(losses.values()) if made else math.nan,
             **{f"loss/{name}": value for name, value in losses.items()},
+            **{name: sum(values) / len(values) for name, values in raw.items()},
             **norms,
             **{name: float(count) for name, count in self.counts.items() if count},
         }

@@ -213,7 +213,8 @@ class Meter:
         steps, seconds = step - self.last_step, now - self.last_time
         rate, each, wait = self.images * steps / seconds, seconds / steps, self.waited / steps
         self.last_time, self.last_step, self.waited, memory = now, step, 0.0, _peak_memory(self.device)
-        terms = (f"{name.removeprefix('loss/')} {value:.4g}" for name, value in values.items())
+        told = {name.removeprefix("loss/"): value for name, value in values.items() if not name.startswith("raw/")}
+        terms = (f"{name} {value:.4g}" for name, value in told.items())
         speed = f"{rate:.1f} images/s, {each:.3g} s/iteration with {wait:.2g} for data, {memory:.1f} GiB"
         shown = ", ".join([*terms, f"lr {lr:.2g}", speed])
         self.bar.set_postfix_str(shown)

@@ -102,7 +102,7 @@ class Trainer:
         if config.method.criterion.class_weights == "median_frequency":
             objective.class_weights = class_weights(self.splits.labeled, config.data, len(self.splits.classes))
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
-        self.history = History(self.samples, config, team)
+        self.history = History(self.samples, config, team, weights=objective.weights)
         self.watch = Watch(config, self.splits.classes)
         self.stop = StopRequest(team, at_most=config.run.log_every)
         self.best, self.evaluation_due, self.written = -math.inf, False, 0
@@ -197,7 +197,7 @@ class Trainer:
         what, device = (network, splits.val, splits.classes, self.config), self.team.device
         panels, stops = self.folder / "panels", self.stop.stop_if_agreed
         report = evaluate(*what, device, pictures=panels, progress=caption, before_image=stops)
-        seen = {"student": network, **self.stepper.objective.teachers}
+        seen = {"student": network, **self.stepper.objective.labellers}
         thresholds = threshold_values(self.stepper.objective, splits.classes.names)
         values = self.watch.scores(report) | self.watch.pseudo_labels(seen, device, stops) | thresholds
         meter.write(self.iteration, values)

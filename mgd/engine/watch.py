@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.config import Experiment
+from mgd.config import Evaluate, Experiment
 from mgd.data.classes import Classes
 from mgd.data.datasets import hidden_truth
 from mgd.data.items import Items
@@ -69,7 +68,8 @@ class Watch:
         """
         counts = Counts(len(self.classes), getattr(self.config.method, "confidence", ()))
         modes = {name: network.training for name, network in networks.items()}
-        how = replace(self.config.evaluate, mode="whole")
+        # As in training a network looks once; summed over scales and mirror images its logits would be too sure.
+        how = Evaluate(mode="whole", precision=self.config.evaluate.precision)
         for network in networks.values():
             network.eval()
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

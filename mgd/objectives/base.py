@@ -47,6 +47,20 @@ class Objective(nn.Module):
     class_weights: tuple[float, ...] = ()
     teachers: Mapping[str, SegmentationNetwork] = MappingProxyType({})
 
+    @property
+    def labellers(self) -> Mapping[str, SegmentationNetwork]:
+        """The networks besides the student whose pseudo-labels teach it, by name."""
+        return self.teachers
+
+    def weights(self, iteration: int) -> dict[str, float]:
+        """The factors of the terms in the loss of an iteration, counted from 0; those that are not here have 1."""
+        return {}
+
+    def weighted(self, terms: Terms, iteration: int) -> Terms:
+        """Terms as they stand in the loss of an iteration."""
+        weights = self.weights(iteration)
+        return {name: weights[name] * term if name in weights else term for name, term in terms.items()}
+
     def passes(self, batch: Batch) -> list[Pass]:
         """What a step computes, to be computed in this order; a term of several passes has the same count in each.
 
@@ -175,6 +189,12 @@ def rampup(iteration: int, iterations: int) -> float:
     if iteration >= iterations:
         return 1.0
     return math.exp(-5.0 * (1.0 - iteration / iterations) ** 2)
+
+
+def consistency_weight(config: MeanTeacher | CPS | UniMatch, iteration: int) -> float:
+    """`method.weight`, ramped up from the end of the burn-in on; 0 before."""
+    since = iteration - config.burn_in_iterations
+    return 0.0 if since < 0 else config.weight * rampup(since, config.rampup_iterations)
 
 
 def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: Confidence = ()) -> Tensor:

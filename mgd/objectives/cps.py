@@ -15,9 +15,9 @@ from mgd.objectives.base import (
     Objective,
     Pass,
     Terms,
+    consistency_weight,
     criterion_loss,
     mixed_label,
-    rampup,
     supervised_count,
     supervised_pass,
     thresholds,
@@ -43,17 +43,23 @@ class CPSObjective(Objective):
         )
         self.confidence = thresholds(config, COPIES, student.num_classes)
 
+    @property
+    def labellers(self) -> dict[str, SegmentationNetwork]:
+        return {"peer": self._labelling("peer")}
+
+    def weights(self, iteration: int) -> dict[str, float]:
+        return {"cps": consistency_weight(self.config, iteration)}
+
     def passes(self, batch: Batch) -> list[Pass]:
         criterion = self.config.criterion
         how = (batch.labeled, criterion, self.class_weights)
         labeled = [supervised_pass(network, *how) for network in (self.student, self.peer)]
-        since = batch.iteration - self.config.burn_in_iterations
-        return labeled if since < 0 else labeled + self._crossed(batch, since)
+        burns_in = batch.iteration < self.config.burn_in_iterations
+        return labeled if burns_in else labeled + self._crossed(batch)
 
-    def _crossed(self, batch: Batch, since: int) -> list[Pass]:
-        """Each copy on the mixed images, with the other's pseudo-labels; `since`: iterations since the burn-in."""
+    def _crossed(self, batch: Batch) -> list[Pass]:
+        """Each copy on the mixed images, with the other's pseudo-labels."""
         mixed, criterion = batch.hardened(), self.config.criterion
-        weight = self.config.weight * rampup(since, self.config.rampup_iterations)
         # Both before either learns from the other's: a forward in train mode changes running statistics.
         labels = cache(lambda: [self._pseudo_label(name, batch) for name in ("peer", "student")])
         # A pseudo-label is valid where an image is; one that is not sure enough counts as 0.
@@ -61,7 +67,7 @@ class CPSObjective(Objective):
 
         def terms(network: SegmentationNetwork, teacher: int) -> Terms:
             loss = criterion_loss(network, mixed, labels()[teacher], criterion, counted=counted)
-            return {"cps": weight * loss}
+            return self.weighted({"cps": loss}, batch.iteration)
 
         counts = {"cps": supervised_count(counted, criterion)}
         return [Pass(counts, partial(terms, network, i)) for i, network in enumerate((self.student, self.peer))]
@@ -70,9 +76,13 @@ class CPSObjective(Objective):
         for average, network in zip(self.averages, (self.student, self.peer), strict=False):
             average.follow(network, iteration)  # type: ignore[operator]
 
+    def _labelling(self, name: str) -> SegmentationNetwork:
+        """The copy of that name, one of `COPIES`, or the average of its weights."""
+        copies: Any = [average.module for average in self.averages] or [self.student, self.peer]
+        return dict(zip(COPIES, copies, strict=True))[name]
+
     @torch.no_grad()
     def _pseudo_label(self, name: str, batch: Batch) -> Tensor:
-        """What "student" or "peer", or the average of its weights, says of the mixed images."""
-        copies = [average.module for average in self.averages] or [self.student, self.peer]
-        network: Any = dict(zip(COPIES, copies, strict=True))[name]
-        return mixed_label(network, batch, [batch.pair()[2]], confidence=self.confidence[name], once=True)[0]
+        """What one of `COPIES` says of the mixed images."""
+        network, masks, confidence = self._labelling(name), [batch.pair()[2]], self.confidence[name]
+        return mixed_label(network, batch, masks, confidence=confidence, once=True)[0]

@@ -40,40 +40,49 @@ class DistillObjective(Objective):
             teacher._apply(*args, **kwargs)
         return self
 
+    def weights(self, iteration: int) -> dict[str, float]:
+        parts = {"labeled": self.config.labeled, "unlabeled": self.config.unlabeled}
+        return {f"{name}_{part}": own * share for part, share in parts.items() for name, own in self.kinds().items()}
+
     def passes(self, batch: Batch) -> list[Pass]:
         """On labelled images, and on mixed ones where their weight is not 0."""
         config, label, mixed = self.config, batch.labeled.label, batch.mixed()
         assert label is not None
         counts = {"supervised": supervised_count(label, config.criterion)}
         counts |= {f"{name}_labeled": count for name, count in self.counts(batch.labeled).items()}
-        passes = [Pass(counts, partial(self._labeled_terms, batch.labeled))]
+        passes = [Pass(counts, partial(self._labeled_terms, batch))]
         if config.unlabeled:
             counts = {f"{name}_unlabeled": count for name, count in self.counts(mixed).items()}
             passes.append(Pass(counts, partial(self._unlabeled_terms, batch, mixed)))
         return passes
+
+    def kinds(self) -> dict[str, float]:
+        """The terms of D and their weights in it."""
+        raise NotImplementedError
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         """What the mean of each term of D runs over."""
         raise NotImplementedError
 
     def compare(self, feature: Tensor, views: Views) -> Terms:
-        """The terms of D for the student's decoder feature of augmented images."""
+        """The terms of D, without their weights, for the student's decoder feature of augmented images."""
         raise NotImplementedError
 
-    def _labeled_terms(self, labeled: Views) -> Terms:
+    def _labeled_terms(self, batch: Batch) -> Terms:
+        labeled = batch.labeled
         assert labeled.label is not None
         feature = self.student.feature(see(self.student, labeled))
         (losses,) = pixel_losses(self.student, self.student.classifier(feature), [labeled.label])
         weights = self.class_weights
         terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion, weights=weights)}
         if self.config.labeled:
-            found = self.compare(feature, labeled).items()
-            terms |= {f"{name}_labeled": self.config.labeled * term for name, term in found}
-        return terms
+            terms |= {f"{name}_labeled": term for name, term in self.compare(feature, labeled).items()}
+        return self.weighted(terms, batch.iteration)
 
     def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
         feature = self.student.feature(see(self.student, batch.hardened()))
-        return {f"{name}_unlabeled": self.config.unlabeled * t for name, t in self.compare(feature, mixed).items()}
+        terms = {f"{name}_unlabeled": term for name, term in self.compare(feature, mixed).items()}
+        return self.weighted(terms, batch.iteration)
 
     @torch.no_grad()
     def _teach(self, views: Views) -> dict[str, Tensor]:
@@ -87,6 +96,9 @@ class KDObjective(DistillObjective):
     def __init__(self, student: SegmentationNetwork, teachers: Teachers, config: KD) -> None:
         super().__init__(student, teachers)
         self.config: KD = config
+
+    def kinds(self) -> dict[str, float]:
+        return {"kd": 1.0}
 
     def counts(self, views: Views) -> dict[str, Tensor]:
         return {"kd": views.valid.sum()}
@@ -116,9 +128,12 @@ class CWDObjective(DistillObjective):
             if config.weight_feature and (config.labeled or config.unlabeled) and teacher.classifier.in_channels != own:
                 self.projections[name] = nn.Conv2d(own, teacher.classifier.in_channels, 1)
 
+    def kinds(self) -> dict[str, float]:
+        return {"logits": self.config.weight_logits, "feature": self.config.weight_feature}
+
     def counts(self, views: Views) -> dict[str, Tensor]:
         images = torch.full((), len(views.image), device=views.image.device)
-        return {name: images for name, weight in self._weights().items() if weight}
+        return {name: images for name, weight in self.kinds().items() if weight}
 
     def compare(self, feature: Tensor, views: Views) -> Terms:
         size, seen = feature.shape[-2:], self._teach(views)
@@ -131,13 +146,10 @@ class CWDObjective(DistillObjective):
             projected = self.projections[name](feature) if name in self.projections else feature
             pairs["feature"].append((projected, target))
         return {
-            name: weight * torch.stack([self._channel_wise(*pair, views) for pair in pairs[name]]).mean()
-            for name, weight in self._weights().items()
+            name: torch.stack([self._channel_wise(*pair, views) for pair in pairs[name]]).mean()
+            for name, weight in self.kinds().items()
             if weight
         }
-
-    def _weights(self) -> dict[str, float]:
-        return {"logits": self.config.weight_logits, "feature": self.config.weight_feature}
 
     def _channel_wise(self, student: Tensor, teacher: Tensor, views: Views) -> Tensor:
         return channel_wise_loss(student, teacher, temperature=self.config.temperature, valid=views.valid)

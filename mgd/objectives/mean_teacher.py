@@ -9,7 +9,16 @@ from mgd.data.cutmix import mix
 from mgd.distillation_losses import squared_probability_loss
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.average import AverageTeacher
-from mgd.objectives.base import Objective, Pass, Terms, is_sure, rampup, see, supervised_pass, thresholds
+from mgd.objectives.base import (
+    Objective,
+    Pass,
+    Terms,
+    consistency_weight,
+    is_sure,
+    see,
+    supervised_pass,
+    thresholds,
+)
 
 
 class MeanTeacherObjective(Objective):
@@ -27,23 +36,28 @@ class MeanTeacherObjective(Objective):
         self.average = AverageTeacher(student, config.decay)
         self.confidence = thresholds(config, ["teacher"], student.num_classes)
 
+    @property
+    def labellers(self) -> dict[str, SegmentationNetwork]:
+        return {"teacher": self.average.module}
+
+    def weights(self, iteration: int) -> dict[str, float]:
+        return {"consistency": consistency_weight(self.config, iteration)}
+
     def passes(self, batch: Batch) -> list[Pass]:
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
-        since = batch.iteration - self.config.burn_in_iterations
-        if since < 0:
+        if batch.iteration < self.config.burn_in_iterations:
             return [labeled]
-        mixed, weight = batch.hardened(), self.config.weight * rampup(since, self.config.rampup_iterations)
-        unlabeled = Pass({"consistency": mixed.valid.sum()}, lambda: self._consistency(batch, mixed, weight))
-        return [labeled, unlabeled]
+        mixed = batch.hardened()
+        return [labeled, Pass({"consistency": mixed.valid.sum()}, lambda: self._consistency(batch, mixed))]
 
     def after_update(self, iteration: int) -> None:
         self.average.follow(self.student, iteration)
 
-    def _consistency(self, batch: Batch, mixed: Views, weight: float) -> Terms:
+    def _consistency(self, batch: Batch, mixed: Views) -> Terms:
         logits, target = self.student(see(self.student, mixed)), self._target(batch)
         counted = mixed.valid & is_sure(*target.max(dim=1), self.confidence["teacher"], valid=mixed.valid)
         loss = squared_probability_loss(logits, target, valid=mixed.valid, counted=counted)
-        return {"consistency": weight * loss}
+        return self.weighted({"consistency": loss}, batch.iteration)
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:

@@ -54,6 +54,16 @@ class MGDObjective(Objective):
         self.teaching.apply(lambda network: network._apply(*args, **kwargs))
         return self
 
+    def weights(self, iteration: int) -> dict[str, float]:
+        config = self.config
+        return {
+            "pixel_labeled": config.pixel_labeled,
+            "pixel_unlabeled": config.pixel_unlabeled * rampup(iteration, config.rampup_iterations),
+            "image": config.lambda_image,
+            "region": config.lambda_region,
+            "soft": config.soft,
+        }
+
     def passes(self, batch: Batch) -> list[Pass]:
         """On labelled images, and on mixed ones where a weight asks for a term on them."""
         config, label, mixed = self.config, batch.labeled.label, batch.mixed()
@@ -78,31 +88,28 @@ class MGDObjective(Objective):
         weights = self.class_weights
         terms = {"supervised": supervised_loss(own, labeled.label, config.criterion, weights=weights)}
         if labels:
-            terms["pixel_labeled"] = config.pixel_labeled * _pixel_term(others, labeled.valid)
-        return terms
+            terms["pixel_labeled"] = _pixel_term(others, labeled.valid)
+        return self.weighted(terms, batch.iteration)
 
     def _unlabeled_terms(self, batch: Batch, mixed: Views, lesson: Callable[[], Lesson]) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
-        config = self.config
         _, labels, pooled, target, soft = lesson()
         feature = self.student.feature(see(self.student, batch.hardened()))
         logits = self.student.classifier(feature)
         terms = {}
         if labels:
-            weight = config.pixel_unlabeled * rampup(batch.iteration, config.rampup_iterations)
             losses = pixel_losses(self.student, logits, [*labels.values()])
-            terms["pixel_unlabeled"] = weight * _pixel_term(losses, mixed.valid)
+            terms["pixel_unlabeled"] = _pixel_term(losses, mixed.valid)
         if pooled is not None:
             valid = fill(self.student, mixed.valid, 0)
-            terms["image"] = config.lambda_image * image_level_loss(logits, pooled, valid=valid)
+            terms["image"] = image_level_loss(logits, pooled, valid=valid)
         if target is not None:
-            region = region_level_loss(feature, target, grid=config.region_grid, valid=mixed.valid)
-            terms["region"] = config.lambda_region * region
+            terms["region"] = region_level_loss(feature, target, grid=self.config.region_grid, valid=mixed.valid)
         if soft:
             large = self.student.logits(feature, mixed.image.shape[-2:])
             divergences = [pixel_kl_loss(large, target, valid=mixed.valid) for target in soft.values()]
-            terms["soft"] = config.soft * torch.stack(divergences).mean()
-        return terms
+            terms["soft"] = torch.stack(divergences).mean()
+        return self.weighted(terms, batch.iteration)
 
 
 def _pixel_term(losses: Sequence[Tensor], valid: Tensor) -> Tensor:

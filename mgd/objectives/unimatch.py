@@ -12,9 +12,9 @@ from mgd.objectives.base import (
     Objective,
     Pass,
     Terms,
+    consistency_weight,
     mixed_label,
     pixel_losses,
-    rampup,
     see,
     supervised_pass,
     thresholds,
@@ -40,24 +40,33 @@ class UniMatchObjective(Objective):
         self.average = AverageTeacher(student, config.ema) if config.ema else None
         self.confidence = thresholds(config, ["teacher"], student.num_classes)
 
+    @property
+    def labellers(self) -> dict[str, SegmentationNetwork]:
+        return {} if self.average is None else {"teacher": self.average.module}
+
+    def weights(self, iteration: int) -> dict[str, float]:
+        shares = {"strong_0": 0.25, "strong_1": 0.25, "dropped": 0.5}
+        if self.config.drop == "complementary":
+            shares = {"strong_0": 0.5, "strong_1": 0.5}
+        weight = consistency_weight(self.config, iteration)
+        return {name: share * weight for name, share in shares.items()}
+
     def passes(self, batch: Batch) -> list[Pass]:
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
-        since = batch.iteration - self.config.burn_in_iterations
-        if since < 0:
+        if batch.iteration < self.config.burn_in_iterations:
             return [labeled]
         views = [batch.hardened(0), batch.hardened(1)]
         first, _, _ = batch.pair()
         counts = {f"strong_{i}": view.valid.sum() for i, view in enumerate(views)}
-        weight = self.config.weight * rampup(since, self.config.rampup_iterations)
         if self.config.drop == "weak":
             counts["dropped"] = first.valid.sum()
-        return [labeled, Pass(counts, lambda: self._consistency(batch, views, weight))]
+        return [labeled, Pass(counts, lambda: self._consistency(batch, views))]
 
     def after_update(self, iteration: int) -> None:
         if self.average is not None:
             self.average.follow(self.student, iteration)
 
-    def _consistency(self, batch: Batch, views: list[Views], weight: float) -> Terms:
+    def _consistency(self, batch: Batch, views: list[Views]) -> Terms:
         assert batch.noise is not None
         labels, (first, _, _) = self._labels(batch), batch.pair()
         kept = channel_dropout(batch.noise, self.student.classifier.in_channels, rate=RATE, stream=2)
@@ -65,15 +74,14 @@ class UniMatchObjective(Objective):
         features = [self.student.feature(see(self.student, view)) for view in views]
         if self.config.drop == "complementary":
             features = [features[0] * kept, features[1] * (1 / (1 - RATE) - kept)]
-        share = 0.25 if self.config.drop == "weak" else 0.5
         terms = {
-            f"strong_{i}": share * weight * self._term(feature, label, view)
+            f"strong_{i}": self._term(feature, label, view)
             for i, (feature, label, view) in enumerate(zip(features, labels, views, strict=False))
         }
         if self.config.drop == "weak":
             feature = self.student.feature(see(self.student, first)) * kept
-            terms["dropped"] = 0.5 * weight * self._term(feature, labels[2], first)
-        return terms
+            terms["dropped"] = self._term(feature, labels[2], first)
+        return self.weighted(terms, batch.iteration)
 
     def _term(self, feature: Tensor, label: Tensor, views: Views) -> Tensor:
         """Cross-entropy with the pseudo-label; the mean over the valid pixels, unsure ones counting as 0."""

@@ -10,7 +10,7 @@ from mgd.study.plan import Cell
 
 SCRIPT = """#!/usr/bin/env bash
 # Submits the runs of {sweep} that are not done: bash {file}
-# Each array starts when the one before has ended, whatever became of its runs; a run whose teacher has no result says so.
+# Each array starts when the one before has ended, whatever became of its runs; a run whose teacher has none says so.
 set -euo pipefail
 cd {here}
 after=()
