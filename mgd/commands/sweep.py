@@ -1,10 +1,12 @@
 """Train a grid of runs (row x partition x seed) and tabulate their scores."""
 
 import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from mgd.errors import UserError
+from mgd.study import Sweep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     sweep = load_sweep(options.file, options.overrides)
     if options.reference:
         sweep = replace(sweep, reference=options.reference)
-    cells, folder, reference = plan(sweep), Path(sweep.folder), sweep.reference or next(iter(sweep.rows))
+    cells, folder = plan(sweep), Path(sweep.folder)
     if options.list:
         for cell in cells:
             after = f" after {', '.join(cell.waits_for)}" if cell.waits_for else ""
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     log_to_terminal(main=True)
     if options.table:
         check_folders(cells)
-        _tabulate(options, cells, folder, reference, {})
+        _tabulate(options, cells, sweep, {})
         return 0
     check(cells)
     if options.only is not None:
@@ -55,18 +57,23 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.slurm is not None:
         command = [str(options.file.resolve()), *options.overrides]
-        print(f"written; start it with: bash {write_script(cells, command, folder, options.slurm)}")
+        script = write_script(cells, command, folder, options.slurm)
+        print(f"written; start it with: bash {shlex.quote(str(script))}")
         return 0
     with locked(folder, what="sweep"):
         failed = run_all(cells, str(options.file), jobs=options.jobs)
-        _tabulate(options, cells, folder, reference, failed)
+        _tabulate(options, cells, sweep, failed)
     return int(bool(failed))
 
 
-def _tabulate(options: argparse.Namespace, cells: list, folder: Path, reference: str, failed: dict[str, str]) -> None:
+def _tabulate(options: argparse.Namespace, cells: list, sweep: Sweep, failed: dict[str, str]) -> None:
+    """Rows in the order of the sweep file."""
     from mgd.study.plot import write_plot
     from mgd.study.table import read_results, write_tables
 
+    rows, folder = list(sweep.rows), Path(sweep.folder)
+    cells = sorted(cells, key=lambda cell: rows.index(cell.row))
+    reference = sweep.reference or rows[0]
     print(write_tables(folder, cells, reference, failed, json_file=options.json))
     print(f"tables: {folder / 'results.md'}, .csv, .json")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mgd.extras import need
 from mgd.figures import new_figure, save_figure
-from mgd.study.table import Result, spreads
+from mgd.study.table import Result, share_name, spreads
 
 
 def write_plot(path: Path, results: Sequence[Result]) -> None:
@@ -25,7 +25,7 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
         means = [found[row, p].mean for p in own]
         sds = [0.0 if math.isnan(found[row, p].sd) else found[row, p].sd for p in own]
         axes.errorbar([partitions.index(p) for p in own], means, yerr=sds, marker="o", capsize=3, label=row)
-    axes.set_xticks(range(len(partitions)), [f"1/{p}" if p > 1 else "all" for p in partitions])
+    axes.set_xticks(range(len(partitions)), [share_name(p) for p in partitions])
     axes.set_xlabel("share of the training photos with labels")
     axes.set_ylabel("mIoU in percent, ± standard deviation")
     axes.grid(alpha=0.3)

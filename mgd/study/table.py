@@ -51,6 +51,11 @@ def read_results(cells: Sequence[Cell]) -> list[Result]:
     return results
 
 
+def share_name(partition: int) -> str:
+    """What the tables and the picture call a partition."""
+    return f"1/{partition}" if partition > 1 else "all labels"
+
+
 def spreads(results: Sequence[Result]) -> dict[tuple[str, int], Spread]:
     """(row, partition) -> mean and standard deviation over the seeds."""
     scores: dict[tuple[str, int], list[float]] = {}
@@ -80,7 +85,7 @@ def markdown(cells: Sequence[Cell], results: Sequence[Result], reference: str, f
     partitions = sorted({cell.partition for cell in cells}, reverse=True)
     cellular, rows = spreads(results), list(dict.fromkeys(cell.row for cell in cells))
     lines = ["mIoU in percent, mean ± standard deviation over the seeds (number of runs where it is not all).", ""]
-    lines += _head(["", *(f"1/{p}" if p > 1 else "all labels" for p in partitions)])
+    lines += _head(["", *map(share_name, partitions)])
     for row in rows:
         wanted = {p: sum((c.row, c.partition) == (row, p) for c in cells) for p in partitions}
         lines.append(_line([row, *(_cell_text(cellular.get((row, p)), wanted[p]) for p in partitions)]))
@@ -88,7 +93,7 @@ def markdown(cells: Sequence[Cell], results: Sequence[Result], reference: str, f
     lines += _head(["", "partition", "over seeds", "over images", "verdict"])
     for one in compare_with(reference, results):
         ends = (_difference(one.over_seeds), _difference(one.over_images), one.verdict)
-        lines.append(_line([one.row, f"1/{one.partition}", *ends]))
+        lines.append(_line([one.row, share_name(one.partition), *ends]))
     missing = [cell.name for cell in cells if not cell.is_done]
     if missing:
         lines += ["", "No result:", "", *(f"- {name}: {failed[name]}" for name in missing if name in failed)]
