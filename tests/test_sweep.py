@@ -280,6 +280,7 @@ def test_without_matplotlib_one_sentence_says_how_to_get_it(
         ("sweep = Sweep(base=base, rows={'a/b': Row()})", "row 'a/b' cannot be the name of a folder"),
         ("sweep = Sweep(base=base, rows={'a': ()})", "row a is tuple; write Row(changes=(...))"),
         ("sweep = Sweep(base=base, rows={'a': Row(changes='method=cps')})", "write changes=('method=cps',)"),
+        ("sweep = Sweep(base=base, rows={'a': Row(changes=(('x=1',), 'y=2'))})", "row a: ('x=1',) is no text such as"),
         ("sweep = Sweep(base=base, rows={'a': Row()}, seeds=())", "seeds is empty"),
         ("sweep = Sweep(base=base, rows={'a': Row()}, seeds=(0, 0))", "seeds=(0, 0) must be different whole numbers"),
         ("sweep = Sweep(base=base, rows={'a': Row()}, partitions=(0,))", "partitions=(0,) must be"),
@@ -480,7 +481,7 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_runs_save_and_begins_no_other(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = tmp_path / "said"
-    program = f"trap 'echo saved >>{said}; exit 75' TERM; echo $3 >>{said}; for i in $(seq 300); do sleep 0.1; done"
+    program = f"trap 'echo saved >>{said}; exit 75' TERM; echo $3$5 >>{said}; for i in $(seq 300); do sleep 0.1; done"
     monkeypatch.setattr("mgd.study.run.sys.executable", stand_in(tmp_path, program))
 
     def stop() -> None:
@@ -492,7 +493,7 @@ def test_a_sweep_that_is_asked_to_stop_lets_its_runs_save_and_begins_no_other(
     thread.start()
     assert main(["sweep", str(write()), "--jobs", "2"]) == 75
     thread.join()
-    assert said.read_text().split() == ["train", "train", "saved", "saved"]
+    assert said.read_text().split() == ["train--resume", "train--resume", "saved", "saved"]
     assert capsys.readouterr().err.strip().endswith("saved where it stands, and the same command goes on")
 
 

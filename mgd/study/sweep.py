@@ -51,6 +51,9 @@ class Sweep:
                 raise UserError(f"row {name} is {type(row).__name__}; write Row(changes=(...))")
             if isinstance(row.changes, str):
                 raise UserError(f"row {name}: changes is a text; write changes=({row.changes!r},)")
+            if wrong := [change for change in row.changes if not isinstance(change, str)]:
+                text = f"row {name}: {wrong[0]!r} is no text such as 'train.lr=0.1'"
+                raise UserError(f"{text}; write * before a tuple of changes")
             _check_numbers(f"row {name}: ", partitions=row.partitions, seeds=row.seeds)
         if self.reference and self.reference not in self.rows:
             raise UserError(f"reference={self.reference!r} is not a row; use one of {', '.join(self.rows)}")

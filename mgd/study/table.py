@@ -116,8 +116,8 @@ def as_csv(results: Sequence[Result]) -> str:
 
 
 def as_dict(cells: Sequence[Cell], results: Sequence[Result], reference: str, failed: Mapping[str, str]) -> Any:
-    """JSON values of all that the Markdown tells; null for NaN."""
-    content = {
+    """JSON values of all that the Markdown tells; NaN, which `write_json` turns to null, where there is none."""
+    return {
         "reference": reference,
         "runs": [
             {"row": r.cell.row, "partition": r.cell.partition, "seed": r.cell.seed, "miou": r.miou, "iou": r.iou}
@@ -130,7 +130,6 @@ def as_dict(cells: Sequence[Cell], results: Sequence[Result], reference: str, fa
         ],
         "missing": {cell.name: failed.get(cell.name, "not trained yet") for cell in cells if not cell.is_done},
     }
-    return _without_nan(content)
 
 
 def write_tables(
@@ -187,11 +186,3 @@ def _head(titles: Sequence[str]) -> list[str]:
 
 def _line(values: Sequence[str]) -> str:
     return f"| {' | '.join(values)} |"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
