@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import broken_off, copy_of, differences, read, train, write_config
+from test_class_weights import OBJECTIVES
 from test_objectives import METHOD, SIZE, batch, cps, learn, mgd, network, paper_mix, paper_valid, settled
 from torch import Tensor
 
@@ -96,6 +97,21 @@ def test_only_what_the_student_sees_of_unlabelled_images_is_strengthened() -> No
     assert all(torch.equal(a, b) for a, b in zip(asked[:half], asked[half:], strict=True))
     assert torch.equal(strong["supervised"], weak["supervised"])
     assert not torch.equal(strong["pixel_unlabeled"], weak["pixel_unlabeled"])
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "cps", "kd", "cwd", "mgd"])
+def test_every_method_strengthens_the_mixed_images_that_its_student_sees_and_no_others(name: str) -> None:
+    objective, one, seen = OBJECTIVES[name](Criterion()).eval(), loud(), []
+    taught = objective.labellers.get("teacher") or objective.labellers.get("deep")  # of CPS the peer is a student too
+    if taught is not None:
+        taught.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    strong = objective(one)
+    half = len(seen)
+    weak = objective(one._replace(noise=None))
+    assert all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:], strict=True))
+    for term in strong:
+        labelled = term == "supervised" or term.endswith("_labeled")
+        assert torch.equal(strong[term], weak[term]) == labelled, term
 
 
 # Thresholds
@@ -191,17 +207,22 @@ def unimatch(**options: Any) -> UniMatchObjective:
     return UniMatchObjective(network(0), UniMatch(**({"confidence": (0.0,)} | options)))
 
 
-def test_unimatch_is_its_equation() -> None:
-    one, objective = loud(), unimatch(weight=2.0)
+@pytest.mark.parametrize("confidence", [0.0, 0.25])
+def test_unimatch_is_its_equation(confidence: float) -> None:
+    one, objective = loud(), unimatch(weight=2.0, confidence=(confidence,))
     student = objective.student.eval()
     terms = objective(one)
     first, second, mask = one.pair()
-    labels = [student(student.normalise(views.image, views.valid)).argmax(1) for views in (first, second)]
+    said = [student(student.normalise(views.image, views.valid)).softmax(1).max(1) for views in (first, second)]
+    labels = [torch.where(probability >= confidence, label, 255) for probability, label in said]
+    assert bool((labels[0] == 255).any()) == (confidence > 0)
+    assert bool((labels[0] < 255).any())
     kept = channel_dropout(NOISE, 16, rate=0.5, stream=2)
 
     def ce(feature: Tensor, label: Tensor, valid: Tensor) -> Tensor:
         logits = student.logits(feature, (SIZE, SIZE))
-        return F.cross_entropy(logits, torch.where(valid, label, 255), ignore_index=255)
+        total = F.cross_entropy(logits, torch.where(valid, label, 255), ignore_index=255, reduction="sum")
+        return total / valid.sum()  # unsure pixels count as 0
 
     def see(views: Views) -> Tensor:
         return student.feature(student.normalise(views.image, views.valid))
