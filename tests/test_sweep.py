@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from mgd.study.plan import plan
 from mgd.study.run import Workers, locked
 from mgd.study.slurm import generations
 from mgd.study.sweep import load_sweep
+from mgd.study.table import Result, compare_with, markdown
 
 SWEEP = f'''
 from mgd.config import *
@@ -221,6 +223,26 @@ def test_the_tables_tell_means_spreads_and_paired_differences(
     assert content == json.loads((tmp_path / "runs/results.json").read_text())
     assert {"row": "deep", "partition": 4, "mean": 25.0, "sd": None, "runs": 1} in content["cells"]
     assert set(content["missing"]) == {"all.p1.s0", "all.p1.s1"}
+
+
+def test_rows_are_compared_over_the_seeds_and_images_that_both_have() -> None:
+    def result(row: str, seed: int, miou: float, **images: float) -> Result:
+        return Result(SimpleNamespace(row=row, partition=4, seed=seed, is_done=True), miou, {}, images)  # type: ignore[arg-type]
+
+    nan = math.nan  # of an image whose label is ignored everywhere
+    found = [
+        *(result("ours", 0, 1.0, a=10, b=20, c=nan), result("ours", 1, 3.0, a=20, b=40, c=nan, d=5)),
+        *(result("ours", 2, 9.0, a=90, b=90), result("theirs", 0, 0.0, a=0, b=10, c=nan)),
+        result("theirs", 1, 0.0, a=0, b=10, c=nan),
+    ]
+    (only,) = compare_with("theirs", found)
+    assert (only.row, only.over_seeds.mean, only.over_seeds.pairs) == ("ours", 2.0, 2)
+    # a: the mean of 10 and 20, less 0; b: that of 20 and 40, less 10
+    assert (only.over_images.mean, only.over_images.pairs) == ((15 + 20) / 2, 2)
+    cells: Any = [*(one.cell for one in found), SimpleNamespace(row="theirs", partition=4, seed=2, is_done=True)]
+    told = markdown(cells, found, "theirs", {})
+    assert "| ours | 4.33 ± 4.16 |" in told
+    assert "| theirs | 0.00 ± 0.00 (2 of 3) |" in told
 
 
 def test_tables_are_made_of_what_is_there(

@@ -64,8 +64,7 @@ def plan(sweep: Sweep) -> list[Cell]:
     """The runs of a sweep, each after those that it waits for.
 
     Raises:
-        UserError: a cell that no experiment can be, a run that the grid does not make, rows that wait for each other,
-            a folder that holds a run with other settings.
+        UserError: a cell that no experiment can be, a run that the grid does not make, rows that wait for each other.
     """
     cells = {}
     for name, row in sweep.rows.items():
