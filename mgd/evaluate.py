@@ -36,19 +36,6 @@ from mgd.weights import checkpoint_file, read
 log = logging.getLogger(__name__)
 
 
-class EveryNth(torch.utils.data.Sampler[int]):
-    """The indices rank, rank + world, ...: every image counts once, for any number of processes."""
-
-    def __init__(self, count: int, rank: int, world: int) -> None:
-        self.indices = range(rank, count, world)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
 def evaluate(
     network: NormalisingNetwork,
     items: Sequence[Item],
@@ -80,7 +67,7 @@ def evaluate(
     how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
     check_excluded(how.exclude, classes)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    samples, share = ValidationSamples(items, config, len(classes)), EveryNth(len(items), rank, world)
+    samples, share = ValidationSamples(items, config, len(classes)), range(rank, len(items), world)
     loaded = iter(make_loader(samples, share, workers=config.data.workers, device=device, batched=False))
     counts = Counts(len(classes), device, boundary="boundary_iou" in how.metrics, per_image=per_image)
     fast = for_inference(network)
