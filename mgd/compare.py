@@ -64,8 +64,7 @@ def compare(
     for index in np.linspace(0, len(items) - 1, min(images, len(items))).round().astype(int):
         maps = []
         for n, network in networks.items():
-            sample, how = samples[n][int(index)], configs[n].evaluate
-            how = replace(how, crop_size=how.crop_size or configs[n].data.crop_size)
+            sample, how = samples[n][int(index)], configs[n].scoring
             image, label = sample["image"], sample["label"]
             maps.append(predict_labels(network, image.to(device), how, size=(label.shape[0], label.shape[1])).cpu())
         rows.append([panel(one, width=WIDTH) for one in panels(image, [label, *maps], classes)])

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def evaluate(
         UserError: an image or label cannot be read or does not fit into memory, scores that are not finite, or
             `evaluate.exclude` names no class.
     """
-    how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
+    how = config.scoring
     check_excluded(how.exclude, classes)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     samples, share = ValidationSamples(items, config, len(classes)), range(rank, len(items), world)

@@ -182,9 +182,9 @@ def evaluation_memory(config: Experiment, model: SegmentationNetwork, size: tupl
     of a forward pass of a window (on a GPU of `evaluate.window_batch`; of the whole image in whole-image mode), in
     fp32. Not counted: PyTorch itself (0.7 GiB on a CPU) and a network's weights.
     """
-    how, scale = config.evaluate, max(config.evaluate.scales)
+    how = config.scoring
+    crop, scale = how.crop_size, max(how.scales)
     on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
-    crop = how.crop_size or config.data.crop_size
     height, width = (max(1, round(side * scale)) for side in size)
     photos = 3 * (size[0] * size[1] + height * width) + 2 * size[0] * size[1]  # with the label and what is predicted
     if how.mode == "whole":

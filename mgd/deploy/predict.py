@@ -147,9 +147,7 @@ def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.n
     graph = PhotoGraph(network, short_side=network.short_side, output="labels+confidence").eval()
     how = Evaluate(mode="whole")
     if job.slide:
-        how = Evaluate() if source.config is None else source.config.evaluate
-        crop = how.crop_size or (source.config.data.crop_size if source.config else 512)
-        how = replace(how, mode="slide", crop_size=crop)
+        how = replace(source.config.scoring if source.config else Evaluate(crop_size=512), mode="slide")
 
     def grey(share: torch.Tensor) -> np.ndarray:
         """0..1 -> 0..255."""
