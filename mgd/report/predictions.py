@@ -55,9 +55,9 @@ class Predictions:
         known = ious(confusion)[self.counted]
         return float(known[~np.isnan(known)].mean()) if not np.isnan(known).all() else math.nan
 
-    def worst_first(self, run: int = -1) -> list[int]:
-        """Images in order of the run's mean IoU over the classes that an image has."""
-        scores = np.nan_to_num([self.miou(one) for one in self.confusions[run]], nan=2.0)
+    def worst_first(self) -> list[int]:
+        """Images in order of the last run's mean IoU over the classes that an image has."""
+        scores = np.nan_to_num([self.miou(one) for one in self.confusions[-1]], nan=2.0)
         return np.argsort(scores, kind="stable").tolist()
 
 
