@@ -30,7 +30,6 @@ class Recognised:
     Attributes:
         arch: arguments of `build_model`.
         state: tensors under our names.
-        origin: "mgd" or "official".
         renamed: how many tensors lost a prefix.
         unused: names in the file that this network does not use.
         classes: class names, when the file tells.
@@ -41,7 +40,6 @@ class Recognised:
 
     arch: dict[str, Any]
     state: State
-    origin: str
     renamed: int = 0
     unused: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
@@ -163,7 +161,6 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
         # Older files do not tell the statistics: every network had ImageNet's.
         arch={"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **arch},
         state=dict(content["model"]),
-        origin="mgd",
         classes=None if classes is None else tuple(classes),
         config=config,
         progress=(content["iteration"], content["total"]) if "iteration" in content else None,
@@ -181,7 +178,6 @@ def _recognise_official(content: Any, path: str | Path, network: str) -> Recogni
     return Recognised(
         arch=_recognise_arch(state, path),
         state=state,
-        origin="official",
         renamed=sum(name not in raw for name in state),
         unused=(*chosen.others, *heads),
         extra={"unused": heads} if heads else {},

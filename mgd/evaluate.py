@@ -14,7 +14,7 @@ from torch import Tensor
 from mgd.checkpoint import network_of, recognise
 from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item
+from mgd.data.items import Item
 from mgd.data.loaders import make_loader
 from mgd.data.samples import ValidationSamples
 from mgd.draw import panels

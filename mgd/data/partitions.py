@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mgd.data.datasets import PARTS, Item, checked, divide, read_list
+from mgd.data.datasets import PARTS, checked, divide, read_list
 from mgd.data.images import load_label
+from mgd.data.items import Item
 from mgd.data.names import below, digest, name_of
 from mgd.errors import UserError, first_few
 from mgd.files import read_lines, write_json, write_lines

@@ -11,9 +11,10 @@ import torch
 
 from mgd.config import Data
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item, load_pair, open_val
+from mgd.data.datasets import load_pair, open_val
 from mgd.data.folders import IMAGES, LABELS, pairs_in, photos_in
 from mgd.data.images import load_image
+from mgd.data.items import Item
 from mgd.data.transforms import resize
 from mgd.deploy.runtime import Runner
 from mgd.deploy.source import Source

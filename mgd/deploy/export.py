@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item
 from mgd.data.images import load_image
+from mgd.data.items import Item
 from mgd.deploy.card import LICENCE, card_bytes, card_path, golden_bytes, golden_path
 from mgd.deploy.comparison import choose_photos, compare_runners, label_pattern_of
 from mgd.deploy.formats import WRITERS, Shape
