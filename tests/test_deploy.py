@@ -282,6 +282,21 @@ def test_what_was_predicted_into_the_folder_of_the_photos_is_no_photo_the_next_t
     assert found == ["a.png", "color/a.png", "label/a.png"]
 
 
+def test_label_maps_that_lie_beside_the_photos_of_a_folder_are_not_predicted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(run / "last.pt", weights_only=True)
+    content["config"]["data"]["label_pattern"] = "{stem}_mask.png"
+    torch.save(content, tmp_path / "trained_on_masks.pt")
+    for name in ("a.png", "a_mask.png"):
+        write_image(tmp_path / "photos" / name, np.full((37, 53, 3), 90, np.uint8))
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "trained_on_masks.pt"), str(tmp_path / "photos"), "--write", "label"]
+    assert main(["predict", *arguments, "--out", str(out)]) == 0
+    assert [file.name for file in out.rglob("*.png")] == ["a.png"]
+    assert "1 images, " in capsys.readouterr().out
+
+
 # Export and verify
 
 

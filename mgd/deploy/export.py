@@ -16,7 +16,7 @@ from mgd.data.classes import Classes
 from mgd.data.images import load_image
 from mgd.data.items import Item
 from mgd.deploy.card import LICENCE, card_bytes, card_path, golden_bytes, golden_path
-from mgd.deploy.comparison import choose_photos, compare_runners, label_pattern_of
+from mgd.deploy.comparison import choose_photos, compare_runners
 from mgd.deploy.formats import WRITERS, Shape
 from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.profile import count
@@ -99,8 +99,8 @@ def export(source: Source, order: Order) -> dict[str, Any]:
             )
         int8 = None
         if order.int8 is not None:
-            photo, labels = _photo(open_runner(made), items), label_pattern_of(source)
-            int8 = quantise(made, order.int8, measure, float32=compared, photo=photo, label_pattern=labels)
+            photo, pattern = _photo(open_runner(made), items), source.label_pattern
+            int8 = quantise(made, order.int8, measure, float32=compared, photo=photo, label_pattern=pattern)
             made.write_bytes(int8.model)
             compared = int8.comparison
         runner = open_runner(made, threads=1)

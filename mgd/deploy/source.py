@@ -28,6 +28,11 @@ class Source:
     classes: Classes
     config: Experiment | None
 
+    @property
+    def label_pattern(self) -> str:
+        """What labels among photos are called, so that they are not taken for photos; "": there are none."""
+        return self.config.data.label_pattern if self.config else ""
+
 
 def open_source(path: str | Path, *, data_root: str = "") -> Source:
     """Load a checkpoint, ours or an official one, in eval mode.
