@@ -164,7 +164,8 @@ def open_target(
         file: the checkpoint to take instead of the config's own.
 
     Raises:
-        UserError: no such file, no network in it, or an override that asks for another network than the file's.
+        UserError: no such file, no network in it, `file` beside a checkpoint, or an override that asks for another
+            network than the file's.
     """
     checkpoint = checkpoint_file(target)
     if Path(target).suffix == ".py" or Path(target, "config.py").is_file() or checkpoint.is_dir():
@@ -176,15 +177,16 @@ def open_target(
         network = load_student(file)
         check_network(network, config.model, overrides, file)
         return config, network, file
-    file = checkpoint
-    found = recognise(read(file), file)
+    if file is not None:
+        raise UserError(f"{target} is a checkpoint, {file} another: name one of the two, or an experiment's config")
+    found = recognise(read(checkpoint), checkpoint)
     if found.config is not None:
         config = from_dict(found.config)
     else:
-        config = experiment_for(found.arch["backbone"], found.arch["num_classes"], file)
-    config, network = override(config, overrides), network_of(found, file).eval()
-    check_network(network, config.model, overrides, file)
-    return config, network, file
+        config = experiment_for(found.arch["backbone"], found.arch["num_classes"], checkpoint)
+    config, network = override(config, overrides), network_of(found, checkpoint).eval()
+    check_network(network, config.model, overrides, checkpoint)
+    return config, network, checkpoint
 
 
 def check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:

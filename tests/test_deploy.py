@@ -451,6 +451,7 @@ def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> N
         (["--format", "torchscript"], "records one size"),
         (["--format", "web", "--runtime", "nowhere"], "npm install onnxruntime-web"),
         (["--format", "pt2", "--int8", "photos"], "leave out --format pt2"),
+        (["--format", "hub", "--int8", "photos"], "leave out --format hub"),
         (["--format", "litert"], "records one size"),
         (["--format", "litert", "--size", "48x64", "--short-side", "40"], "--short-side 0 to segment them as they are"),
         (["--format", "pt2", "--out", "x.onnx"], "--format pt2 writes .pt2 files; name it x.pt2"),

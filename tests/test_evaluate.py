@@ -291,6 +291,14 @@ def test_a_network_for_other_classes_is_refused_everywhere(
     assert main(["evaluate", str(path), "--checkpoint", str(file)]) == 0
 
 
+def test_of_two_checkpoints_none_is_scored_in_the_others_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (write_network(tmp_path / f"{name}.pt", num_classes=4) for name in "ab")
+    assert main(["evaluate", str(one), "--checkpoint", str(other)]) == 2
+    assert f"{one} is a checkpoint, {other} another: name one of the two" in capsys.readouterr().err
+
+
 def test_labels_that_are_ignored_everywhere_are_no_silent_success(
     painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,7 +44,7 @@ class Order:
         short_side: what the graph shrinks photos to; None: as the checkpoint was trained.
         images: folder of photos to compare on; None: the checkpoint's validation list.
         count: at most so many of them.
-        int8: folder of photos to calibrate with; None: float32.
+        int8: folder of photos to calibrate with, for ONNX; None: float32.
     """
 
     kind: str
@@ -65,11 +65,10 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         The card.
 
     Raises:
-        UserError: photos, size, opset, destination or INT8 in this format will not do; or the file differs from the
-            network by more than rounding, in which case nothing is written.
+        UserError: photos, size, opset or destination will not do; or the file differs from the network by more than
+            rounding, in which case nothing is written.
     """
-    if order.int8 is not None and order.kind != "onnx":
-        raise UserError(f"--int8 is ONNX Runtime's and makes ONNX files; leave out --format {order.kind}")
+    assert order.int8 is None or order.kind == "onnx"
     check_destination(order.out)
     items = choose_photos(source, order.images, count=order.count)
     short_side = source.network.short_side if order.short_side is None else order.short_side
