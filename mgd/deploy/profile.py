@@ -91,8 +91,8 @@ def open_network(target: str, classes: int, overrides: Sequence[str] = ()) -> tu
             f"{changes[0]}: {target} is no experiment, which alone can be changed; of a backbone write "
             "BACKBONE/HEAD/OUTPUT_STRIDE, such as resnet18/separable/32"
         )
-    if checkpoint_file(path).is_file():
-        return load_student(path), evaluated_miou(path)
+    if (file := checkpoint_file(path)).is_file():
+        return load_student(file), evaluated_miou(file)
     if path.exists() or path.suffix in (".pt", ".pth"):
         raise UserError(f"{target} is no experiment and no checkpoint; name a config.py, a file or a backbone")
     backbone, *rest = target.split("/")
