@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd.config.experiment import Experiment
-from mgd.config.methods import METHODS, MGD, Method, Taught
+from mgd.config.methods import METHODS, MGD, Method, Taught, method_name
 from mgd.errors import UserError, first_few
 from mgd.fields import hints, parse
 
@@ -76,9 +76,8 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 
 def to_dict(config: Experiment) -> dict[str, Any]:
     """Plain nested dict, as stored in checkpoints and `config.json`; `method.name` tells the method's type."""
-    names = {kind: name for name, kind in METHODS.items()}
     values = dataclasses.asdict(config)
-    values["method"] = {"name": names[type(config.method)], **values["method"]}
+    values["method"] = {"name": method_name(config.method), **values["method"]}
     return values
 
 

@@ -14,7 +14,7 @@ import timm
 import torch
 import torchvision
 
-from mgd.config import Experiment, to_dict
+from mgd.config import Experiment, method_name, to_dict
 from mgd.data.datasets import Splits
 from mgd.engine.inputs import Inputs
 from mgd.engine.optim import bf16_hint
@@ -47,9 +47,8 @@ def describe(
     student, team = stepper.objective.student, stepper.team
     world, parts, batch = team.world, config.train.accumulate, config.train.batch_size
     parameters = sum(p.numel() for p in student.parameters()) / 1e6
-    name = to_dict(config)["method"]["name"]
     sizes = {"labelled": len(splits.labeled), "unlabelled": len(splits.unlabeled), "validation": len(splits.val)}
-    log.info("%s: %s, %.1f M parameters", name, student.arch["backbone"], parameters)
+    log.info("%s: %s, %.1f M parameters", method_name(config.method), student.arch["backbone"], parameters)
     log.info("images: %s; %d classes", ", ".join(f"{n} {k}" for k, n in sizes.items()), len(splits.classes))
     log.info("partition: %s; sha256 of the labelled names %s", splits.source, splits.sha256[:12])
     log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
