@@ -663,6 +663,18 @@ def test_a_benchmark_without_an_exported_file_is_a_sentence(run: Path, capsys: p
     assert "has no card" in refused(capsys, "benchmark", run / "last.pt")
 
 
+@needs_export
+def test_a_benchmark_of_a_file_without_what_belongs_beside_it_is_a_sentence(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for card in ("{", "[]", '{"format": "mgd-card-0"}'):
+        copied.with_name("student.onnx.json").write_text(card)
+        assert "student.onnx.json is not a card that this version writes" in refused(capsys, "benchmark", copied)
+    copied.with_name("student.onnx.json").write_text('{"format": "mgd-card-1"}')
+    copied.with_name("student.onnx.npz").unlink()
+    assert "student.onnx.npz does not exist; put it back beside" in refused(capsys, "benchmark", copied)
+
+
 def test_bootstrap_tells_a_clear_difference_and_none() -> None:
     rng = np.random.default_rng(1)
     right = rng.integers(20, 80, (40, 2))

@@ -31,8 +31,8 @@ def run(options: argparse.Namespace) -> None:
     device = pick_device(config.run.device)
     reports = compare(files, config, device, out=options.out, images=options.images, overrides=overrides)
     if options.json:
-        facts = {name: {"checkpoint": str(files[name])} for name in reports}
-        write_json(options.json, {name: facts[name] | report.to_dict() for name, report in reports.items()})
+        told = {name: {"checkpoint": str(files[name]), **report.to_dict()} for name, report in reports.items()}
+        write_json(options.json, told)
     print(comparison_table(reports))
     print(f"picture: {options.out.absolute()}")
 
