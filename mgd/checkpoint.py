@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 
+from mgd.config import Experiment, from_dict
 from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import canonical_name, recognise_backbone
@@ -123,6 +124,17 @@ def network_of(found: Recognised, path: str | Path) -> SegmentationNetwork:
     return network
 
 
+def config_of(found: Recognised, path: str | Path) -> Experiment | None:
+    """The experiment that a file tells; None where it does not. Raises UserError where this version cannot read it."""
+    if found.config is None:
+        return None
+    try:
+        return from_dict(found.config)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, UserError) else repr(error)
+        raise UserError(f"{path} has a config that cannot be read: {reason}; use the mgd that wrote it") from error
+
+
 def check_fit(state: State, expected: State, path: str | Path, what: str) -> None:
     """Raise UserError where names or shapes of `state` and `expected` differ, naming the first tensors that do."""
     problems = {
@@ -147,7 +159,8 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
     if not content.keys() >= {"arch", "model"}:
         raise UserError(f"{path} says it is {FORMAT} but lacks arch or model; expected a file that mgd wrote")
     arch, classes, config = (content.get(key) for key in ("arch", "classes", "config"))
-    if not isinstance(content["model"], dict) or not isinstance(config, dict | None):
+    sections = [*config.values()] if isinstance(config, dict) else [] if config is None else [config]
+    if not all(isinstance(part, dict) for part in (content["model"], *sections)):
         raise UserError(f"{path} says it is {FORMAT} but its model or config is no dict; expected what mgd writes")
     if not isinstance(arch, Mapping) or not isinstance(arch.get("backbone"), str) or "num_classes" not in arch:
         raise UserError(f"{path} has no architecture that mgd wrote in it: backbone and num_classes, found {arch!r}")
@@ -156,6 +169,8 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
             f"{path} names the backbone {arch['backbone']!r}, which leads elsewhere; a file may name one of mgd's "
             "backbones or timm:<name> alone"
         )
+    if classes is not None and not (isinstance(classes, list | tuple) and len(classes) == arch["num_classes"]):
+        raise UserError(f"{path} has the classes {classes!r} for a network of {arch['num_classes']}; save it again")
     known = {"format", "arch", "classes", "config", "model", "iteration", "total"}
     return Recognised(
         # Older files do not tell the statistics: every network had ImageNet's.

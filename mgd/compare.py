@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mgd.checkpoint import recognise
-from mgd.config import Experiment, from_dict
+from mgd.checkpoint import config_of, recognise
+from mgd.config import Experiment
 from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
 from mgd.data.samples import ValidationSamples
@@ -58,7 +58,8 @@ def compare(
         found = recognise(read(path), path)
         networks[name] = student_in(found, path, device, classes=classes.names)
         check_network(networks[name], config.model, overrides, path)
-        configs[name] = config if found.config is None else _as_trained(config, from_dict(found.config), overrides)
+        own = config_of(found, path)
+        configs[name] = config if own is None else _as_trained(config, own, overrides)
     samples = {n: ValidationSamples(items, own, len(classes)) for n, own in configs.items()}
     rows = []
     for index in np.linspace(0, len(items) - 1, min(images, len(items))).round().astype(int):

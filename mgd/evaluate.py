@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.checkpoint import network_of, recognise
-from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
+from mgd.checkpoint import config_of, network_of, recognise
+from mgd.config import Evaluate, Experiment, Model, load, override
 from mgd.data.classes import Classes
 from mgd.data.items import Item
 from mgd.data.loaders import make_loader
@@ -180,10 +180,8 @@ def open_target(
     if file is not None:
         raise UserError(f"{target} is a checkpoint, {file} another: name one of the two, or an experiment's config")
     found = recognise(read(checkpoint), checkpoint)
-    if found.config is not None:
-        config = from_dict(found.config)
-    else:
-        config = experiment_for(found.arch["backbone"], found.arch["num_classes"], checkpoint)
+    own = config_of(found, checkpoint)
+    config = own or experiment_for(found.arch["backbone"], found.arch["num_classes"], checkpoint)
     config, network = override(config, overrides), network_of(found, checkpoint).eval()
     check_network(network, config.model, overrides, checkpoint)
     return config, network, checkpoint
