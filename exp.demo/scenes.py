@@ -25,9 +25,8 @@ from scenery import (
 )
 
 from mgd.data.classes import write_classes
-from mgd.data.prepare.jobs import write_label, write_lines
 from mgd.errors import UserError
-from mgd.files import write_bytes, write_json
+from mgd.files import write_bytes, write_json, write_lines, write_png
 
 SPLITS = ("train_aug", "val")
 PREFIX = "scene_"
@@ -127,7 +126,7 @@ def generate_scenes(
             image, label = draw_scene(np.random.default_rng([seed, number, index]), height, width)
             picture = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
             write_bytes(out / split / "image" / f"{name}.jpg", picture.tobytes())
-            write_label(out / split / "label" / f"{name}.png", label)
+            write_png(out / split / "label" / f"{name}.png", label)
         write_lines(out / f"{split}.txt", names)
     write_classes(out / "classes.csv", *zip(*CLASSES, strict=True))
     write_json(mark, wanted)

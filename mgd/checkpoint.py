@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 
+from mgd.config import Experiment, from_dict
 from mgd.errors import UserError
 from mgd.files import atomic
 from mgd.models.backbones import canonical_name, recognise_backbone
@@ -30,7 +31,6 @@ class Recognised:
     Attributes:
         arch: arguments of `build_model`.
         state: tensors under our names.
-        origin: "mgd" or "official".
         renamed: how many tensors lost a prefix.
         unused: names in the file that this network does not use.
         classes: class names, when the file tells.
@@ -41,7 +41,6 @@ class Recognised:
 
     arch: dict[str, Any]
     state: State
-    origin: str
     renamed: int = 0
     unused: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
@@ -125,6 +124,17 @@ def network_of(found: Recognised, path: str | Path) -> SegmentationNetwork:
     return network
 
 
+def config_of(found: Recognised, path: str | Path) -> Experiment | None:
+    """The experiment that a file tells; None where it does not. Raises UserError where this version cannot read it."""
+    if found.config is None:
+        return None
+    try:
+        return from_dict(found.config)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, UserError) else repr(error)
+        raise UserError(f"{path} has a config that cannot be read: {reason}; use the mgd that wrote it") from error
+
+
 def check_fit(state: State, expected: State, path: str | Path, what: str) -> None:
     """Raise UserError where names or shapes of `state` and `expected` differ, naming the first tensors that do."""
     problems = {
@@ -149,7 +159,8 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
     if not content.keys() >= {"arch", "model"}:
         raise UserError(f"{path} says it is {FORMAT} but lacks arch or model; expected a file that mgd wrote")
     arch, classes, config = (content.get(key) for key in ("arch", "classes", "config"))
-    if not isinstance(content["model"], dict) or not isinstance(config, dict | None):
+    sections = [*config.values()] if isinstance(config, dict) else [] if config is None else [config]
+    if not all(isinstance(part, dict) for part in (content["model"], *sections)):
         raise UserError(f"{path} says it is {FORMAT} but its model or config is no dict; expected what mgd writes")
     if not isinstance(arch, Mapping) or not isinstance(arch.get("backbone"), str) or "num_classes" not in arch:
         raise UserError(f"{path} has no architecture that mgd wrote in it: backbone and num_classes, found {arch!r}")
@@ -158,12 +169,13 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
             f"{path} names the backbone {arch['backbone']!r}, which leads elsewhere; a file may name one of mgd's "
             "backbones or timm:<name> alone"
         )
+    if classes is not None and not (isinstance(classes, list | tuple) and len(classes) == arch["num_classes"]):
+        raise UserError(f"{path} has the classes {classes!r} for a network of {arch['num_classes']}; save it again")
     known = {"format", "arch", "classes", "config", "model", "iteration", "total"}
     return Recognised(
         # Older files do not tell the statistics: every network had ImageNet's.
         arch={"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **arch},
         state=dict(content["model"]),
-        origin="mgd",
         classes=None if classes is None else tuple(classes),
         config=config,
         progress=(content["iteration"], content["total"]) if "iteration" in content else None,
@@ -181,7 +193,6 @@ def _recognise_official(content: Any, path: str | Path, network: str) -> Recogni
     return Recognised(
         arch=_recognise_arch(state, path),
         state=state,
-        origin="official",
         renamed=sum(name not in raw for name in state),
         unused=(*chosen.others, *heads),
         extra={"unused": heads} if heads else {},

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mgd.checkpoint import recognise
-from mgd.config import Experiment, from_dict
+from mgd.checkpoint import config_of, recognise
+from mgd.config import Experiment
 from mgd.data.classes import read_classes
 from mgd.data.datasets import open_val
 from mgd.data.samples import ValidationSamples
@@ -18,8 +18,9 @@ from mgd.evaluate import check_network, evaluate
 from mgd.files import write_png
 from mgd.infer import predict_labels
 from mgd.metrics import iou_per_class
+from mgd.models.network import SegmentationNetwork
 from mgd.scores import Report
-from mgd.student import load_student
+from mgd.student import student_in
 from mgd.weights import read
 
 WIDTH = 320  # of a picture in the comparison, in pixels
@@ -51,17 +52,20 @@ def compare(
     """
     root = Path(config.data.root)
     classes, items = read_classes(config.data.classes, root), open_val(config.data)
-    networks = {n: load_student(path, device, classes=classes.names) for n, path in checkpoints.items()}
-    for name, network in networks.items():
-        check_network(network, config.model, overrides, checkpoints[name])
-    configs = {n: _as_trained(config, path, overrides) for n, path in checkpoints.items()}
+    networks: dict[str, SegmentationNetwork] = {}
+    configs: dict[str, Experiment] = {}
+    for name, path in checkpoints.items():
+        found = recognise(read(path), path)
+        networks[name] = student_in(found, path, device, classes=classes.names)
+        check_network(networks[name], config.model, overrides, path)
+        own = config_of(found, path)
+        configs[name] = config if own is None else _as_trained(config, own, overrides)
     samples = {n: ValidationSamples(items, own, len(classes)) for n, own in configs.items()}
     rows = []
     for index in np.linspace(0, len(items) - 1, min(images, len(items))).round().astype(int):
         maps = []
         for n, network in networks.items():
-            sample, how = samples[n][int(index)], configs[n].evaluate
-            how = replace(how, crop_size=how.crop_size or configs[n].data.crop_size)
+            sample, how = samples[n][int(index)], configs[n].scoring
             image, label = sample["image"], sample["label"]
             maps.append(predict_labels(network, image.to(device), how, size=(label.shape[0], label.shape[1])).cpu())
         rows.append([panel(one, width=WIDTH) for one in panels(image, [label, *maps], classes)])
@@ -69,15 +73,11 @@ def compare(
     return {n: evaluate(net, items, classes, configs[n], device, progress=n) for n, net in networks.items()}
 
 
-def _as_trained(config: Experiment, path: Path, overrides: Sequence[str]) -> Experiment:
-    """`config` with the photos' size and the windows of the run that left `path`, as far as nothing overrides them."""
-    found, changed = recognise(read(path), path).config, {text.partition("=")[0] for text in overrides}
-    if found is None:
-        return config
-    own = from_dict(found).data
-    short_side = config.data.short_side if "data.short_side" in changed else own.short_side
-    crop_size = config.data.crop_size if "data.crop_size" in changed else own.crop_size
-    return replace(config, data=replace(config.data, short_side=short_side, crop_size=crop_size))
+def _as_trained(config: Experiment, own: Experiment, overrides: Sequence[str]) -> Experiment:
+    """`config` with the photos' size and the windows of a network's `own`, as far as nothing overrides them."""
+    changed = {text.partition("=")[0] for text in overrides}
+    sizes = {key: getattr(own.data, key) for key in ("short_side", "crop_size") if f"data.{key}" not in changed}
+    return replace(config, data=replace(config.data, **sizes))
 
 
 def comparison_table(reports: Mapping[str, Report]) -> str:

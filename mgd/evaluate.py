@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.checkpoint import network_of, recognise
-from mgd.config import Evaluate, Experiment, Model, from_dict, load, override
+from mgd.checkpoint import config_of, network_of, recognise
+from mgd.config import Evaluate, Experiment, Model, load, override
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item
+from mgd.data.items import Item
 from mgd.data.loaders import make_loader
 from mgd.data.samples import ValidationSamples
 from mgd.draw import panels
@@ -34,19 +33,6 @@ from mgd.student import load_student
 from mgd.weights import checkpoint_file, read
 
 log = logging.getLogger(__name__)
-
-
-class EveryNth(torch.utils.data.Sampler[int]):
-    """The indices rank, rank + world, ...: every image counts once, for any number of processes."""
-
-    def __init__(self, count: int, rank: int, world: int) -> None:
-        self.indices = range(rank, count, world)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
 
 def evaluate(
@@ -77,10 +63,10 @@ def evaluate(
         UserError: an image or label cannot be read or does not fit into memory, scores that are not finite, or
             `evaluate.exclude` names no class.
     """
-    how = replace(config.evaluate, crop_size=config.evaluate.crop_size or config.data.crop_size)
+    how = config.scoring
     check_excluded(how.exclude, classes)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    samples, share = ValidationSamples(items, config, len(classes)), EveryNth(len(items), rank, world)
+    samples, share = ValidationSamples(items, config, len(classes)), range(rank, len(items), world)
     loaded = iter(make_loader(samples, share, workers=config.data.workers, device=device, batched=False))
     counts = Counts(len(classes), device, boundary="boundary_iou" in how.metrics, per_image=per_image)
     fast = for_inference(network)
@@ -178,7 +164,8 @@ def open_target(
         file: the checkpoint to take instead of the config's own.
 
     Raises:
-        UserError: no such file, no network in it, or an override that asks for another network than the file's.
+        UserError: no such file, no network in it, `file` beside a checkpoint, or an override that asks for another
+            network than the file's.
     """
     checkpoint = checkpoint_file(target)
     if Path(target).suffix == ".py" or Path(target, "config.py").is_file() or checkpoint.is_dir():
@@ -190,15 +177,14 @@ def open_target(
         network = load_student(file)
         check_network(network, config.model, overrides, file)
         return config, network, file
-    file = checkpoint
-    found = recognise(read(file), file)
-    if found.config is not None:
-        config = from_dict(found.config)
-    else:
-        config = experiment_for(found.arch["backbone"], found.arch["num_classes"], file)
-    config, network = override(config, overrides), network_of(found, file).eval()
-    check_network(network, config.model, overrides, file)
-    return config, network, file
+    if file is not None:
+        raise UserError(f"{target} is a checkpoint, {file} another: name one of the two, or an experiment's config")
+    found = recognise(read(checkpoint), checkpoint)
+    own = config_of(found, checkpoint)
+    config = own or experiment_for(found.arch["backbone"], found.arch["num_classes"], checkpoint)
+    config, network = override(config, overrides), network_of(found, checkpoint).eval()
+    check_network(network, config.model, overrides, checkpoint)
+    return config, network, checkpoint
 
 
 def check_network(network: SegmentationNetwork, asked: Model, overrides: Sequence[str], file: Path) -> None:

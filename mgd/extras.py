@@ -6,12 +6,11 @@ from typing import Any
 from mgd.errors import UserError
 
 
-def need(module: str, *, extra: str = "", package: str = "") -> Any:
+def need(module: str, *, extra: str = "") -> Any:
     """Import an optional module.
 
     Args:
-        extra: of this project, which brings it.
-        package: what to install where no extra does.
+        extra: of this project, which brings it; "": its own package does.
 
     Raises:
         UserError: it is not installed; with the pip command.
@@ -19,6 +18,6 @@ def need(module: str, *, extra: str = "", package: str = "") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        what = f"'mgd[{extra}]'" if extra else package or module
-        name = package or module.partition(".")[0]
+        name = module.partition(".")[0]
+        what = f"'mgd[{extra}]'" if extra else name
         raise UserError(f"{name} is not installed ({error}): pip install {what}") from error

@@ -1,8 +1,10 @@
 """Files: text that is read, and writing so that what was there stays whole until the new content is."""
 
 import codecs
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import math
@@ -10,7 +12,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -177,6 +179,18 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a list, one entry a line, atomically."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV, the header among them."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, atomically; null for a number that is not finite, for which JSON has no word."""
     write_bytes(path, json_bytes(content))
@@ -208,8 +222,8 @@ def below(folder: Path, name: str, suffix: str) -> Path:
     return path
 
 
-def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Write RGB uint8 (H,W,3) as PNG, atomically."""
-    done, encoded = cv2.imencode(".png", rgb[..., ::-1])
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 as PNG, RGB (H,W,3) or one channel (H,W) such as a label map, atomically."""
+    done, encoded = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     assert done
     write_bytes(path, encoded.tobytes())

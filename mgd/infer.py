@@ -97,7 +97,7 @@ def _bands(network: NormalisingNetwork, image: Tensor, how: Evaluate, size: Size
     scales: list[Rows] = []
     for scale in how.scales:
         scaled = resize_photo(image, scale)
-        scores: Rows = _Windows(network, scaled, how) if how.mode == "slide" else _Whole(network, scaled, how)
+        scores = _Windows(network, scaled, how) if how.mode == "slide" else _whole(network, scaled, how)
         scales.append(scores if scores.size == (height, width) else Resized(scores, (height, width)))
     start, rows = 0, 1
     while start < height:
@@ -140,18 +140,12 @@ def _forward(network: NormalisingNetwork, pixels: Tensor, how: Evaluate, *, coar
         return scores + logits(pixels.flip(-1)).flip(-1) if how.flip else scores
 
 
-class _Whole:
+def _whole(network: NormalisingNetwork, image: Tensor, how: Evaluate) -> Rows:
     """The whole image in one forward pass; a DeepLabV3+ keeps its logits at stride 4 and upsamples rows as asked."""
-
-    def __init__(self, network: NormalisingNetwork, image: Tensor, how: Evaluate) -> None:
-        self.size = (image.shape[-2], image.shape[-1])
-        # Where the backbone's images are padded, its logits are larger than theirs.
-        coarse = isinstance(network, SegmentationNetwork) and network.backbone.multiple == 1
-        self._scores = _forward(network, network.normalise(image[None]), how, coarse=coarse)[0]
-        self._fine = Resized(_Given(self._scores), self.size, align_corners=True) if coarse else None
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self._scores[:, start:stop] if self._fine is None else self._fine.rows(start, stop)
+    # Where the backbone's images are padded, its logits are larger than theirs.
+    coarse = isinstance(network, SegmentationNetwork) and network.backbone.multiple == 1
+    scores = _Given(_forward(network, network.normalise(image[None]), how, coarse=coarse)[0])
+    return Resized(scores, (image.shape[-2], image.shape[-1]), align_corners=True) if coarse else scores
 
 
 class _Given:

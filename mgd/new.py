@@ -15,7 +15,8 @@ import torch
 
 from mgd.config import Data
 from mgd.data.classes import read_classes
-from mgd.data.datasets import Item, Splits, load_pair, open_splits
+from mgd.data.datasets import Splits, load_pair, open_splits
+from mgd.data.items import Item
 from mgd.errors import UserError
 from mgd.files import write_text
 from mgd.parallel import in_order

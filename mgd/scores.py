@@ -1,7 +1,5 @@
 """What an evaluation found: scores of each class and image, as a table, JSON and CSV."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from torch import Tensor
 from mgd.config import completed
 from mgd.data.classes import Classes
 from mgd.errors import UserError
-from mgd.files import write_json, write_text
+from mgd.files import csv_text, write_json, write_text
 from mgd.metrics import boundary_iou_per_class, dice_per_class, iou_per_class, pixel_accuracy
 
 # Settings that change a score. Where the data lie is none of them.
@@ -85,7 +83,7 @@ class Report:
         width = max(len(name) for name, *_ in (*rows, *ends))
         lines = [_line(width, *row) for row in rows]
         lines += ["-" * (width + 10 * len(self.metrics)), *(_line(width, *row) for row in ends)]
-        if len(self.metrics) > 1 or self.metrics != ("iou",):
+        if self.metrics != ("iou",):
             heads = "".join(f"  {TITLES[metric].replace('boundary', 'bd.'):>8}" for metric in self.metrics)
             lines.insert(0, " " * width + heads)
         return "\n".join(lines)
@@ -111,13 +109,11 @@ class Report:
 
     def images_csv(self) -> str:
         """One row an image: name, mIoU, pixel accuracy, IoU of each class in percent; empty where there is none."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "mIoU", "pixel accuracy", *self.classes.names])
+        rows = [["image", "mIoU", "pixel accuracy", *self.classes.names]]
         for one in self.per_image:
             values = (self._mean(one.iou, self.excluded), one.pixel_accuracy, *one.iou)
-            writer.writerow([one.name, *("" if math.isnan(v) else f"{100 * v:.2f}" for v in values)])
-        return text.getvalue()
+            rows.append([one.name, *("" if math.isnan(v) else f"{100 * v:.2f}" for v in values)])
+        return csv_text(rows)
 
     def write(self, folder: Path, name: str, **facts: Any) -> None:
         """Write <name>.txt, with scores of images <name>-images.csv, and last <name>.json, with `facts` in it."""

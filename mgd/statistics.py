@@ -73,9 +73,7 @@ def ious(confusion: np.ndarray) -> np.ndarray:
     return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
 
 
-def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, *, counted: np.ndarray | None = None, seed: int = 0
-) -> list[Difference]:
+def paired_bootstrap(first: np.ndarray, second: np.ndarray, *, counted: np.ndarray | None = None) -> list[Difference]:
     """Second minus first, 0..1, of every class's IoU and, last, of mIoU; NaN for a class that never occurs.
 
     Images are drawn with replacement, the same ones for both networks, and the scores of the drawn set compared.
@@ -86,7 +84,7 @@ def paired_bootstrap(
     """
     count, classes = first.shape[:2]
     counted = np.ones(classes, bool) if counted is None else counted
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     sums = [(weights @ one.reshape(count, -1)).reshape(-1, classes, classes) for one in (first, second)]
     drawn = [_scores(one, counted) for one in sums]
     whole = [_scores(one.sum(0)[None], counted)[0] for one in (first, second)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mgd.checkpoint import network_of, recognise
+from mgd.checkpoint import Recognised, network_of, recognise
 from mgd.errors import UserError, first_few
 from mgd.models.network import SegmentationNetwork
 from mgd.weights import read
@@ -33,7 +33,18 @@ def load_student(
     Raises:
         UserError: missing, truncated, no checkpoint, code in it, unknown architecture, other class count or names.
     """
-    found = recognise(read(path), path)
+    return student_in(recognise(read(path), path), path, device, num_classes=num_classes, classes=classes)
+
+
+def student_in(
+    found: Recognised,
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    num_classes: int = 0,
+    classes: Sequence[str] = (),
+) -> SegmentationNetwork:
+    """As `load_student`, of what was found in a file that has been read."""
     if (count := num_classes or len(classes)) and found.arch["num_classes"] != count:
         own = found.arch["num_classes"]
         raise UserError(f"{path} was trained for {own} classes, the data set has {count}; use another checkpoint")

@@ -15,8 +15,11 @@ from official import State, sentence, teacher_file, write
 
 import mgd
 from mgd.checkpoint import save
+from mgd.config import Data, Experiment, Model, Supervised, to_dict
 from mgd.convert import convert
+from mgd.deploy.source import open_source
 from mgd.errors import UserError
+from mgd.evaluate import open_target
 from mgd.models import build_model
 
 
@@ -175,3 +178,28 @@ def test_what_is_no_dict_in_a_file_of_ours_is_one_sentence(part: str, tmp_path: 
     torch.save(torch.load(tmp_path / "n.pt", weights_only=True) | {part: "text"}, tmp_path / "n.pt")
     with pytest.raises(UserError, match=r"n\.pt says it is mgd-1 but its model or config is no dict"):
         mgd.load_student(tmp_path / "n.pt")
+
+
+CONFIG = to_dict(Experiment(data=Data(root=""), model=Model(backbone="resnet18"), method=Supervised()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"config": {}}, "has a config that cannot be read: KeyError"),
+        ({"config": CONFIG | {"method": {}}}, "has a config that cannot be read: KeyError"),
+        ({"config": CONFIG | {"data": {}}}, "has a config that cannot be read: TypeError.*root"),
+        ({"config": CONFIG | {"more": {}}}, "has a config that cannot be read: more is not a section"),
+        ({"config": CONFIG | {"data": 3}}, "its model or config is no dict"),
+        ({"classes": ("a", "b")}, r"has the classes \('a', 'b'\) for a network of 3; save it again"),
+        ({"classes": 3}, "has the classes 3 for a network of 3; save it again"),
+    ],
+)
+def test_a_config_or_classes_that_are_not_what_mgd_writes_are_one_sentence(
+    changed: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    save(tmp_path / "n.pt", build_model("timm:test_resnet", 3, channels=16))
+    torch.save(torch.load(tmp_path / "n.pt", weights_only=True) | changed, tmp_path / "n.pt")
+    for opened in (open_source, open_target):
+        with pytest.raises(UserError, match=rf"n\.pt .*{words}"):
+            opened(tmp_path / "n.pt")

@@ -282,6 +282,21 @@ def test_what_was_predicted_into_the_folder_of_the_photos_is_no_photo_the_next_t
     assert found == ["a.png", "color/a.png", "label/a.png"]
 
 
+def test_label_maps_that_lie_beside_the_photos_of_a_folder_are_not_predicted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(run / "last.pt", weights_only=True)
+    content["config"]["data"]["label_pattern"] = "{stem}_mask.png"
+    torch.save(content, tmp_path / "trained_on_masks.pt")
+    for name in ("a.png", "a_mask.png"):
+        write_image(tmp_path / "photos" / name, np.full((37, 53, 3), 90, np.uint8))
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "trained_on_masks.pt"), str(tmp_path / "photos"), "--write", "label"]
+    assert main(["predict", *arguments, "--out", str(out)]) == 0
+    assert [file.name for file in out.rglob("*.png")] == ["a.png"]
+    assert "1 images, " in capsys.readouterr().out
+
+
 # Export and verify
 
 
@@ -436,6 +451,7 @@ def test_a_dynamic_file_takes_photos_of_any_size(run: Path, tmp_path: Path) -> N
         (["--format", "torchscript"], "records one size"),
         (["--format", "web", "--runtime", "nowhere"], "npm install onnxruntime-web"),
         (["--format", "pt2", "--int8", "photos"], "leave out --format pt2"),
+        (["--format", "hub", "--int8", "photos"], "leave out --format hub"),
         (["--format", "litert"], "records one size"),
         (["--format", "litert", "--size", "48x64", "--short-side", "40"], "--short-side 0 to segment them as they are"),
         (["--format", "pt2", "--out", "x.onnx"], "--format pt2 writes .pt2 files; name it x.pt2"),
@@ -645,6 +661,18 @@ def test_rows_of_a_benchmark_have_their_own_names_and_mious(
 
 def test_a_benchmark_without_an_exported_file_is_a_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has no card" in refused(capsys, "benchmark", run / "last.pt")
+
+
+@needs_export
+def test_a_benchmark_of_a_file_without_what_belongs_beside_it_is_a_sentence(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for card in ("{", "[]", '{"format": "mgd-card-0"}'):
+        copied.with_name("student.onnx.json").write_text(card)
+        assert "student.onnx.json is not a card that this version writes" in refused(capsys, "benchmark", copied)
+    copied.with_name("student.onnx.json").write_text('{"format": "mgd-card-1"}')
+    copied.with_name("student.onnx.npz").unlink()
+    assert "student.onnx.npz does not exist; put it back beside" in refused(capsys, "benchmark", copied)
 
 
 def test_bootstrap_tells_a_clear_difference_and_none() -> None:

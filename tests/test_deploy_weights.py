@@ -1,6 +1,8 @@
 """Test weights that leave as safetensors, and the folder for the Hugging Face Hub. No test needs a network."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,14 @@ from safetensors.torch import load_file, save_file
 
 import mgd
 from mgd.__main__ import main
+from mgd.config import MGD
 from mgd.deploy.benchmark import benchmark
+from mgd.deploy.profile import open_network
 from mgd.deploy.source import open_source
 from mgd.errors import UserError
 from mgd.evaluate import open_target
 from mgd.objectives import find_teacher
+from mgd.report.runs import Run, teachers_of, with_teachers
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -86,6 +91,19 @@ def test_a_hub_folder_is_a_checkpoint_to_every_command(run: Path, hub: Path, tmp
     (hub / "config.py").unlink()
     rows = benchmark([hub, tmp_path / "x.torchscript"], threads=(1,), runs=1)
     assert [row.name for row in rows] == ["model.safetensors (PyTorch)", "x.torchscript"]
+
+
+def test_a_hub_folder_is_told_of_as_its_file_is(run: Path, hub: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(hub, tmp_path / "hub")
+    (copied / "evaluation").mkdir()
+    (copied / "evaluation/model.json").write_text(json.dumps({"miou": 0.5}))
+    assert open_network(str(copied), 21)[1] == 0.5
+    source = open_source(run / "last.pt")
+    assert source.config is not None
+    taught = replace(source, config=replace(source.config, method=MGD(deep_teacher=("gone.pt", str(copied)))))
+    student = Run("student", run / "last.pt", taught, "", [], {})
+    assert teachers_of(student) == {"T_D": copied / "model.safetensors"}
+    assert [one.name for one in with_teachers([student])] == ["student's T_D", "student"]
 
 
 def test_a_model_card_tells_score_classes_and_the_command(run: Path, hub: Path) -> None:

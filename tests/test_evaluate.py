@@ -22,7 +22,7 @@ from mgd.data.classes import Classes, read_classes
 from mgd.data.datasets import open_val
 from mgd.deploy.profile import evaluated_miou
 from mgd.errors import UserError
-from mgd.evaluate import EveryNth, Report, evaluate
+from mgd.evaluate import Report, evaluate
 from mgd.models import build_model
 from mgd.models.folding import SEEN
 from mgd.models.normalise import NormalisingNetwork
@@ -116,14 +116,6 @@ def test_labels_are_scored_in_their_own_size_when_photos_shrink(config: Experime
     report = evaluate(NearestColour(), open_val(small.data), CLASSES, small, CPU)
     whole = evaluate(NearestColour(), open_val(config.data), CLASSES, config, CPU)
     assert torch.equal(report.confusion.sum(dim=1), whole.confusion.sum(dim=1))
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("count", [0, 1, 5, 8])
-def test_processes_share_the_images_and_each_counts_once(count: int, world: int) -> None:
-    samplers = [EveryNth(count, rank, world) for rank in range(world)]
-    assert sorted(index for sampler in samplers for index in sampler) == list(range(count))
-    assert max(map(len, samplers)) - min(map(len, samplers)) <= 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -297,6 +289,14 @@ def test_a_network_for_other_classes_is_refused_everywhere(
         )
     save(file, build_model("timm:test_resnet", 4, channels=16), classes=CLASSES.names)
     assert main(["evaluate", str(path), "--checkpoint", str(file)]) == 0
+
+
+def test_of_two_checkpoints_none_is_scored_in_the_others_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (write_network(tmp_path / f"{name}.pt", num_classes=4) for name in "ab")
+    assert main(["evaluate", str(one), "--checkpoint", str(other)]) == 2
+    assert f"{one} is a checkpoint, {other} another: name one of the two" in capsys.readouterr().err
 
 
 def test_labels_that_are_ignored_everywhere_are_no_silent_success(

@@ -52,6 +52,14 @@ def test_a_batch_that_does_not_divide_among_the_processes_is_refused(config: Exp
         list(fit(config, CPU, processes=3, limit=1.0))
 
 
+@pytest.mark.parametrize("option", [("--processes", "0"), ("--memory", "0")])
+def test_nothing_to_fit_into_is_refused(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
+) -> None:
+    assert main(["fit", str(write_config(tmp_path, small_scenes)), *option]) == 2
+    assert "--processes and --memory must be greater than 0" in capsys.readouterr().err
+
+
 def test_the_advice_keeps_the_batch_and_tells_how_long_the_run_takes(config: Experiment) -> None:
     trials = [Trial(2, 4, 1.0, 4.0), Trial(4, 2, 2.0, 3.0), Trial(8, 1, 4.0, 2.0)]
     told = advice(config, trials, CPU, processes=1, limit=3.0)

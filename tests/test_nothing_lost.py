@@ -295,11 +295,11 @@ def test_two_processes_do_not_train_into_one_folder(
         other.kill()
     said: list[str] = []
 
-    def describe(self: loop.Trainer) -> None:
+    def describe(*_: object, **__: object) -> None:
         with holder(run) as other:
             said.append(other.communicate("\n")[1])
 
-    monkeypatch.setattr(loop.Trainer, "_describe", describe)
+    monkeypatch.setattr(loop, "describe", describe)
     assert main(command) == 0  # however the other one ended
     assert "BlockingIOError" in said[0]
     with holder(run) as other:

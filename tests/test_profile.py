@@ -112,6 +112,7 @@ def test_a_backbone_an_experiment_and_a_checkpoint_are_profiled(tmp_path, capsys
         (["resnet18/pspnet"], "model.head='pspnet' is unknown"),
         (["resnet18/separable/half"], "must be BACKBONE/HEAD/OUTPUT_STRIDE"),
         (["no.pt"], "no.pt is no experiment and no checkpoint"),
+        (["timm:test_resnet", "model.head=lraspp"], "model.head=lraspp: timm:test_resnet is no experiment"),
         (["timm:test_resnet", "--modes", "fast"], "fast is no way to run a network"),
         (["timm:test_resnet", "--seconds", "0", "--plot", "x.png"], "no network has a score"),
         (["timm:test_resnet", "--size", "0"], "--size must be 1 or more"),

@@ -13,8 +13,9 @@ from mgd.check.findings import Finding
 from mgd.check.labels import count_values, ignored_values, judge
 from mgd.config import Data
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item, Splits, load_pair
+from mgd.data.datasets import Splits, load_pair
 from mgd.data.images import read_indices, read_palette
+from mgd.data.items import Item
 from mgd.data.transforms import shrink
 from mgd.errors import SHOWN, UserError, first_few
 from mgd.metrics import IGNORE_INDEX

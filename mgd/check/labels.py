@@ -7,8 +7,9 @@ import numpy as np
 from mgd.check.findings import Finding
 from mgd.config import Data
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item, Splits
+from mgd.data.datasets import Splits
 from mgd.data.images import read_indices
+from mgd.data.items import Item
 from mgd.data.label_map import value_table, with_ignored
 from mgd.errors import UserError, first_few
 from mgd.metrics import IGNORE_INDEX

@@ -14,7 +14,8 @@ from torch import nn
 
 from mgd.check.findings import Finding, Level
 from mgd.config import CPS, MGD, Experiment, MeanTeacher, Taught, UniMatch
-from mgd.data.datasets import Item, Splits
+from mgd.data.datasets import Splits
+from mgd.data.items import Item
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
 from mgd.data.pack import find_pack
 from mgd.errors import UserError
@@ -144,7 +145,7 @@ def memory(config: Experiment, model: SegmentationNetwork, frozen: list[Segmenta
         (_passing(teacher, 3 * images, crop, crop) for teacher in frozen), default=0
     )
     needed += cached if config.data.cache else 0
-    there = torch.cuda.mem_get_info()[1] if gpus else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = _memory(on_gpu=bool(gpus))
     text = (
         f"about {needed / GIB:.1f} GiB for {'a process' if processes == 1 else f'each of {processes} processes'} with "
         f"{images} images of {crop} pixels, in fp32 and besides PyTorch; {there / GIB:.1f} there"
@@ -152,6 +153,11 @@ def memory(config: Experiment, model: SegmentationNetwork, frozen: list[Segmenta
     if needed > there:
         return Finding("warning", "memory", f"{text}; use train.accumulate, or a smaller data.crop_size or batch")
     return Finding("ok", "memory", text)
+
+
+def _memory(*, on_gpu: bool) -> int:
+    """Bytes that a GPU has, or the machine."""
+    return torch.cuda.mem_get_info()[1] if on_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _averages(config: Experiment) -> int:
@@ -182,9 +188,9 @@ def evaluation_memory(config: Experiment, model: SegmentationNetwork, size: tupl
     of a forward pass of a window (on a GPU of `evaluate.window_batch`; of the whole image in whole-image mode), in
     fp32. Not counted: PyTorch itself (0.7 GiB on a CPU) and a network's weights.
     """
-    how, scale = config.evaluate, max(config.evaluate.scales)
+    how = config.scoring
+    crop, scale = how.crop_size, max(how.scales)
     on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
-    crop = how.crop_size or config.data.crop_size
     height, width = (max(1, round(side * scale)) for side in size)
     photos = 3 * (size[0] * size[1] + height * width) + 2 * size[0] * size[1]  # with the label and what is predicted
     if how.mode == "whole":
@@ -193,7 +199,7 @@ def evaluation_memory(config: Experiment, model: SegmentationNetwork, size: tupl
         rows = min(crop, height) * max(crop, width)
         windows = windows_at_once(how, torch.device("cuda" if on_gpu else "cpu"))
         needed = photos + 2 * 4 * model.num_classes * rows + _passing(model, windows, crop, crop)
-    there = torch.cuda.mem_get_info()[1] if on_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = _memory(on_gpu=on_gpu)
     text = (
         f"about {needed / GIB:.1f} GiB to score a validation image of {size[1]}x{size[0]} ({how.mode}), besides "
         f"PyTorch; {there / GIB:.1f} there"

@@ -20,8 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    import torch
-
     from mgd.compare import compare, comparison_table
     from mgd.engine.distributed import pick_device
     from mgd.evaluate import open_target
@@ -30,11 +28,11 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--images {options.images} must be 1 or more")
     files, overrides = tell_apart([*options.checkpoints, *options.overrides])
     config, _, _ = open_target(next(iter(files.values())), overrides)
-    device = pick_device(config.run.device, 0, torch.cuda.device_count())
+    device = pick_device(config.run.device)
     reports = compare(files, config, device, out=options.out, images=options.images, overrides=overrides)
     if options.json:
-        facts = {name: {"checkpoint": str(files[name])} for name in reports}
-        write_json(options.json, {name: facts[name] | report.to_dict() for name, report in reports.items()})
+        told = {name: {"checkpoint": str(files[name]), **report.to_dict()} for name, report in reports.items()}
+        write_json(options.json, told)
     print(comparison_table(reports))
     print(f"picture: {options.out.absolute()}")
 

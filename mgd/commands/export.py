@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.int8 is not None and options.kind not in ("onnx", "web"):
+        raise UserError(f"--int8 is ONNX Runtime's and makes ONNX files; leave out --format {options.kind}")
     if options.kind in ("safetensors", "hub"):
         _write_weights(options)
     else:

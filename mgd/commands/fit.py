@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> None:
     config = load(options.config, options.overrides)
     gpus = torch.cuda.device_count()
     device = pick_device(config.run.device, 0, gpus)
-    processes = options.processes or max(1, gpus if device.type == "cuda" else 1)
+    usual = gpus if device.type == "cuda" else 1
+    processes = usual if options.processes is None else options.processes
     if processes < 1 or (options.memory is not None and options.memory <= 0):
         raise UserError("--processes and --memory must be greater than 0")
     limit = memory_limit(device, processes, options.memory)

@@ -28,8 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns 1 when something could not be read, else 0."""
-    import torch
-
     from mgd.deploy.media import find_media, without_results
     from mgd.deploy.predict import KINDS, TOOLS, Job, predict_media
     from mgd.deploy.source import open_source
@@ -40,12 +38,12 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--write {unknown[0]} is unknown; use some of {','.join((*KINDS, *TOOLS))}")
     if options.batch < 1 or options.frames < 0:
         raise UserError("--batch must be 1 or more, --frames 0 or more")
-    everything = find_media(options.paths)
+    source = open_source(options.checkpoint)
+    everything = find_media(options.paths, label_pattern=source.label_pattern)
     media = without_results(everything, [options.out / kind for kind in (*KINDS, *TOOLS)])
     if not media:
         raise UserError(f"all that is named lies below {options.out}, where predictions go; choose another --out")
-    source = open_source(options.checkpoint)
-    device = pick_device(options.device, 0, torch.cuda.device_count())
+    device = pick_device(options.device)
     job = Job(out=options.out, kinds=kinds, slide=options.slide, batch=options.batch, frames=options.frames)
     missed = _missed(options.paths, options.out)
     start = time.perf_counter()

@@ -17,8 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    import torch
-
     from mgd.engine.distributed import pick_device
     from mgd.extras import need
     from mgd.files import write_json, write_text
@@ -30,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     if options.images < 1:
         raise UserError(f"--images {options.images} must be 1 or more")
     need("matplotlib", extra="report")
-    device = pick_device(options.device, 0, torch.cuda.device_count())
+    device = pick_device(options.device)
     runs = with_teachers(read_runs(options.runs))
     found = predict_all(runs, device, progress="predicting")
     scored = scores(runs, found)

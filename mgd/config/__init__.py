@@ -20,6 +20,7 @@ from mgd.config.methods import (
     Taught,
     Teach,
     UniMatch,
+    method_name,
 )
 from mgd.config.read import completed, family, fill_in, from_dict, load, override, to_dict
 from mgd.config.sections import Data, Evaluate, Model, Run, Train
@@ -48,6 +49,7 @@ __all__ = [
     "fill_in",
     "from_dict",
     "load",
+    "method_name",
     "override",
     "to_dict",
 ]

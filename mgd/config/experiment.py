@@ -1,6 +1,6 @@
 """One run: an experiment's sections together, and what must hold between their values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mgd.config.methods import CPS, MGD, MeanTeacher, Method, Taught, UniMatch
 from mgd.config.sections import Data, Evaluate, Model, Run, Train
@@ -26,6 +26,11 @@ class Experiment:
         check_types(self, "")
         check_ranges(self, "")
         _check_values(self)
+
+    @property
+    def scoring(self) -> Evaluate:
+        """`evaluate` with its window's side: the training crop where it names none."""
+        return replace(self.evaluate, crop_size=self.evaluate.crop_size or self.data.crop_size)
 
 
 def _check_values(c: Experiment) -> None:

@@ -173,3 +173,8 @@ METHODS: dict[str, type[Method]] = {
     "cwd": CWD,
     "mgd": MGD,
 }
+
+
+def method_name(method: Method) -> str:
+    """What `method=NAME` calls it."""
+    return next(name for name, kind in METHODS.items() if type(method) is kind)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd.config.experiment import Experiment
-from mgd.config.methods import METHODS, MGD, Method, Taught
+from mgd.config.methods import METHODS, MGD, Method, Taught, method_name
 from mgd.errors import UserError, first_few
 from mgd.fields import hints, parse
 
@@ -60,7 +60,7 @@ def override(config: Experiment, overrides: typing.Sequence[str]) -> Experiment:
             if kind is None:
                 raise UserError(f"method={value} is unknown; use {', '.join(METHODS)}")
             criterion = values["method"]["criterion"]
-            values["method"] = {"name": value, **_plain(kind()), "criterion": criterion}
+            values["method"] = {"name": value, **dataclasses.asdict(kind()), "criterion": criterion}
             continue
         _set(values, key, value)
     return from_dict(values)
@@ -76,9 +76,8 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 
 def to_dict(config: Experiment) -> dict[str, Any]:
     """Plain nested dict, as stored in checkpoints and `config.json`; `method.name` tells the method's type."""
-    names = {kind: name for name, kind in METHODS.items()}
-    values = _plain(config)
-    values["method"] = {"name": names[type(config.method)], **values["method"]}
+    values = dataclasses.asdict(config)
+    values["method"] = {"name": method_name(config.method), **values["method"]}
     return values
 
 
@@ -158,10 +157,6 @@ def _meant(key: str, known: Iterable[str], prefix: str) -> str:
     """The key that a mistyped one is nearest to, or all that there are."""
     near = difflib.get_close_matches(key, known, n=1)
     return f"did you mean {prefix}{near[0]}?" if near else f"use one of {', '.join(prefix + k for k in known)}"
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    return dataclasses.asdict(value)
 
 
 def _tuples(value: Any) -> Any:

@@ -30,9 +30,7 @@ class Data:
     short_side: Count = 0  # shrink photos to this short side when they are read; 0 keeps their size
     crop_size: PositiveInt = 512
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
-    partner: Literal["batch", "independent"] = (
-        "batch"  # CutMix: with the batch's neighbour, or with an image of its own
-    )
+    partner: Literal["batch", "independent"] = "batch"  # CutMix: with the batch's neighbour, or an image of its own
     strong: bool = False  # colour jitter, grey and blur on the unlabelled images that a student sees, not its teachers
     rare_classes: tuple[str, ...] = ()  # classes that crops of labelled images shall hold ...
     rare_crops: NonNegative = 0.0  # ... in this share of them at least, as far as the images have them; 0: as they come

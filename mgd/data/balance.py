@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from mgd.config import Data
-from mgd.data.datasets import Item
 from mgd.data.images import load_label
+from mgd.data.items import Item
 from mgd.data.transforms import shrink
 from mgd.errors import UserError
 from mgd.parallel import cores

@@ -11,7 +11,7 @@ import numpy as np
 
 from mgd.data.names import one_form
 from mgd.errors import UserError, first_few
-from mgd.files import read_text, write_text
+from mgd.files import csv_text, read_text, write_text
 from mgd.metrics import IGNORE_INDEX
 
 COLUMNS = ("index", "name", "red", "green", "blue")
@@ -74,11 +74,8 @@ def read_classes(name: str, root: Path) -> Classes:
 def write_classes(path: Path, names: Sequence[str], colors: Sequence[tuple[int, int, int]]) -> None:
     """Write the CSV file that `read_classes` reads. Raises UserError where two classes have one name."""
     _refuse_twins(names, path)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((i, name, *color) for i, (name, color) in enumerate(zip(names, colors, strict=True)))
-    write_text(path, text.getvalue())
+    rows = ((i, name, *color) for i, (name, color) in enumerate(zip(names, colors, strict=True)))
+    write_text(path, csv_text([COLUMNS, *rows]))
 
 
 def _rows(path: Path) -> list[list[str]]:

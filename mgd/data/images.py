@@ -163,10 +163,8 @@ def _decode(path: Path, *, upright: bool) -> tuple[ImageFile.ImageFile, int]:
         raise UserError(f"{path} holds {pages} images, expected one; write each as a file of its own", kind="format")
     if bands == 2:
         raise UserError(f"{path} has 2 bands; {_BANDS}", kind="format")
-    if multiplied and image.getchannel("A").getextrema() != (
-        255,
-        255,
-    ):  # Pillow has divided the colours by the fourth band
+    opaque = (255, 255)
+    if multiplied and image.getchannel("A").getextrema() != opaque:  # Pillow has divided colours by the fourth band
         raise UserError(f"{path} has 4 bands, the last called a premultiplied alpha; {_BANDS}", kind="format")
     return image, bits
 

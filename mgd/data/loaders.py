@@ -3,13 +3,14 @@
 import gc
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mgd.config import MGD, Experiment, UniMatch
 from mgd.data.samples import wanted_maps
@@ -32,8 +33,10 @@ def shared_bytes(config: Experiment) -> int:
     return workers * PREFETCH * train.batch_size // train.accumulate * planes * crop * crop
 
 
-def make_loader(dataset: Dataset, sampler: Sampler, *, workers: int, device: torch.device, batched: bool) -> DataLoader:
-    """A loader over `sampler`; `batched` says that it yields lists of indices.
+def make_loader(
+    dataset: Dataset, sampler: Iterable[Any], *, workers: int, device: torch.device, batched: bool
+) -> DataLoader:
+    """A loader of the indices in `sampler`; `batched` says that it yields lists of them.
 
     There are no more workers than cores that may be used: how many there are changes no sample.
     """

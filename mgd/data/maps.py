@@ -7,13 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgd.data.store import Contents, Sort, Store, StoreWriter
+from mgd.data.store import Contents, Format, Store, StoreWriter
 from mgd.data.transforms import Geometry, cut
 from mgd.errors import UserError
 from mgd.metrics import IGNORE_INDEX
 
-MAPS = Sort(
-    *("mgd-maps-1", "maps.json", "the teachers' maps", "teach", "taught", "method.teach.dir"),
+MAPS = Format(
+    version="mgd-maps-1",
+    description="maps.json",
+    holds="the teachers' maps",
+    command="teach",
+    done="taught",
+    setting="method.teach.dir",
     facts=(("place", "<u4"), ("height", "<u4"), ("width", "<u4"), ("bytes", "<u8")),
 )
 LEVEL = 1  # of zlib: label maps are mostly large areas

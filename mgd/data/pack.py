@@ -11,12 +11,17 @@ import numpy as np
 from mgd.config import Data
 from mgd.data.datasets import Splits
 from mgd.data.items import Item, Items
-from mgd.data.store import Contents, Sort, Store, photo_name, photo_names
+from mgd.data.store import Contents, Format, Store, photo_name, photo_names
 from mgd.errors import UserError, first_few
 
 log = logging.getLogger(__name__)
-PACK = Sort(
-    *("mgd-pack-1", "pack.json", "the pixels", "pack", "packed", "data.pack_dir"),
+PACK = Format(
+    version="mgd-pack-1",
+    description="pack.json",
+    holds="the pixels",
+    command="pack",
+    done="packed",
+    setting="data.pack_dir",
     facts=(
         *(("place", "<u4"), ("height", "<u4"), ("width", "<u4"), ("bytes", "<u8"), ("mtime", "<i8")),
         *(("label", "<u4"), ("label_bytes", "<u8"), ("label_mtime", "<i8")),

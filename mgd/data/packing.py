@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, SequentialSampler, Subset
+from torch.utils.data import Dataset
 
 from mgd.config import Data
 from mgd.data.datasets import Splits, hidden_truth, load_small
@@ -81,9 +81,8 @@ def pack(data: Data, splits: Splits) -> Packed:
     items, broken = _items(data, splits), list[str]()
     with closing(StoreWriter(PACK, folder_of(data), pack_contents(data, splits), KINDS)) as store:
         left = _left(items, store.done, Path(data.root))
-        chosen: Subset[dict[str, Any]] = Subset(_Decoded(items, splits, data), left)
-        cpu = torch.device("cpu")
-        loader = make_loader(chosen, SequentialSampler(chosen), workers=data.workers, device=cpu, batched=False)
+        decoded, cpu = _Decoded(items, splits, data), torch.device("cpu")
+        loader = make_loader(decoded, left, workers=data.workers, device=cpu, batched=False)
         for sample in Progress(loader, desc="pack", unit="photo", disable=None):
             image, label = sample["image"].numpy(), sample["label"].numpy()
             facts = (sample["index"], *image.shape[:2], *sample["source"])

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mgd.data.datasets import PARTS, Item, checked, divide, read_list
+from mgd.data.datasets import PARTS, checked, divide, read_list
 from mgd.data.images import load_label
+from mgd.data.items import Item
 from mgd.data.names import below, digest, name_of
 from mgd.errors import UserError, first_few
-from mgd.files import read_lines, write_json, write_text
+from mgd.files import read_lines, write_json, write_lines
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
 
@@ -141,7 +142,7 @@ def write_partition(
             return f"WARNING: {path} is kept; it is not this partition: {told}"
     for path, wanted in zip(paths, parts, strict=True):
         if force or not path.is_file():
-            write_text(path, "".join(f"{line}\n" for line in wanted))
+            write_lines(path, wanted)
     sha256 = digest([name_of(line) for line in parts[0]])
     record = {"scheme": scheme, "seed": seed, "ratio": ratio, "labeled": len(parts[0]), "sha256": sha256}
     write_json(paths[0].with_suffix(".json"), record)

@@ -26,8 +26,8 @@ from mgd.files import locked_by_another, read_text, write_json
 PENDING = 32  # photos whose arrays are put on the disk together
 
 
-class Sort(NamedTuple):
-    """What sets one sort of store apart from another: its files, and the words of its messages."""
+class Format(NamedTuple):
+    """What sets one kind of store apart from another: its files, and the words of its messages."""
 
     version: str  # such as mgd-maps-1
     description: str  # the file that tells what a store is of
@@ -67,19 +67,19 @@ class StoreWriter:
     """
 
     def __init__(
-        self, sort: Sort, folder: Path, contents: Contents, kinds: Sequence[Sequence[Any]], *, rank: int = 0
+        self, form: Format, folder: Path, contents: Contents, kinds: Sequence[Sequence[Any]], *, rank: int = 0
     ) -> None:
         """`kinds`: each array of a photo, as the description tells of it.
 
         Raises:
             UserError: the folder holds a store of something else, or cannot be written to.
         """
-        self.sort, self.folder = sort, folder
-        self._record = record_type(sort, len(kinds))
-        if not (folder / sort.description).is_file():
-            write_json(folder / sort.description, contents.to_dict(sort.version) | {"kinds": [list(k) for k in kinds]})
-        check_contents(sort, folder, contents)
-        index, data = (_Appended(folder / f"{what}-{rank}.bin", sort) for what in ("index", "data"))
+        self.form, self.folder = form, folder
+        self._record = record_type(form, len(kinds))
+        if not (folder / form.description).is_file():
+            write_json(folder / form.description, contents.to_dict(form.version) | {"kinds": [list(k) for k in kinds]})
+        check_contents(form, folder, contents)
+        index, data = (_Appended(folder / f"{what}-{rank}.bin", form) for what in ("index", "data"))
         data.lock()
         records = _whole_records(index.path, self._record)
         records = records[: _count_within(records, data.size)]  # the index goes on the disk last, but be sure
@@ -87,16 +87,16 @@ class StoreWriter:
         data.cut_off(int(records[-1]["offset"] + records[-1]["lengths"].sum()) if len(records) else 0)
         self._index, self._data = index, data
         self._waiting: list[np.ndarray] = []
-        self.done = known_facts(sort, folder, len(kinds))
+        self.done = known_facts(form, folder, len(kinds))
 
     def append(self, facts: Sequence[int], arrays: Sequence[bytes | memoryview]) -> int:
         """Store the arrays of a photo; returns how many bytes they take.
 
         Args:
-            facts: the record's, in the order of `Sort.facts`; the first is the photo's place in the list.
+            facts: the record's, in the order of `Format.facts`; the first is the photo's place in the list.
         """
         record = np.zeros((), self._record)
-        for (name, _), value in zip(self.sort.facts, facts, strict=True):
+        for (name, _), value in zip(self.form.facts, facts, strict=True):
             record[name] = value
         record["offset"] = self._data.size
         record["lengths"] = [len(content) for content in arrays]
@@ -131,14 +131,14 @@ class Store:
         records: of the photos, in the order of the list; where a photo was stored again, the last.
     """
 
-    def __init__(self, sort: Sort, folder: Path, contents: Contents) -> None:
+    def __init__(self, form: Format, folder: Path, contents: Contents) -> None:
         """Raises UserError: there is none, it is of something else, not finished, or cut short."""
-        self.sort, self.folder, self.contents = sort, folder, contents
+        self.folder, self.contents = folder, contents
         self._names = Texts(contents.photos)  # loader processes look into it
-        if not (folder / sort.description).is_file():
-            raise UserError(f"{folder} holds no {sort.holds.removeprefix('the ')}; make them first: {sort.remedy}")
-        self.described: list[list[Any]] = check_contents(sort, folder, contents)
-        record = record_type(sort, len(self.described))
+        if not (folder / form.description).is_file():
+            raise UserError(f"{folder} holds no {form.holds.removeprefix('the ')}; make them first: {form.remedy}")
+        self.described: list[list[Any]] = check_contents(form, folder, contents)
+        record = record_type(form, len(self.described))
         parts = all_records(folder, record)
         self._files, self._mapped = _parts(folder, "data"), dict[int, np.ndarray]()
         numbers = [np.full(len(part), i, np.int32) for i, part in enumerate(parts)]
@@ -146,12 +146,12 @@ class Store:
         self.records, self._part = records[which], np.concatenate([np.zeros(0, np.int32), *numbers])[which]
         if (found := len(which)) < len(contents.photos):
             raise UserError(
-                f"{folder} has {sort.holds} of {found:,} of {len(contents.photos):,} photos; the same "
-                f"`python -m mgd {sort.command}` goes on with it"
+                f"{folder} has {form.holds} of {found:,} of {len(contents.photos):,} photos; the same "
+                f"`python -m mgd {form.command}` goes on with it"
             )
         for file, part in zip(self._files, parts, strict=True):
             if _count_within(part, file.stat().st_size) < len(part):
-                raise UserError(f"{file} is cut short; delete {folder} and {sort.command} again")
+                raise UserError(f"{file} is cut short; delete {folder} and {form.command} again")
 
     def places(self, photos: Sequence[str]) -> np.ndarray:
         """Where each of many images stands in the store."""
@@ -185,35 +185,35 @@ def photo_names(images: Iterable[str], root: Path) -> list[str]:
     return [image.removeprefix(folder) for image in images]
 
 
-def record_type(sort: Sort, kinds: int) -> np.dtype:
+def record_type(form: Format, kinds: int) -> np.dtype:
     """What the index holds for each photo."""
-    return np.dtype([*sort.facts, ("offset", "<u8"), ("lengths", "<u8", (kinds,)), ("check", "<u4")])
+    return np.dtype([*form.facts, ("offset", "<u8"), ("lengths", "<u8", (kinds,)), ("check", "<u4")])
 
 
-def known_facts(sort: Sort, folder: Path, kinds: int) -> dict[int, tuple[int, ...]]:
+def known_facts(form: Format, folder: Path, kinds: int) -> dict[int, tuple[int, ...]]:
     """The facts of the photos that a folder has, by their place in the list; of one that is there twice the last."""
-    names = [name for name, _ in sort.facts]
-    parts = all_records(folder, record_type(sort, kinds))
+    names = [name for name, _ in form.facts]
+    parts = all_records(folder, record_type(form, kinds))
     return {facts[0]: facts for part in parts for facts in part[names].tolist()}
 
 
-def check_contents(sort: Sort, folder: Path, contents: Contents) -> list[list[Any]]:
+def check_contents(form: Format, folder: Path, contents: Contents) -> list[list[Any]]:
     """The kinds of arrays in a store. Raises UserError naming the first thing that it is of and should not be."""
-    path = folder / sort.description
+    path = folder / form.description
     try:
         found = json.loads(read_text(path))
     except ValueError:
         found = None
-    wanted = json.loads(json.dumps(contents.to_dict(sort.version)))
-    if not isinstance(found, dict) or found.get("format") != sort.version:
+    wanted = json.loads(json.dumps(contents.to_dict(form.version)))
+    if not isinstance(found, dict) or found.get("format") != form.version:
         raise UserError(
-            f"{path} is not what this version writes ({sort.version}); delete {folder} and {sort.command} again"
+            f"{path} is not what this version writes ({form.version}); delete {folder} and {form.command} again"
         )
     if wrong := [key for key in wanted if found.get(key) != wanted[key]]:
         there, here = (_short(value.get(wrong[0])) for value in (found, wanted))
         raise UserError(
             f"{folder} is of another {first_few(wrong)}: {wrong[0]} is {there} there and {here} here; choose another "
-            f"{sort.setting}, or delete the folder and {sort.command} again"
+            f"{form.setting}, or delete the folder and {form.command} again"
         )
     return list(found["kinds"])
 
@@ -221,12 +221,12 @@ def check_contents(sort: Sort, folder: Path, contents: Contents) -> list[list[An
 class _Appended:
     """A file that is only appended to."""
 
-    def __init__(self, path: Path, sort: Sort) -> None:
-        self.path, self.sort = path, sort
+    def __init__(self, path: Path, form: Format) -> None:
+        self.path, self.form = path, form
         try:
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise UserError(f"{path} cannot be written ({error}); choose another {sort.setting}") from error
+            raise UserError(f"{path} cannot be written ({error}); choose another {form.setting}") from error
         self.size = path.stat().st_size
 
     def lock(self) -> None:
@@ -258,7 +258,7 @@ class _Appended:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written ({error}); what was {self.sort.done} before stays: free space, then "
+                f"{self.path} cannot be written ({error}); what was {self.form.done} before stays: free space, then "
                 "the same command goes on"
             ) from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mgd.errors import UserError
 from mgd.files import json_bytes
 
 FORMAT = "mgd-card-1"
@@ -39,6 +40,20 @@ def card_bytes(file: Path, content: dict[str, Any]) -> bytes:
 
 
 def read_card(file: Path) -> dict[str, Any] | None:
-    """The card of an exported file; None when there is none."""
-    path = card_path(file)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The card of an exported file; None when there is none.
+
+    Raises:
+        UserError: it is damaged, or the golden photo is gone.
+    """
+    path, photo = card_path(file), golden_path(file)
+    if not path.is_file():
+        return None
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        card = None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise UserError(f"{path} is not a card that this version writes ({FORMAT}); export {file} again")
+    if not photo.is_file():
+        raise UserError(f"{photo} does not exist; put it back beside {file}, or export that again")
+    return card

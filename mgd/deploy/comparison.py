@@ -11,9 +11,10 @@ import torch
 
 from mgd.config import Data
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item, load_pair, open_val
+from mgd.data.datasets import load_pair, open_val
 from mgd.data.folders import IMAGES, LABELS, pairs_in, photos_in
 from mgd.data.images import load_image
+from mgd.data.items import Item
 from mgd.data.transforms import resize
 from mgd.deploy.runtime import Runner
 from mgd.deploy.source import Source
@@ -61,7 +62,7 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
     elif not images.is_dir():
         raise UserError(f"--images {images} is not a folder; name one with photos, or with {IMAGES}/ and {LABELS}/")
     else:
-        pattern = label_pattern_of(source)
+        pattern = source.label_pattern
         with_labels = pattern or ((images / IMAGES).is_dir() and (images / LABELS).is_dir())
         pairs, problems = pairs_in(images, pattern) if with_labels else ([], [])
         if problems and not pairs and not pattern:
@@ -69,11 +70,6 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
         items = [Item(image.stem, image, label) for image, label in pairs]
         items = items or [Item(file.stem, file, None) for file in photos_in(images, pattern)]
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
-
-
-def label_pattern_of(source: Source) -> str:
-    """What labels among photos are called, so that they are not taken for photos; "": there are none."""
-    return source.config.data.label_pattern if source.config else ""
 
 
 def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from mgd.data.classes import Classes
-from mgd.data.datasets import Item
 from mgd.data.images import load_image
+from mgd.data.items import Item
 from mgd.deploy.card import LICENCE, card_bytes, card_path, golden_bytes, golden_path
-from mgd.deploy.comparison import choose_photos, compare_runners, label_pattern_of
+from mgd.deploy.comparison import choose_photos, compare_runners
 from mgd.deploy.formats import WRITERS, Shape
 from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.profile import count
@@ -44,7 +44,7 @@ class Order:
         short_side: what the graph shrinks photos to; None: as the checkpoint was trained.
         images: folder of photos to compare on; None: the checkpoint's validation list.
         count: at most so many of them.
-        int8: folder of photos to calibrate with; None: float32.
+        int8: folder of photos to calibrate with, for ONNX; None: float32.
     """
 
     kind: str
@@ -65,11 +65,10 @@ def export(source: Source, order: Order) -> dict[str, Any]:
         The card.
 
     Raises:
-        UserError: photos, size, opset, destination or INT8 in this format will not do; or the file differs from the
-            network by more than rounding, in which case nothing is written.
+        UserError: photos, size, opset or destination will not do; or the file differs from the network by more than
+            rounding, in which case nothing is written.
     """
-    if order.int8 is not None and order.kind != "onnx":
-        raise UserError(f"--int8 is ONNX Runtime's and makes ONNX files; leave out --format {order.kind}")
+    assert order.int8 is None or order.kind == "onnx"
     check_destination(order.out)
     items = choose_photos(source, order.images, count=order.count)
     short_side = source.network.short_side if order.short_side is None else order.short_side
@@ -99,8 +98,8 @@ def export(source: Source, order: Order) -> dict[str, Any]:
             )
         int8 = None
         if order.int8 is not None:
-            photo, labels = _photo(open_runner(made), items), label_pattern_of(source)
-            int8 = quantise(made, order.int8, measure, float32=compared, photo=photo, label_pattern=labels)
+            photo, pattern = _photo(open_runner(made), items), source.label_pattern
+            int8 = quantise(made, order.int8, measure, float32=compared, photo=photo, label_pattern=pattern)
             made.write_bytes(int8.model)
             compared = int8.comparison
         runner = open_runner(made, threads=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mgd.config import to_dict
+from mgd.config import method_name
 from mgd.deploy.card import LICENCE
 from mgd.deploy.profile import count, evaluated_miou
 from mgd.deploy.source import Source, command_of, open_source, write_safetensors
@@ -150,8 +150,8 @@ def _training(source: Source) -> str:
     """Method, partition and the exact command, as far as the run's folder tells."""
     lines = []
     if source.config is not None:
-        data, method = source.config.data, to_dict(source.config)["method"]["name"]
-        lines.append(f"Method `{method}`, 1/{data.partition} of the training images with labels.")
+        method, partition = method_name(source.config.method), source.config.data.partition
+        lines.append(f"Method `{method}`, 1/{partition} of the training images with labels.")
     facts = source.path.with_name("config.json")
     if facts.is_file():
         try:

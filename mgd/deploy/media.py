@@ -32,8 +32,11 @@ class Video:
     name: Path
 
 
-def find_media(paths: Sequence[str]) -> list[Photo | Video]:
+def find_media(paths: Sequence[str], *, label_pattern: str = "") -> list[Photo | Video]:
     """Everything that the paths name; a folder's photos keep their paths below it.
+
+    Args:
+        label_pattern: of labels among a folder's photos, which are none.
 
     Raises:
         UserError: a path does not exist, a glob or folder has nothing, or two results would get one name.
@@ -47,7 +50,7 @@ def find_media(paths: Sequence[str]) -> list[Photo | Video]:
         if not matches:
             raise UserError(f"{text} does not exist and matches nothing; name a photo, folder, glob, video or webcam")
         for match in matches:
-            found += _in(Path(match))
+            found += _in(Path(match), label_pattern)
     counts = Counter(medium.name for medium in found)
     if twice := [name for name, count in counts.items() if count > 1]:
         both = first_few(m.file if isinstance(m, Photo) else m.source for m in found if m.name == twice[0])
@@ -66,9 +69,9 @@ def without_results(media: Sequence[Photo | Video], folders: Sequence[Path]) -> 
     return [medium for medium in media if not is_result(medium)]
 
 
-def _in(path: Path) -> list[Photo | Video]:
+def _in(path: Path, label_pattern: str) -> list[Photo | Video]:
     if path.is_dir():
-        return [Photo(file, file.relative_to(path).with_suffix("")) for file in photos_in(path)]
+        return [Photo(file, file.relative_to(path).with_suffix("")) for file in photos_in(path, label_pattern)]
     name = Path(path.stem)
     return [Video(str(path), name) if path.suffix.lower() in VIDEO_SUFFIXES else Photo(path, name)]
 

@@ -6,7 +6,6 @@ import subprocess
 from importlib.resources import files
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mgd.deploy.card import golden_path
@@ -43,7 +42,7 @@ def write_page(folder: Path, runtime: Path) -> None:
     """Put the page around `folder`/model.onnx, which is there with its card and golden photo."""
     with np.load(golden_path(folder / MODEL)) as golden:
         write_png(folder / "example.png", golden["image"][0])
-        write_bytes(folder / "example-label.png", cv2.imencode(".png", golden["label"][0])[1].tobytes())
+        write_png(folder / "example-label.png", golden["label"][0])
     for name in RUNTIME:
         with open(runtime / name, "rb") as source, atomic(folder / "runtime" / name) as target:
             shutil.copyfileobj(source, target)

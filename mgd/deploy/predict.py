@@ -9,7 +9,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -23,7 +22,7 @@ from mgd.deploy.media import Frames, Photo, Video, new_video
 from mgd.deploy.source import Source
 from mgd.draw import legend, overlay
 from mgd.errors import UserError
-from mgd.files import write_bytes, write_png
+from mgd.files import write_png
 from mgd.infer import predict_confidence
 from mgd.models.folding import for_inference
 from mgd.models.normalise import NormalisingNetwork
@@ -147,9 +146,7 @@ def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.n
     graph = PhotoGraph(network, short_side=network.short_side, output="labels+confidence").eval()
     how = Evaluate(mode="whole")
     if job.slide:
-        how = Evaluate() if source.config is None else source.config.evaluate
-        crop = how.crop_size or (source.config.data.crop_size if source.config else 512)
-        how = replace(how, mode="slide", crop_size=crop)
+        how = replace(source.config.scoring if source.config else Evaluate(crop_size=512), mode="slide")
 
     def grey(share: torch.Tensor) -> np.ndarray:
         """0..1 -> 0..255."""
@@ -194,15 +191,13 @@ def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.n
 def _write(job: Job, name: Path, photo: np.ndarray, maps: Maps, classes: Classes) -> None:
     label, confidence = maps
     pictures: dict[str, Callable[[], np.ndarray]] = {
+        "label": lambda: label,
         "color": lambda: classes.palette()[label],
         "overlay": lambda: overlay_with_legend(photo, label, classes),
+        "confidence": lambda: confidence,
     }
     for kind in (kind for kind in job.kinds if kind in KINDS):
-        path = job.out / kind / name.parent / f"{name.name}.png"
-        if kind in pictures:
-            write_png(path, pictures[kind]())
-        else:
-            write_bytes(path, cv2.imencode(".png", label if kind == "label" else confidence)[1].tobytes())
+        write_png(job.out / kind / name.parent / f"{name.name}.png", pictures[kind]())
 
 
 def overlay_with_legend(photo: np.ndarray, label: np.ndarray, classes: Classes) -> np.ndarray:

@@ -77,7 +77,7 @@ def open_network(target: str, classes: int, overrides: Sequence[str] = ()) -> tu
         overrides: key.sub=value, for experiments.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is none of these, or no experiment and `overrides` ask for another network.
     """
     path = Path(target)
     if (path / "config.py").is_file() or path.suffix == ".py":
@@ -86,8 +86,13 @@ def open_network(target: str, classes: int, overrides: Sequence[str] = ()) -> tu
             classes = len(read_classes(config.data.classes, Path(config.data.root)))
         network = build_network(config.model, classes)
         return network, evaluated_miou(Path(config.run.dir) / "last.pt")
-    if checkpoint_file(path).is_file():
-        return load_student(path), evaluated_miou(path)
+    if changes := [text for text in overrides if text.startswith("model.")]:
+        raise UserError(
+            f"{changes[0]}: {target} is no experiment, which alone can be changed; of a backbone write "
+            "BACKBONE/HEAD/OUTPUT_STRIDE, such as resnet18/separable/32"
+        )
+    if (file := checkpoint_file(path)).is_file():
+        return load_student(file), evaluated_miou(file)
     if path.exists() or path.suffix in (".pt", ".pth"):
         raise UserError(f"{target} is no experiment and no checkpoint; name a config.py, a file or a backbone")
     backbone, *rest = target.split("/")

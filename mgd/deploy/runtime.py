@@ -61,7 +61,7 @@ def open_runner(path: Path, *, threads: int = 0) -> Runner:
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a file that mgd export wrote")
     if path.suffix == ".onnx":
-        return _open_onnx(path.read_bytes(), path, threads)
+        return onnx_runner(path.read_bytes(), path, threads=threads)
     if path.suffix == ".xml":
         return _open_openvino(path, threads)
     if path.suffix == ".tflite":
@@ -76,11 +76,6 @@ def open_runner(path: Path, *, threads: int = 0) -> Runner:
     return Runner(lambda photos: _run_torch(module, (), photos), **fixed)
 
 
-def onnx_runner(model: bytes, name: Path, *, threads: int = 0) -> Runner:
-    """As `open_runner`, of an ONNX model in memory."""
-    return _open_onnx(model, name, threads)
-
-
 def session_of(model: bytes, *, threads: int = 0, profile: str = "") -> Any:
     """An ONNX Runtime session on the CPU; `profile`: where its profile goes."""
     ort = need("onnxruntime", extra="export")
@@ -92,13 +87,14 @@ def session_of(model: bytes, *, threads: int = 0, profile: str = "") -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _open_onnx(model: bytes, path: Path, threads: int) -> Runner:
+def onnx_runner(model: bytes, name: Path, *, threads: int = 0) -> Runner:
+    """As `open_runner`, of an ONNX model in memory; `name`: for messages."""
     try:
         session = session_of(model, threads=threads)
     except UserError:
         raise
     except Exception as error:  # ONNX Runtime has an exception of its own for every status
-        raise UserError(f"{path} is not a model that ONNX Runtime can run ({str(error)[:200]})") from error
+        raise UserError(f"{name} is not a model that ONNX Runtime can run ({str(error)[:200]})") from error
     names = [output.name for output in session.get_outputs()]
     (image,) = session.get_inputs()
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mgd.checkpoint import Recognised, network_of, recognise, save_safetensors
-from mgd.config import Experiment, from_dict, to_dict
+from mgd.checkpoint import Recognised, config_of, network_of, recognise, save_safetensors
+from mgd.config import Experiment, to_dict
 from mgd.data.classes import BUILT_IN, Classes, read_classes, voc_color
 from mgd.errors import UserError
 from mgd.models.network import SegmentationNetwork
@@ -27,6 +27,11 @@ class Source:
     network: SegmentationNetwork
     classes: Classes
     config: Experiment | None
+
+    @property
+    def label_pattern(self) -> str:
+        """What labels among photos are called, so that they are not taken for photos; "": there are none."""
+        return self.config.data.label_pattern if self.config else ""
 
 
 def open_source(path: str | Path, *, data_root: str = "") -> Source:
@@ -60,8 +65,8 @@ def command_of(facts: dict[str, Any]) -> str:
 
 
 def _config_of(found: Recognised, path: Path) -> Experiment | None:
-    if found.config is not None:
-        return from_dict(found.config)
+    if (own := config_of(found, path)) is not None:
+        return own
     try:
         return experiment_for(found.arch["backbone"], found.arch["num_classes"], path)
     except UserError:  # another class count: an official layout on data of one's own

@@ -56,7 +56,7 @@ def processes(device: str = "auto", *, timeout: int = 60) -> Iterator[Processes]
             loader's process was killed.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count())
+    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = True
@@ -134,8 +134,9 @@ def shares_of(counts: list[dict[str, Tensor]], team: Processes) -> list[dict[str
     return [dict(zip(counts[0], factor, strict=True)) for factor in factors]
 
 
-def pick_device(device: str, local_rank: int, gpus: int) -> torch.device:
-    """The device of a process on this machine."""
+def pick_device(device: str, local_rank: int = 0, gpus: int | None = None) -> torch.device:
+    """The device of a process on this machine, which has `gpus`; None: as many as torch finds."""
+    gpus = torch.cuda.device_count() if gpus is None else gpus
     if device == "cpu" or (device == "auto" and gpus == 0):
         return torch.device("cpu")
     if gpus == 0:

@@ -80,7 +80,8 @@ class History:
                         raw.setdefault(f"raw/{name}", []).append(losses[name] / weight)
             else:
                 self._leave_out(iteration, losses)
-        losses = {name: sum(step.get(name, 0.0) for step in made) / len(made) for step in made for name in step}
+        names = dict.fromkeys(name for step in made for name in step)
+        losses = {name: sum(step.get(name, 0.0) for step in made) / len(made) for name in names}
         norms = {"gradient_norm": losses.pop("gradient_norm")} if made else {}
         self._note_divergence(losses.get("supervised", 0.0))
         return {

@@ -1,13 +1,11 @@
-"""What a run tells: text log, metrics.jsonl, TensorBoard, progress bar; and the record of what ran."""
+"""What a run tells: text log, metrics.jsonl, TensorBoard, progress bar."""
 
 import errno
 import json
 import logging
 import math
 import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,16 +14,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
-import cv2
 import numpy as np
-import timm
 import torch
-import torchvision
 from PIL import Image
 
-from mgd.config import Experiment, to_dict
 from mgd.errors import UserError
-from mgd.files import locked_by_another, read_text, write_json
+from mgd.files import locked_by_another
 from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -97,47 +91,6 @@ def leave_file() -> None:
 def _formatted(handler: logging.Handler, text: str) -> logging.Handler:
     handler.setFormatter(Lines(text))
     return handler
-
-
-def record_run(folder: Path, config: Experiment, *, start: int, **facts: Any) -> None:
-    """Write config.json: the config as resolved, versions, git revision, command; what holds from iteration `start` on.
-
-    A run that goes on with something changed, be it the versions alone, keeps what held before under "history".
-    """
-    libraries = {"torch": torch, "torchvision": torchvision, "timm": timm, "numpy": np, "opencv": cv2}
-    versions = {"python": platform.python_version()} | {k: str(v.__version__) for k, v in libraries.items()}
-    record: dict[str, Any] = {"start": start, "config": to_dict(config), "versions": versions, "git": _git_revision()}
-    record = json.loads(json.dumps({**record, "command": sys.argv, **facts}))
-    before = _previous_record(folder / "config.json") if start else {}
-    history = before.pop("history", [])
-    if before and {**record, "start": 0, "command": []} == {**before, "start": 0, "command": []}:
-        record["start"] = before["start"]
-    elif before:
-        history = [*history, before]
-    write_json(folder / "config.json", {**record, "history": history})
-
-
-def _previous_record(file: Path) -> dict[str, Any]:
-    """What config.json holds; nothing where it is gone. Raises UserError where it is no such file any more."""
-    if not file.is_file():
-        return {}
-    try:
-        return {"start": 0, **json.loads(read_text(file))}
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is not the record that a run writes ({error}); move it away, then --resume") from error
-
-
-def _git_revision() -> str | None:
-    """Revision of the code, with + where it was changed; None outside a repository."""
-    try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        revision, changes = (
-            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return revision + ("+" if changes else "")
 
 
 def _continue_jsonl(path: Path, size: int) -> TextIO:

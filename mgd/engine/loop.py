@@ -22,8 +22,8 @@ from mgd.data.samples import TrainingSamples
 from mgd.engine.distributed import Processes, share_buffers
 from mgd.engine.history import History
 from mgd.engine.inputs import inputs_of, same_validation
-from mgd.engine.log import Meter, log_to_file, record_run
-from mgd.engine.optim import bf16_hint
+from mgd.engine.log import Meter, log_to_file
+from mgd.engine.record import describe
 from mgd.engine.resume import (
     Previous,
     Stretch,
@@ -118,7 +118,8 @@ class Trainer:
         """
         config, team = self.config, self.team
         if team.is_main:
-            self._describe()
+            place = {"start": self.iteration, "epoch": self.epoch, "refines_from": self.refines_from}
+            describe(config, self.splits, self.stepper, **place, stretch=self.stretch, inputs=self.inputs)
         teachers, splits, stops = self.stepper.objective.teachers, self.splits, self.stop.stop_if_agreed
         position = {"start": self.iteration, "total": self.total, "written": self.written}
         meter = Meter(self.folder, team.device, **position, images=config.train.batch_size, main=team.is_main)
@@ -251,35 +252,6 @@ class Trainer:
         log.info("resumed %s at iteration %d of %d", self.folder / "last.pt", self.iteration, self.total)
         if previous.changes:
             log.warning("goes on with changes that were accepted: %s", "; ".join(previous.changes))
-
-    def _describe(self) -> None:
-        """Tell what runs, and put it on record."""
-        config, splits, student = self.config, self.splits, self.stepper.objective.student
-        world, parts, batch = self.team.world, config.train.accumulate, config.train.batch_size
-        parameters = sum(p.numel() for p in student.parameters()) / 1e6
-        name = to_dict(config)["method"]["name"]
-        sizes = {"labelled": len(splits.labeled), "unlabelled": len(splits.unlabeled), "validation": len(splits.val)}
-        log.info("%s: %s, %.1f M parameters", name, student.arch["backbone"], parameters)
-        log.info("images: %s; %d classes", ", ".join(f"{n} {k}" for k, n in sizes.items()), len(splits.classes))
-        log.info("partition: %s; sha256 of the labelled names %s", splits.source, splits.sha256[:12])
-        log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
-        log.info("device: %s, %s", self.team.device, str(self.stepper.precision).removeprefix("torch."))
-        networks = [*self.stepper.networks, *self.stepper.objective.teachers.values()]
-        if told := bf16_hint(networks, self.stepper.precision, self.team.device):
-            log.info(told)
-        log.info("iterations: %d, %d an epoch; folder: %s", self.total, self.epoch, self.folder)
-        if self.refines_from < self.total:
-            log.info("of these the last %d on labels alone", self.total - self.refines_from)
-        facts: dict[str, Any] = {
-            "images": sizes,
-            "labeled_sha256": splits.sha256,
-            "iterations": self.total,
-            "processes": world,
-        }
-        if weights := self.stepper.objective.class_weights:
-            facts["class_weights"] = dict(zip(splits.classes.names, weights, strict=True))
-            log.info("class weights: %s", ", ".join(f"{k} {w:.3g}" for k, w in facts["class_weights"].items()))
-        record_run(self.folder, config, start=self.iteration, stretch=self.stretch, inputs=self.inputs, **facts)
 
     def _check_batch(self) -> None:
         """BN of the pooled ASPP branch cannot normalise a single value."""

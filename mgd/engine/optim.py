@@ -116,11 +116,8 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
         UserError: fp16 on a CPU, where there are no fp16 convolutions worth having.
     """
     if precision == "auto":
-        return (
-            torch.bfloat16
-            if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float32
-        )
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
     if precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; use fp32 or bf16 on a CPU")
     return PRECISIONS[precision]

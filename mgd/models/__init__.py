@@ -7,6 +7,4 @@ inference    folding (copies with batch norm folded), photo (photos in, label ma
 
 from mgd.models.network import SegmentationNetwork, build_model
 
-DeepLabV3Plus = SegmentationNetwork  # what code calls it that was written before there were other heads
-
-__all__ = ["DeepLabV3Plus", "SegmentationNetwork", "build_model"]
+__all__ = ["SegmentationNetwork", "build_model"]

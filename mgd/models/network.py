@@ -1,6 +1,5 @@
 """A segmentation network: backbone, head, classifier, and what its images are normalised with."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,6 @@ from mgd.models.backbones import build_backbone, canonical_name
 from mgd.models.heads import HEADS, initialise, upsample
 from mgd.models.normalise import NormalisingNetwork
 
-log = logging.getLogger(__name__)
-
 
 class SegmentationNetwork(NormalisingNetwork):
     """Images (N,3,H,W), normalised -> logits (N,K,H,W).
@@ -22,7 +19,7 @@ class SegmentationNetwork(NormalisingNetwork):
     Attributes:
         arch: the arguments of `build_model` that make this network again (plain values).
         num_classes: K.
-        classes: the class names when known, else None; set by `mgd.student.load_student`.
+        classes: the class names when known, else None; set by `mgd.checkpoint.network_of`.
         unreached: names of the parameters that the head does not use; they are frozen.
     """
 

@@ -1,4 +1,4 @@
-"""Normalisation of uint8 photos with a network's own mean and standard deviation, on the device."""
+"""What every network does with uint8 photos: normalise them by its own mean and standard deviation; predict one."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mgd.config import to_dict
+from mgd.config import method_name
 from mgd.deploy.profile import count
 from mgd.report.predictions import Predictions
 from mgd.report.runs import Run
@@ -59,7 +59,7 @@ def scores(runs: Sequence[Run], found: Predictions) -> list[Score]:
         scored.append(
             Score(
                 name=run.name,
-                method=to_dict(config)["method"]["name"] if config else "not known",
+                method=method_name(config.method) if config else "not known",
                 miou=found.miou(total),
                 accuracy=_diagonal(total),
                 ious=ious(total),

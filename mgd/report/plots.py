@@ -1,7 +1,6 @@
 """Learning curves and confusion matrices as SVG text, by matplotlib."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ def learning_curves(runs: Sequence[Run]) -> list[str]:
         figure = new_figure(4.5, 3)
         axes = figure.subplots()
         for run in runs:
-            points = [(line["step"], factor * value) for line in run.metrics if (value := _find(line, key)) is not None]
+            points = [(line["step"], factor * line[key]) for line in run.metrics if line.get(key) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), label=run.name, marker="." if len(points) < 30 else "")
         axes.set(xlabel="iteration", title=title)
@@ -45,8 +44,3 @@ def confusion(matrix: np.ndarray, classes: Classes, title: str) -> str:
                 color = "white" if value > 0.5 else "black"
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=color)
     return svg(figure)
-
-
-def _find(line: dict[str, Any], key: str) -> float | None:
-    """The value of a key, or of one that ends in /key: val/miou."""
-    return next((value for name, value in line.items() if name == key or name.endswith(f"/{key}")), None)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,9 +55,9 @@ class Predictions:
         known = ious(confusion)[self.counted]
         return float(known[~np.isnan(known)].mean()) if not np.isnan(known).all() else math.nan
 
-    def worst_first(self, run: int = -1) -> list[int]:
-        """Images in order of the run's mean IoU over the classes that an image has."""
-        scores = np.nan_to_num([self.miou(one) for one in self.confusions[run]], nan=2.0)
+    def worst_first(self) -> list[int]:
+        """Images in order of the last run's mean IoU over the classes that an image has."""
+        scores = np.nan_to_num([self.miou(one) for one in self.confusions[-1]], nan=2.0)
         return np.argsort(scores, kind="stable").tolist()
 
 
@@ -77,12 +78,13 @@ def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = ""
     confusions = np.zeros((*size, count, count), np.int64)
     agreements = np.zeros((len(runs), len(runs), count, count), np.int64)
     photos, maps = [], []
-    samples = [ValidationSamples(items, _config(run, config), count) for run in runs]
+    configs = [_config(run, config) for run in runs]
+    samples = [ValidationSamples(items, own, count) for own in configs]
     networks = [for_inference(run.source.network).to(device) for run in runs]
     for n in Progress(range(len(items)), desc=progress, unit="image", disable=None if progress else True):
         labels = []
         for r, run in enumerate(runs):
-            truth, label, photo = _predict(run, networks[r], samples[r], n, device)
+            truth, label, photo = _predict(run.name, networks[r], samples[r][n], configs[r].scoring, device)
             confusions[r, n] = confusion_matrix(truth, label, count).numpy()
             labels.append(label)
         for r, one in enumerate(labels):
@@ -98,21 +100,17 @@ def predict_all(runs: Sequence[Run], device: torch.device, *, progress: str = ""
 
 def _config(run: Run, first: Experiment) -> Experiment:
     """The run's own way to score, on the first run's data."""
-    own = run.source.config or first
+    own = run.source.config or replace(first, evaluate=Evaluate(mode="whole"))
     return replace(own, data=replace(first.data, short_side=own.data.short_side, crop_size=own.data.crop_size))
 
 
 def _predict(
-    run: Run, network: SegmentationNetwork, samples: ValidationSamples, index: int, device: torch.device
+    name: str, network: SegmentationNetwork, sample: dict[str, Any], how: Evaluate, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """(truth, label, photo) of one validation image, uint8 maps of the truth's size."""
-    config = run.source.config
-    how = Evaluate(mode="whole") if config is None else config.evaluate
-    how = replace(how, crop_size=how.crop_size or samples.data.crop_size)
-    sample = samples[index]
     image, truth = sample["image"], sample["label"]
     try:
         label = predict_labels(network, image.to(device), how, size=(truth.shape[0], truth.shape[1]))
     except FloatingPointError as error:
-        raise UserError(f"{run.name} gives scores that are not finite; its training has failed") from error
+        raise UserError(f"{name} gives scores that are not finite; its training has failed") from error
     return truth, label.cpu(), image.permute(1, 2, 0).numpy()

@@ -9,6 +9,7 @@ from typing import Any
 from mgd.deploy.source import Source, command_of, open_source
 from mgd.errors import UserError
 from mgd.files import read_text
+from mgd.weights import checkpoint_file
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def teachers_of(run: Run) -> dict[str, Path]:
     """Role -> checkpoint of the frozen teachers that a run's config names, as far as they are there."""
     method = run.source.config.method if run.source.config else None
     named = {role: getattr(method, key, ()) for role, key in (("T_D", "deep_teacher"), ("T_W", "wide_teacher"))}
-    existing = {role: [Path(one) for one in paths if Path(one).is_file()] for role, paths in named.items()}
-    return {role: paths[0] for role, paths in existing.items() if paths}
+    files = {role: filter(Path.is_file, map(checkpoint_file, paths)) for role, paths in named.items()}
+    return {role: file for role, existing in files.items() if (file := next(existing, None))}
 
 
 def _read(text: str) -> Run:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from mgd.config import MGD, Experiment
 from mgd.data.datasets import Splits
@@ -117,9 +117,7 @@ def estimate(config: Experiment, splits: Splits, teachers: list[Teacher], *, pre
 
 
 def _load_photos(config: Experiment, photos: tuple[str, ...], indices: list[int], device: torch.device) -> DataLoader:
-    chosen: Subset[dict[str, Any]] = Subset(Photos(photos, config), indices)
-    workers = config.data.workers
-    return make_loader(chosen, SequentialSampler(chosen), workers=workers, device=device, batched=False)
+    return make_loader(Photos(photos, config), indices, workers=config.data.workers, device=device, batched=False)
 
 
 def _look(

@@ -39,17 +39,20 @@ def read(source: Path, reading: Reading) -> Export:
         UserError: no such file, another format, an annotation of an unknown image or category, a photo is not found.
     """
     files = [source] if source.is_file() else sorted(need(source, EXPECTED).rglob("*.json"))
-    files = [file for file in files if file == source or _is_coco(file)]
-    if not files:
-        raise UserError(f"{source} has no such file; expected {EXPECTED}; {guess(source)}")
     names: list[str] = []
     photos: list[Photo] = []
+    used = 0
     for file in files:
         content = read_json(file, EXPECTED)
+        if file != source and not _is_coco(content):
+            continue
+        used += 1
         with understood(file, EXPECTED):
             categories = read_categories(file, content)
             names += [name for name in categories.values() if name not in names]
             photos += _photos(file, content, categories, reading)
+    if not used:
+        raise UserError(f"{source} has no such file; expected {EXPECTED}; {guess(source)}")
     return Export(tuple(names), tuple(photos), covers=False)
 
 
@@ -77,8 +80,7 @@ def part_of(file: Path) -> str:
     return next((part for word in words for key, part in PARTS.items() if key in word), "")
 
 
-def _is_coco(file: Path) -> bool:
-    content = read_json(file, EXPECTED)
+def _is_coco(content: Any) -> bool:
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
 

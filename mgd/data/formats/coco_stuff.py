@@ -13,7 +13,7 @@ from mgd.data.label_map import value_table
 from mgd.errors import UserError
 from mgd.files import read_text
 
-PARTS = {"train": "train", "val": "val"}
+PARTS = ("train", "val")
 
 
 def read(source: Path, reading: Reading) -> Export:
@@ -30,8 +30,8 @@ def read(source: Path, reading: Reading) -> Export:
         if reading.images is None and path.parts[0] == "images":
             continue
         name = path.with_suffix("").as_posix()
-        part = next((part for word, part in PARTS.items() if path.parts[0].startswith(word)), "")
-        image = photos.find(name) if not (photo := _jpg(photos, name)) else photo
+        part = next((part for part in PARTS if path.parts[0].startswith(part)), "")
+        image = _jpg(photos, name) or photos.find(name)
         found.append(Photo(name, image, mask, partial(index.regions, mask, table, names), part=part))
     return Export(names, tuple(found), covers=True)
 

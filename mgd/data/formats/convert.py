@@ -17,9 +17,9 @@ from mgd.data.formats.export import Export, Photo, Reading, Size, named_classes,
 from mgd.data.formats.rules import UNTOLD, Rules, Values, values
 from mgd.data.formats.table import READERS
 from mgd.data.images import load_image, read_indices
-from mgd.data.prepare.jobs import hold_out, write_label, write_lines
+from mgd.data.prepare.jobs import hold_out
 from mgd.errors import UserError, first_few
-from mgd.files import link, read_text, write_text
+from mgd.files import link, read_text, write_lines, write_png, write_text
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
 from mgd.progress import Progress
@@ -152,7 +152,7 @@ def _draw(task: _Task, photo: Photo) -> Made:
     link(photo.image, image)
     if _same_file(photo.image, before := image_path(task.out, photo._replace(regions=None))):
         before.unlink()  # nobody had looked at it when this was made last
-    write_label(label, found)
+    write_png(label, found)
     os.utime(label, ns=(stamp, stamp))
     return Made(_count(found), True)
 

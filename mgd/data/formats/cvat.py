@@ -12,7 +12,7 @@ from mgd.data.formats import rgb
 from mgd.data.formats.export import IGNORE, Color, Export, Labelled, Photo, Photos, Reading, need
 from mgd.data.formats.masks import mask_files
 from mgd.errors import UserError
-from mgd.files import read_text, write_png, write_text
+from mgd.files import read_text, write_lines, write_png
 from mgd.metrics import IGNORE_INDEX
 
 SETS = Path("ImageSets") / "Segmentation"
@@ -74,9 +74,9 @@ def write_one(out: Path, photo: Labelled, classes: Classes) -> str:
 def write_rest(out: Path, made: Sequence[str], classes: Classes) -> str:
     """Write `labelmap.txt` and the list. Returns how CVAT takes it."""
     rows = [*zip(classes.names, classes.colors, strict=True), (IGNORE, _ignore_color(classes))]
-    lines = [f"{name}:{','.join(map(str, color))}::\n" for name, color in rows]
-    write_text(out / "labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(lines))
-    write_text(out / SETS / "default.txt", "".join(f"{name}\n" for name in made))
+    lines = [f"{name}:{','.join(map(str, color))}::" for name, color in rows]
+    write_lines(out / "labelmap.txt", ["# label:color_rgb:parts:actions", *lines])
+    write_lines(out / SETS / "default.txt", made)
     return "zip what is in the folder; in CVAT: Upload annotations, Segmentation mask 1.1 (the task needs these labels)"
 
 

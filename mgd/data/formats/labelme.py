@@ -32,7 +32,7 @@ from mgd.data.formats.export import (
     understood,
 )
 from mgd.errors import UserError
-from mgd.files import link, read_text, write_json, write_text
+from mgd.files import link, read_text, write_json, write_lines
 from mgd.parallel import in_order
 
 EXPECTED = "a labelme JSON with shapes, imagePath, imageHeight and imageWidth"
@@ -130,6 +130,5 @@ def write_one(out: Path, photo: Labelled, classes: Classes) -> str:
 
 def write_rest(out: Path, made: Sequence[str], classes: Classes) -> str:
     """Returns how labelme takes it."""
-    names = "".join(f"{name}\n" for name in (IGNORE, *classes.names))
-    write_text(out / "labels.txt", names)
+    write_lines(out / "labels.txt", (IGNORE, *classes.names))
     return f"open the folder: labelme {out} --labels {out / 'labels.txt'}"

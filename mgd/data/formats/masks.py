@@ -42,7 +42,7 @@ def by_value(values: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str, np
         yield names[value], values == value
 
 
-def color_codes(colors: Sequence[Color] | np.ndarray) -> np.ndarray:
+def color_codes(colors: Color | Sequence[Color] | np.ndarray) -> np.ndarray:
     """RGB (...,3) -> one number each, int32."""
     red, green, blue = np.moveaxis(np.asarray(colors, np.int32), -1, 0)
     return red << 16 | green << 8 | blue

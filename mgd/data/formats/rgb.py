@@ -1,11 +1,11 @@
 """RGB masks: a colour for each class, from a table that is given, or learnt from the masks for a person to fill in."""
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from mgd.data.formats.export import Color, Export, Photo, Reading, Region, Size
 from mgd.data.formats.masks import by_value, color_codes, mask_files, paired
 from mgd.data.images import load_image
 from mgd.errors import UserError
-from mgd.files import read_text, write_text
+from mgd.files import csv_text, read_text, write_text
 from mgd.parallel import in_order
 
 COLUMNS = ["name", "red", "green", "blue"]
@@ -123,15 +123,12 @@ def learn_table(source: Path, out: Path) -> str:
             noise[near] += count
     if len(kept) > SHOWN:
         raise UserError(f"{source} has {len(kept):,} colours; expected masks with one colour for each class, as PNG")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LEARNT)
+    rows: list[list[Any]] = [LEARNT]
     for code in kept:
         note = f"and {noise[code]:,} pixels of nearly this colour: use --tolerance {NOISE}" if noise[code] else ""
-        writer.writerow(["", *_rgb(code), f"{100 * counts[code] / total:.3f}", note])
-    write_text(out, text.getvalue())
-    told = f"{out}: {len(kept)} colours; give each a name (or __ignore__), then --format rgb --colors {out}"
-    return f"{text.getvalue()}{told}"
+        rows.append(["", *_rgb(code), f"{100 * counts[code] / total:.3f}", note])
+    write_text(out, text := csv_text(rows))
+    return f"{text}{out}: {len(kept)} colours; give each a name (or __ignore__), then --format rgb --colors {out}"
 
 
 def _colors(path: Path) -> tuple[np.ndarray, np.ndarray]:

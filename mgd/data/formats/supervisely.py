@@ -20,7 +20,7 @@ from mgd.data.formats.export import Color, Export, Photo, Reading, Region, Size,
 from mgd.errors import UserError
 
 EXPECTED = "a Supervisely project with meta.json and DATASET/ann/IMAGE.json"
-PARTS = {"train": "train", "val": "val", "test": "test"}
+PARTS = ("train", "val", "test")
 
 
 def read(source: Path, reading: Reading) -> Export:
@@ -39,7 +39,8 @@ def read(source: Path, reading: Reading) -> Export:
         image = (reading.images / base.name if reading.images else base / "img") / file.stem
         need(image, f"the photo of {file}")
         name = photo_name(f"{base.name}/{image.name}")
-        photos.append(Photo(name, image, file, partial(regions, file, tuple(colors)), part=PARTS.get(base.name, "")))
+        part = base.name if base.name in PARTS else ""
+        photos.append(Photo(name, image, file, partial(regions, file, tuple(colors)), part=part))
     if not photos:
         raise UserError(f"{source} has no DATASET/ann/*.json; expected {EXPECTED}")
     return Export(tuple(colors), tuple(photos), covers=False, colors=colors)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from mgd.data.prepare.jobs import Job, need_folder, read_names, run_jobs, summary, write_lines
+from mgd.data.prepare.jobs import Job, need_folder, read_names, run_jobs, summary
 from mgd.errors import UserError
-from mgd.files import link
+from mgd.files import link, write_lines
 
 COUNTS = {"train": 367, "val": 101, "test": 233}
 

@@ -8,19 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from mgd.data.classes import voc_color, write_classes
-from mgd.data.prepare.jobs import (
-    Job,
-    find,
-    hold_out,
-    need_folder,
-    read_mat,
-    run_jobs,
-    summary,
-    write_label,
-    write_lines,
-)
+from mgd.data.prepare.jobs import Job, find, hold_out, need_folder, read_mat, run_jobs, summary
 from mgd.errors import UserError
-from mgd.files import link, read_text, write_text
+from mgd.files import link, read_text, write_lines, write_png, write_text
 
 HEADER = ["tag", "class"]
 
@@ -92,4 +82,4 @@ def _convert(table: np.ndarray, source: Path, target: Path) -> None:
     tags = read_mat(source, "groundtruth")
     if tags.max() >= len(table):
         raise UserError(f"{source} holds the tag {tags.max()}, label_list.mat ends with {len(table) - 1}")
-    write_label(target, table[tags])
+    write_png(target, table[tags])

@@ -8,18 +8,9 @@ from PIL import Image, ImageDraw
 
 from mgd.data.classes import BUILT_IN
 from mgd.data.images import load_label, read_indices
-from mgd.data.prepare.jobs import (
-    Job,
-    find,
-    need_folder,
-    run_jobs,
-    summary,
-    write_label,
-    write_lines,
-    write_partitions,
-)
+from mgd.data.prepare.jobs import Job, find, need_folder, run_jobs, summary, write_partitions
 from mgd.errors import UserError, first_few
-from mgd.files import link, read_text
+from mgd.files import link, read_text, write_lines, write_png
 from mgd.metrics import IGNORE_INDEX
 
 # The labels of cityscapesScripts in the order of their ids, 0 to 33; a trainId is a place among the 19 classes.
@@ -30,7 +21,7 @@ LABELS = (
     *("truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
 )
 NOT_DRAWN = ("license plate", "deleted")  # of the polygons: the first has id -1, the second was taken back
-TRAIN_IDS = {name: BUILT_IN["city"].names.index(name) for name in BUILT_IN["city"].names}
+TRAIN_IDS = {name: i for i, name in enumerate(BUILT_IN["city"].names)}
 OF_ID = np.full(256, IGNORE_INDEX, np.uint8)
 OF_ID[: len(LABELS)] = [TRAIN_IDS.get(name, IGNORE_INDEX) for name in LABELS]
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
@@ -110,11 +101,11 @@ def _label_jobs(photos: dict[str, Path], labels: Path, out: Path) -> list[Job]:
 
 
 def _from_train_ids(source: Path, target: Path) -> None:
-    write_label(target, load_label(source, len(BUILT_IN["city"])))
+    write_png(target, load_label(source, len(BUILT_IN["city"])))
 
 
 def _from_ids(source: Path, target: Path) -> None:
-    write_label(target, OF_ID[read_indices(source)])
+    write_png(target, OF_ID[read_indices(source)])
 
 
 def _from_polygons(source: Path, target: Path) -> None:
@@ -128,4 +119,4 @@ def _from_polygons(source: Path, target: Path) -> None:
                 pen.polygon([tuple(point) for point in thing["polygon"]], fill=TRAIN_IDS.get(single, IGNORE_INDEX))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source} holds no Cityscapes polygons ({error!r}); unpack it again") from error
-    write_label(target, np.asarray(label))
+    write_png(target, np.asarray(label))

@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from mgd.data.partitions import write_partition
 from mgd.errors import UserError, first_few
-from mgd.files import read_lines, write_bytes, write_text
+from mgd.files import read_lines
 from mgd.parallel import in_order
 from mgd.progress import Progress
 
@@ -46,13 +45,6 @@ def run_jobs(jobs: Iterable[Job], caption: str) -> None:
 
 def _make(job: Job) -> None:
     job.make(job.source, job.target)
-
-
-def write_label(path: Path, label: np.ndarray) -> None:
-    """Write a (H,W) uint8 label map as PNG of one channel, atomically."""
-    done, encoded = cv2.imencode(".png", label)
-    assert done
-    write_bytes(path, encoded.tobytes())
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
@@ -95,11 +87,6 @@ def need_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise UserError(f"{path.absolute()} is no folder; expected {what}")
     return path
-
-
-def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """Write a list, one entry a line."""
-    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_partitions(pattern: Path, lines: Sequence[str]) -> str:

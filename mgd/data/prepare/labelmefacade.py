@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 
 from mgd.data.classes import write_classes
-from mgd.data.prepare.jobs import Job, find, hold_out, need_folder, run_jobs, summary, write_label, write_lines
+from mgd.data.formats.masks import color_codes
+from mgd.data.prepare.jobs import Job, find, hold_out, need_folder, run_jobs, summary
 from mgd.errors import UserError
-from mgd.files import link
+from mgd.files import link, write_lines, write_png
 from mgd.metrics import IGNORE_INDEX
 
 # The data set's colours (Froehlich, Rodner and Denzler, ICPR 2010); "various" (black) is ignored.
@@ -56,20 +57,13 @@ def _convert(source: Path, target: Path) -> None:
     image = cv2.imread(str(source), cv2.IMREAD_COLOR)
     if image is None:
         raise UserError(f"{source} cannot be decoded; unpack it again")
-    blue, green, red = (image[..., i].astype(np.int32) for i in range(3))
-    found = red << 16 | green << 8 | blue
+    found = color_codes(image[..., ::-1])
     label = np.full(found.shape, IGNORE_INDEX, np.uint8)
     for index, color in enumerate(COLORS.values()):
-        label[found == _code(color)] = index
-    if (strange := (label == IGNORE_INDEX) & (found != _code(VARIOUS))).any():
-        code = int(found[strange][0])
-        rgb = code >> 16, code >> 8 & 255, code & 255
+        label[found == color_codes(color)] = index
+    if (strange := (label == IGNORE_INDEX) & (found != color_codes(VARIOUS))).any():
+        rgb = tuple(image[strange][0, ::-1].tolist())
         raise UserError(
             f"{source}: {strange.sum()} pixels have the colour of no class, such as {rgb}; use the data set's own PNGs"
         )
-    write_label(target, label)
-
-
-def _code(color: tuple[int, int, int]) -> int:
-    red, green, blue = color
-    return red << 16 | green << 8 | blue
+    write_png(target, label)

@@ -3,18 +3,8 @@
 from pathlib import Path
 
 from mgd.data.images import read_indices
-from mgd.data.prepare.jobs import (
-    Job,
-    need_folder,
-    read_mat,
-    read_names,
-    run_jobs,
-    summary,
-    write_label,
-    write_lines,
-    write_partitions,
-)
-from mgd.files import link
+from mgd.data.prepare.jobs import Job, need_folder, read_mat, read_names, run_jobs, summary, write_partitions
+from mgd.files import link, write_lines, write_png
 
 
 def prepare_voc(devkit: Path, sbd: Path, out: Path) -> str:
@@ -54,8 +44,8 @@ def _jobs(devkit: Path, sbd: Path, folder: Path, name: str) -> list[Job]:
 
 
 def _from_palette(source: Path, target: Path) -> None:
-    write_label(target, read_indices(source))
+    write_png(target, read_indices(source))
 
 
 def _from_sbd(source: Path, target: Path) -> None:
-    write_label(target, read_mat(source, "GTcls")["Segmentation"][0, 0].astype("uint8"))
+    write_png(target, read_mat(source, "GTcls")["Segmentation"][0, 0].astype("uint8"))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mgd.data.datasets import Item
 from mgd.data.folders import photos_in
+from mgd.data.items import Item
 from mgd.deploy.comparison import Comparison, readable_photos
 from mgd.deploy.int8.qdq import Graph
 from mgd.deploy.int8.speed import best_times, slower_layers

@@ -12,6 +12,7 @@ from mgd.deploy.int8.qdq import Graph
 from mgd.deploy.runtime import onnx_runner, session_of
 
 LARGEST = 0.3  # of the float32 file: layers that stay in float32 for their speed fill no more
+RUNS, ROUNDS = 5, 7  # of a model that is profiled; of models that are timed in turns
 
 
 def slower_layers(graph: Graph, photo: np.ndarray) -> list[str]:
@@ -55,14 +56,14 @@ def that_fit(gains: dict[str, int], weights: dict[str, int], room: float) -> lis
     return chosen
 
 
-def best_times(models: dict[str, bytes], photo: np.ndarray, *, rounds: int = 7) -> dict[str, float]:
+def best_times(models: dict[str, bytes], photo: np.ndarray) -> dict[str, float]:
     """Shortest milliseconds of each on one thread, run in turns: of that thread, so that other programs do not count.
 
     The first round warms up.
     """
     runners = {name: onnx_runner(model, Path(name), threads=1) for name, model in models.items()}
     found: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, runner in runners.items():
             start = time.thread_time()
             runner.run(photo)
@@ -70,11 +71,11 @@ def best_times(models: dict[str, bytes], photo: np.ndarray, *, rounds: int = 7) 
     return {name: min(times[1:]) for name, times in found.items()}
 
 
-def _profile(model: bytes, photo: np.ndarray, *, runs: int = 5) -> dict[str, int]:
+def _profile(model: bytes, photo: np.ndarray) -> dict[str, int]:
     """Shortest time of every node in microseconds, one thread."""
     with tempfile.TemporaryDirectory() as folder:
         session = session_of(model, threads=1, profile=str(Path(folder) / "profile"))
-        for _ in range(runs):
+        for _ in range(RUNS):
             session.run(None, {"image": photo})
         events = json.loads(Path(session.end_profiling()).read_text())
     found: dict[str, int] = {}
