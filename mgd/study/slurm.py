@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mgd.files import write_text
+from mgd.files import write_lines, write_text
 from mgd.study.plan import Cell
 
 SCRIPT = """#!/usr/bin/env bash
@@ -43,7 +43,7 @@ def write_script(cells: Sequence[Cell], sweep: Sequence[str], folder: Path, opti
     home, arrays = (folder / "slurm").resolve(), []
     for number, group in enumerate(generations(cells)):
         names = home / f"generation-{number}.txt"
-        write_text(names, "".join(f"{cell.name}\n" for cell in group))
+        write_lines(names, (cell.name for cell in group))
         run = f"{shlex.quote(sys.executable)} -m mgd sweep {shlex.join(sweep)} --only"
         wrap = f'{run} "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(names))})"'
         arrays.append(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mgd.errors import first_few
-from mgd.files import read_text, write_json, write_text
+from mgd.files import csv_text, read_text, write_json, write_text
 from mgd.statistics import Difference, Spread, paired_difference, spread, verdict
 from mgd.study.plan import Cell, read_report
 
@@ -104,15 +104,13 @@ def markdown(cells: Sequence[Cell], results: Sequence[Result], reference: str, f
 
 def as_csv(results: Sequence[Result]) -> str:
     """One row a run: row, partition, seed, mIoU, IoU of each class, in percent; empty where there is none."""
-    text = io.StringIO()
     classes = list(results[0].iou) if results else []
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "partition", "seed", "mIoU", *classes])
+    rows = [["row", "partition", "seed", "mIoU", *classes]]
     for result in results:
         values = (result.miou, *(result.iou.get(name, math.nan) for name in classes))
-        key = (result.cell.row, result.cell.partition, result.cell.seed)
-        writer.writerow([*key, *("" if math.isnan(value) else f"{value:.4f}" for value in values)])
-    return text.getvalue()
+        key = (result.cell.row, str(result.cell.partition), str(result.cell.seed))
+        rows.append([*key, *("" if math.isnan(value) else f"{value:.4f}" for value in values)])
+    return csv_text(rows)
 
 
 def as_dict(cells: Sequence[Cell], results: Sequence[Result], reference: str, failed: Mapping[str, str]) -> Any:
