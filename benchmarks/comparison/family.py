@@ -31,16 +31,35 @@ TEACHERS = {
     "deep": Row(changes=(*TEACHER, "model.backbone=timm:tf_efficientnet_lite2", "model.channels=64"), seeds=(0,)),
     "wide": Row(changes=(*TEACHER, "model.backbone=timm:tf_efficientnet_lite1", "model.channels=128"), seeds=(0,)),
 }
-TAUGHT = (
-    "method.deep_teacher={run:deep}/last.pt",
-    "method.wide_teacher={run:wide}/last.pt",
-    "method.score_teachers=false",  # their own rows do
-)
-MGD = ("method=mgd", *TAUGHT, "method.lambda_region=10", "method.pixel_labeled=0.25", "method.pixel_unlabeled=0.25")
-OFFLINE = ("method.teachers=offline", "method.teach.dir={run:deep}/maps")
-CWD = ("method=cwd", *TAUGHT, "method.weight_logits=0.9", "method.weight_feature=15")
 LONGER = "train.max_iterations=1500"
-TODAY = ("data.strong=true", "method.confidence=0.8", "method.soft=0.5")
+TEACHERS_LONGER = {f"{n} longer": replace(row, changes=(*row.changes, LONGER)) for n, row in TEACHERS.items()}
+
+
+def taught(by: str = "") -> tuple[str, ...]:
+    """The two teachers of a row; `by`: " longer" for those of 1,500 iterations."""
+    teachers = (f"method.deep_teacher={{run:deep{by}}}/last.pt", f"method.wide_teacher={{run:wide{by}}}/last.pt")
+    return (*teachers, "method.score_teachers=false")  # their own rows do
+
+
+def offline(by: str = "") -> tuple[str, ...]:
+    """What the teachers see, stored once for all rows and seeds that have them."""
+    return ("method.teachers=offline", f"method.teach.dir={{run:deep{by}}}/maps")
+
+
+WEIGHTS = ("method.lambda_region=10", "method.pixel_labeled=0.25", "method.pixel_unlabeled=0.25")
+MGD = ("method=mgd", *taught(), *WEIGHTS)
+MGD_OFFLINE = (*MGD, *offline())
+CWD = ("method=cwd", *taught(), "method.weight_logits=0.9", "method.weight_feature=15")
+BALANCED = "method.criterion.class_weights=median_frequency"
+OPTIONS = {  # today's, one at a time
+    "+ strong": ("data.strong=true",),
+    "+ averaged student": ("train.ema=0.99",),
+    "+ class weights": (BALANCED,),
+    "+ last stage": ("train.refine_iterations=200",),
+    "+ confidence": ("method.confidence=0.8",),
+    "+ thresholds by class": ("method.confidence=0.8", "method.confidence_ema=0.99"),
+}
+RARE = {FASHION.root: "hair,footwear,bag,accessories", FACADES.root: "car,door"}  # of labelled pixels, 1 to 3 % each
 
 
 def baselines(iterations: int) -> dict[str, Row]:
@@ -51,51 +70,63 @@ def baselines(iterations: int) -> dict[str, Row]:
         "mean teacher": Row(changes=("method=mean_teacher", "method.confidence=0.8", *late)),
         "cps": Row(changes=("method=cps", "method.weight=0.1", *late)),
         "unimatch": Row(changes=("method=unimatch", "method.ema=0.99", "method.confidence=0.8", *late)),
-        "kd": Row(changes=("method=kd", *TAUGHT)),
+        "kd": Row(changes=("method=kd", *taught())),
         "cwd": Row(changes=CWD),
     }
+
+
+def options(base: Experiment) -> dict[str, tuple[str, ...]]:
+    """Today's options as changes of MGD."""
+    rare = ("data.rare_crops=0.5", f"data.rare_classes={RARE[base.data.root]}")
+    return OPTIONS | {"+ rare crops": rare}
 
 
 def comparison(base: Experiment) -> Sweep:
     """Every method at three partitions, three seeds each; the paper's method is what the others are held against."""
     rows = {
-        "mgd": Row(changes=(*MGD, *OFFLINE)),
+        "mgd": Row(changes=MGD_OFFLINE),
         **baselines(base.train.max_iterations),
         "mgd online": Row(changes=MGD),
-        "mgd today": Row(changes=(*MGD, *TODAY)),
         # Offline, 1,500 iterations of MGD cost about what 600 of KD and CWD cost, whose teachers run in every step.
-        "mgd longer": Row(changes=(*MGD, *OFFLINE, LONGER)),
+        "mgd longer": Row(changes=(*MGD_OFFLINE, LONGER)),
+        "mgd and teachers longer": Row(
+            changes=("method=mgd", *taught(" longer"), *WEIGHTS, *offline(" longer"), LONGER)
+        ),
+        "mgd longer + class weights": Row(changes=(*MGD_OFFLINE, LONGER, BALANCED)),
         "supervised longer": Row(changes=(LONGER,)),
+        "supervised longer + class weights": Row(changes=(LONGER, BALANCED)),
         "cwd longer": Row(changes=(*CWD, LONGER)),
         "all labels": Row(partitions=(1,)),
         "all labels longer": Row(changes=(LONGER,), partitions=(1,)),
         **TEACHERS,
+        **TEACHERS_LONGER,
     }
     return Sweep(base=base, rows=rows, partitions=(32, 16, 8), seeds=(0, 1, 2), reference="mgd")
 
 
 def search(base: Experiment) -> Sweep:
     """Weights of the methods that frozen teachers teach, scored on held-out training photos (hold_out.py)."""
-    mgd = (*MGD, *OFFLINE, "method.pixel_labeled=0.5", "method.pixel_unlabeled=0.5")  # what was varied
-    cwd = ("method=cwd", *TAUGHT)
+    mgd = (*MGD_OFFLINE, "method.pixel_labeled=0.5", "method.pixel_unlabeled=0.5")  # what was varied
+    cwd = ("method=cwd", *taught())
     views = ("method.teach.flip=true", "method.teach.scales=0.75,1,1.25", "method.teach.dir={run:deep}/maps-views")
     rows = {
         "supervised": Row(),
         "mgd": Row(changes=mgd),
-        "mgd pixel=0.25": Row(changes=(*mgd, "method.pixel_labeled=0.25", "method.pixel_unlabeled=0.25")),
+        "mgd pixel=0.25": Row(changes=MGD_OFFLINE, seeds=(0, 1, 2)),  # what the options are added to
         "mgd pixel=1": Row(changes=(*mgd, "method.pixel_labeled=1", "method.pixel_unlabeled=1")),
         "mgd region=1": Row(changes=(*mgd, "method.lambda_region=1")),
         "mgd region=50": Row(changes=(*mgd, "method.lambda_region=50")),
         "mgd image=0.04": Row(changes=(*mgd, "method.lambda_image=0.04")),
         "mgd image=0.4": Row(changes=(*mgd, "method.lambda_image=0.4")),
         "mgd views": Row(changes=(*mgd, *views)),
-        **{f"kd T={t}": Row(changes=("method=kd", *TAUGHT, f"method.temperature={t}")) for t in (1, 2, 4)},
+        **{f"kd T={t}": Row(changes=("method=kd", *taught(), f"method.temperature={t}")) for t in (1, 2, 4)},
         **{
             f"cwd x{share}": Row(
                 changes=(*cwd, f"method.weight_logits={3 * share:g}", f"method.weight_feature={50 * share:g}")
             )
             for share in (0.03, 0.1, 0.3)  # of the paper's weights
         },
+        **{name: Row(changes=(*MGD_OFFLINE, *changes), seeds=(0, 1, 2)) for name, changes in options(base).items()},
     }
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(32,), seeds=(0,), reference="mgd")
 
@@ -121,17 +152,12 @@ def ablation(base: Experiment) -> Sweep:
         **{f"lambda_image={value}": (f"method.lambda_image={value}",) for value in (0.001, 0.016, 0.1)},
         **{f"lambda_region={value}": (f"method.lambda_region={value}",) for value in (1, 50, 100)},
         **{f"grid={value}": (f"method.region_grid={value}",) for value in (3, 5, 10)},
-        "+ strong": ("data.strong=true",),
-        "+ averaged student": ("train.ema=0.99",),
-        "+ class weights": ("method.criterion.class_weights=median_frequency",),
-        "+ last stage": ("train.refine_iterations=200",),
-        "+ confidence": ("method.confidence=0.8",),
-        "+ thresholds by class": ("method.confidence=0.8", "method.confidence_ema=0.99"),
+        **options(base),
     }
     # Soft labels are of all probabilities, of which a store holds the greatest.
     online = {"online": (), "+ soft": ("method.soft=0.5",)}
-    rows = {"mgd": Row(changes=(*MGD, *OFFLINE)), "supervised": Row()}
-    rows |= {name: Row(changes=(*MGD, *OFFLINE, *changes)) for name, changes in parts.items()}
+    rows = {"mgd": Row(changes=MGD_OFFLINE), "supervised": Row()}
+    rows |= {name: Row(changes=(*MGD_OFFLINE, *changes)) for name, changes in parts.items()}
     rows |= {name: Row(changes=(*MGD, *changes)) for name, changes in online.items()}
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(16,), seeds=(0, 1, 2), reference="mgd")
 
