@@ -10,6 +10,8 @@ from scenes import CLASSES, generate_scenes
 
 torch.set_num_threads(1)  # the networks here are too small for more
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also under nohup, or in the background of a script
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup, and what tests start would ignore it too
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session")
