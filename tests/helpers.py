@@ -21,7 +21,9 @@ from torch import Tensor
 import mgd.engine.loop as loop
 from mgd.__main__ import main
 from mgd.checkpoint import save
+from mgd.data.batch import Batch
 from mgd.models import build_model
+from mgd.objectives.base import Objective
 
 # Processes come from a server that has imported mgd and runs nothing. Forked from the tests' own process they would
 # share its locks; one that is killed while it holds one would leave the tests waiting.
@@ -187,6 +189,14 @@ def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[
     """Return the names of the tensors that are not equal bit by bit."""
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def assert_weighed(weighing: Objective, plain: Objective, batch: Batch) -> None:
+    """The terms of an objective, divided by its `weights`, are those of one whose weights are 1."""
+    terms, raw, weights = weighing(batch), plain(batch), weighing.weights(batch.iteration)
+    assert terms.keys() == raw.keys() == {"supervised", *weights}
+    for name, weight in weights.items():
+        torch.testing.assert_close(terms[name] / weight, raw[name], msg=name)
 
 
 def write_image(path: Path, array: np.ndarray, **options: Any) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import copy_of, differences
+from helpers import assert_weighed, copy_of, differences
 from test_losses import left_half, random
 from test_objectives import batch, learn, network, paper_mix, paper_valid, settled
 from torch import Tensor
@@ -225,11 +225,7 @@ def test_terms_divided_by_their_weights_are_those_of_weights_of_1() -> None:
         (mean_teacher(weight=0.3, rampup_iterations=10), mean_teacher()),
     )
     for weighing, plain in made:
-        one = batch(iteration=5)
-        terms, raw, weights = weighing(one), plain(one), weighing.weights(5)
-        assert terms.keys() == raw.keys() == {"supervised", *weights}
-        for name, weight in weights.items():
-            torch.testing.assert_close(terms[name] / weight, raw[name], msg=name)
+        assert_weighed(weighing, plain, batch(iteration=5))
 
 
 def test_mean_teacher_is_its_equation() -> None:

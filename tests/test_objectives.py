@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import BACKBONE, CHANNELS, copy_of, differences
+from helpers import BACKBONE, CHANNELS, assert_weighed, copy_of, differences
 from torch import Tensor
 
 from mgd.config import CPS, MGD, Criterion, Data, Experiment, Model, Supervised
@@ -325,11 +325,7 @@ def test_terms_divided_by_their_weights_are_those_of_weights_of_1() -> None:
         (mgd(replace(METHOD, **own, rampup_iterations=8)), mgd(replace(METHOD, **dict.fromkeys(own, 1.0)))),
     )
     for weighing, plain in made:
-        one = batch(iteration=5)
-        terms, raw, weights = weighing(one), plain(one), weighing.weights(5)
-        assert terms.keys() == raw.keys() == {"supervised", *weights}
-        for name, weight in weights.items():
-            torch.testing.assert_close(terms[name] / weight, raw[name], msg=name)
+        assert_weighed(weighing, plain, batch(iteration=5))
 
 
 # Ramp-up
