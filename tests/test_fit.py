@@ -102,7 +102,7 @@ def test_made_maps_are_as_wide_as_the_wide_teacher(
     batch = made_batch(tried[0], 8, CPU)
     assert batch.first is not None
     assert batch.first.maps is not None
-    assert batch.first.maps.coarse["feature"].shape[:2] == (2, 24)  # the fixture's wide teacher has 24 channels
+    assert batch.first.maps.coarse["wide.feature"].shape[:2] == (2, 24)  # the fixture's wide teacher has 24 channels
     projected = override(offline, ["method.teach.projection=3"])
     list(fit(projected, CPU, processes=1, limit=2.0))
     assert tried[-1].method == projected.method

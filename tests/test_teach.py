@@ -26,8 +26,8 @@ from helpers import (
 )
 
 from mgd.__main__ import main
-from mgd.config import MGD, Experiment, load
-from mgd.data.batch import Batch, to_device
+from mgd.config import Experiment, Teachable, load
+from mgd.data.batch import Batch, StoredMaps, Views, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
 from mgd.data.loaders import collate
@@ -38,6 +38,7 @@ from mgd.data.transforms import Geometry
 from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.objectives import build_objective, open_maps
+from mgd.objectives.teaching import stored_logits
 from mgd.teach import open_teachers, teach
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def terms_of(config: Experiment, batch: Batch) -> dict[str, float]:
 def both(config: Path, overrides: list[str], *, mask: bool = True) -> tuple[dict[str, float], dict[str, float]]:
     """A batch's terms from networks and from the store; without CutMix where `mask` is False."""
     offline = load(config, overrides)
-    assert isinstance(offline.method, MGD)
+    assert isinstance(offline.method, Teachable)
     online = replace(offline, method=replace(offline.method, teachers="online"))
     batch = batch_of(offline)
     assert batch.mask is not None
@@ -114,6 +115,35 @@ def test_where_the_geometry_is_the_identity_the_store_gives_the_networks_terms(
     expected, found = both(*student)
     for name in ("supervised", "pixel_labeled", "pixel_unlabeled"):  # labels are mixed in the same way
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+@pytest.mark.usefixtures("unturned")
+@pytest.mark.parametrize("partner", ["batch", "independent"])
+@pytest.mark.parametrize(
+    ("method", "soft"), [(["method=kd"], ["kd_labeled", "kd_unlabeled"]), (["method=mgd", "method.soft=0.5"], ["soft"])]
+)
+def test_soft_labels_of_the_store_are_those_of_the_networks(
+    tmp_path: Path, squares: Path, teachers: list[str], method: list[str], soft: list[str], partner: str
+) -> None:
+    exact = ["method.teach.values=fp32", "method.teach.logits_stride=4", f"data.partner={partner}"]
+    student = taught(tmp_path / "student", squares, [*method, *teachers[1:]], *WHOLE, *exact)
+    expected, found = both(*student, mask=False)
+    assert {name: found[name] for name in soft} == pytest.approx({name: expected[name] for name in soft}, rel=0.02)
+    expected, found = both(*student)
+    for name in soft:  # a network sees what is across the border of a mix
+        assert found[name] == pytest.approx(expected[name], rel=0.1)
+
+
+def test_stored_logits_are_linear_between_centres_and_padding_does_not_count() -> None:
+    cells = torch.arange(6.0).repeat(6, 1)[None, None]  # 4 pixels each: centres at 1.5, 5.5, ...
+    valid = torch.ones(1, 24, 24, dtype=torch.bool)
+    valid[..., 16:] = False
+    cells[..., 4:] = 100.0  # what a store has where there is no photo is nothing
+    maps = StoredMaps({}, {}, {"wide.logits": cells, "wide.feature": cells})
+    batch = Batch(Views(torch.zeros(1, 3, 24, 24), valid, maps=maps), None, None, None, 0)
+    (found,) = stored_logits(batch, batch.labeled, 4).values()
+    expected = ((torch.arange(16) - 1.5) / 4).clamp(0, 3)
+    torch.testing.assert_close(found[..., :16], expected.expand(1, 1, 24, 16))
 
 
 @pytest.mark.usefixtures("unturned")
@@ -297,9 +327,11 @@ def test_two_processes_share_the_photos_and_say_what_one_says(
             assert np.array_equal(*values)
 
 
+@pytest.mark.parametrize("method", [[], ["method.soft=0.5"], ["method=kd"]])
 def test_a_student_trains_without_its_teachers_and_goes_on_where_it_was_stopped(
-    tmp_path: Path, small_scenes: Path, teachers: list[str]
+    tmp_path: Path, small_scenes: Path, teachers: list[str], method: list[str]
 ) -> None:
+    teachers = [*method, *teachers[1:]] if method == ["method=kd"] else [*teachers, *method]
     _, overrides = taught(tmp_path / "student", small_scenes, teachers)
     run = train(tmp_path / "student", small_scenes, *overrides)
     whole = read(run / "last.pt")["model"]
@@ -314,6 +346,25 @@ def test_a_projection_to_more_channels_than_there_are_is_one_sentence(
     config = write_config(tmp_path / "student", small_scenes)
     assert main(["teach", str(config), *teachers, "method.teach.projection=25"]) == 2  # the wide teacher has 24
     assert "method.teach.projection=25 is more than the 24 channels" in capsys.readouterr().err
+
+
+def test_what_no_store_could_serve_is_refused(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "student", small_scenes)
+    assert main(["teach", str(config), "method=cwd", *teachers[1:]]) == 2
+    assert "method is neither mgd nor kd" in capsys.readouterr().err
+    assert main(["teach", str(config), "method=kd", *teachers[1:], "method.teach.projection=8"]) == 2
+    assert "are of a feature, of which KD stores none" in capsys.readouterr().err
+
+
+def test_maps_without_soft_labels_do_not_serve_a_student_that_asks_for_them(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, overrides = taught(tmp_path / "student", small_scenes, teachers)
+    for change in (["method.soft=0.5"], ["method=kd", *overrides[1:]]):
+        assert main(["train", str(config), *overrides, *change]) == 2
+        assert "is of another options" in capsys.readouterr().err
 
 
 def test_training_without_maps_or_with_those_of_another_teacher_is_refused(

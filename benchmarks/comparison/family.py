@@ -46,9 +46,9 @@ def taught(by: str = "") -> tuple[str, ...]:
     return (*teachers, "method.score_teachers=false")  # their own rows do
 
 
-def offline(by: str = "") -> tuple[str, ...]:
+def offline(by: str = "", maps: str = "maps") -> tuple[str, ...]:
     """What the teachers see, stored once for all rows and seeds that have them."""
-    return ("method.teachers=offline", f"method.teach.dir={{run:deep{by}}}/maps")
+    return ("method.teachers=offline", f"method.teach.dir={{run:deep{by}}}/{maps}")
 
 
 WEIGHTS = ("method.lambda_region=10", "method.pixel_labeled=0.25", "method.pixel_unlabeled=0.25")
@@ -63,6 +63,7 @@ OPTIONS = {  # today's, one at a time
     "+ last stage": ("train.refine_iterations=200",),
     "+ confidence": ("method.confidence=0.8",),
     "+ thresholds by class": ("method.confidence=0.8", "method.confidence_ema=0.99"),
+    "+ soft": ("method.soft=0.5", "method.teach.logits_stride=4", *offline(maps="maps-soft")),
 }
 RARE = {FASHION.root: "hair,footwear,bag,accessories", FACADES.root: "car,door"}  # of labelled pixels, 1 to 3 % each
 
@@ -98,6 +99,7 @@ def comparison(base: Experiment) -> Sweep:
         "mgd and teachers longer": Row(
             changes=("method=mgd", *taught(" longer"), *WEIGHTS, *offline(" longer"), LONGER)
         ),
+        "kd offline longer": Row(changes=("method=kd", *taught(), *offline(maps="maps-kd"), LONGER)),
         "mgd longer + class weights": Row(changes=(*MGD_OFFLINE, LONGER, BALANCED)),
         "supervised longer + class weights": Row(changes=(LONGER, BALANCED)),
         "all labels": Row(partitions=(1,)),
@@ -158,11 +160,9 @@ def ablation(base: Experiment) -> Sweep:
         **{f"grid={value}": (f"method.region_grid={value}",) for value in (3, 5, 10)},
         **options(base),
     }
-    # Soft labels are of all probabilities, of which a store holds the greatest.
-    online = {"online": (), "+ soft": ("method.soft=0.5",)}
     rows = {"mgd": Row(changes=MGD_OFFLINE), "supervised": Row()}
     rows |= {name: Row(changes=(*MGD_OFFLINE, *changes)) for name, changes in parts.items()}
-    rows |= {name: Row(changes=(*MGD, *changes)) for name, changes in online.items()}
+    rows["online"] = Row(changes=MGD)
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(16,), seeds=(0, 1, 2), reference="mgd")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mgd.check.findings import Finding, Level
-from mgd.config import CPS, MGD, Experiment, MeanTeacher, Taught, UniMatch
+from mgd.config import CPS, Experiment, MeanTeacher, Taught, UniMatch, is_offline
 from mgd.data.datasets import Splits
 from mgd.data.items import Item
 from mgd.data.loaders import SHARED_MEMORY, SHARED_MEMORY_REMEDY, shared_bytes
@@ -43,7 +43,7 @@ def teachers(config: Experiment, classes: Sequence[str]) -> tuple[list[Finding],
                 teacher = load_teacher(config, name, len(classes), classes=classes)
                 text = f"{teacher.arch['backbone']} from {find_teacher(files, name)}"
                 found.append(Finding("ok", f"{name} teacher", text))
-                if not (isinstance(config.method, MGD) and config.method.teachers == "offline"):
+                if not is_offline(config.method):
                     networks.append(teacher.to("meta"))
             except UserError as error:
                 level: Level = "warning" if error.kind == "untrained" else "error"

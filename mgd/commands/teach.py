@@ -4,7 +4,7 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from mgd.config import MGD, load
+from mgd.config import Teachable, load
 from mgd.errors import UserError
 
 
@@ -27,8 +27,9 @@ def run(options: argparse.Namespace) -> None:
     from mgd.teach import estimate, export, open_teachers, teach
 
     config = load(options.config, options.overrides)
-    if not isinstance(config.method, MGD):
-        raise UserError(f"{options.config} has no teachers: method is not mgd; name a student's config")
+    if not isinstance(config.method, Teachable):
+        text = f"{options.config} has no teachers whose maps a student could use: method is neither mgd nor kd"
+        raise UserError(f"{text}; name such a student's config")
     folder, splits = Path(config.method.teach.dir), open_splits(config.data)
     with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from mgd.config.methods import CPS, MGD, MeanTeacher, Method, Taught, UniMatch
+from mgd.config.methods import CPS, KD, MGD, MeanTeacher, Method, Taught, Teachable, UniMatch, is_offline
 from mgd.config.sections import Data, Evaluate, Model, Run, Train
 from mgd.errors import UserError
 from mgd.fields import check_ranges, check_types
@@ -67,7 +67,7 @@ def _check_values(c: Experiment) -> None:
         raise UserError(f"data.rare_crops={c.data.rare_crops} needs data.rare_classes: name the classes")
     if isinstance(c.method, Taught) and not c.method.deep_teacher and not c.method.wide_teacher:
         raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
-    if isinstance(c.method, MGD):
+    if isinstance(c.method, Teachable):
         _check_teach(c.method)
 
 
@@ -81,11 +81,11 @@ def _check_confidence(method: MeanTeacher | CPS | UniMatch | MGD) -> None:
         raise UserError(f"method.confidence={confidence} must hold probabilities, 0 to 1: one for all classes or each")
 
 
-def _check_teach(method: MGD) -> None:
-    if method.teachers == "offline" and method.soft:
-        raise UserError("method.teachers=offline cannot have method.soft: it takes all probabilities; use online")
-    if method.teachers == "offline" and method.teacher_norm == "batch":
+def _check_teach(method: Teachable) -> None:
+    if is_offline(method) and isinstance(method, MGD) and method.teacher_norm == "batch":
         raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
+    if isinstance(method, KD) and (method.teach.feature_stride or method.teach.projection):
+        raise UserError("method.teach.feature_stride and projection are of a feature, of which KD stores none; leave 0")
     if method.teach.feature_stride % 4:
         raise UserError(f"method.teach.feature_stride={method.teach.feature_stride} must be a multiple of 4, or 0")
     if not method.teach.scales or min(method.teach.scales) <= 0:

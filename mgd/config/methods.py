@@ -1,7 +1,7 @@
 """How a network learns: a dataclass for each method, with the published settings as defaults where there are any."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeGuard
 
 from mgd.fields import Count, NonNegative, PositiveFloat, PositiveInt
 
@@ -47,7 +47,7 @@ class Teach:
     crop_size: Count = 0  # sliding window in pixels; 0 takes the training crop
     scales: tuple[float, ...] = (1.0,)  # averaged in labels and logits; the feature is of the photo as it is
     flip: bool = False  # as scales
-    logits_stride: PositiveInt = 8  # T_D's logits: means over cells of so many pixels
+    logits_stride: PositiveInt = 8  # logits: means over cells of so many pixels; 4 keeps what a network has of them
     feature_stride: Count = 0  # T_W's decoder feature: a multiple of 4; 0: about a quarter of a region's side
     projection: Count = 0  # channels that the feature is projected to, at random; 0: its own
     values: Literal["fp16", "fp32"] = "fp16"  # of logits and feature in the store
@@ -80,6 +80,11 @@ class MGD:
     teacher_norm: Literal["frozen", "batch"] = "frozen"  # batch: batch statistics that drift, as the official code
     score_teachers: bool = True  # on the validation list, before they teach
     baseline: str = ""  # the evaluation (.json) of a run on labels alone: teachers should score higher
+
+    @property
+    def stored(self) -> dict[str, tuple[str, ...]]:
+        """What `mgd teach` keeps of each teacher, beside its labels and how sure it is of them."""
+        return {"deep": ("logits",), "wide": ("feature", "logits") if self.soft else ("feature",)}
 
     def feature_stride(self, crop: int) -> int:
         """Pixels of a cell of T_W's stored feature, for crops of this side."""
@@ -130,12 +135,15 @@ class KD:
     """Knowledge distillation pixel by pixel (Hinton et al., 2015). Teachers are named as in MGD."""
 
     uses_unlabeled: ClassVar[bool] = True
+    stored: ClassVar[dict[str, tuple[str, ...]]] = {"deep": ("logits",), "wide": ("logits",)}  # as in MGD
     criterion: Criterion = Criterion()
     deep_teacher: tuple[str, ...] = ()
     wide_teacher: tuple[str, ...] = ()
     temperature: PositiveFloat = 1.0
     labeled: NonNegative = 1.0  # weight of the distillation on labelled images
     unlabeled: NonNegative = 1.0  # on CutMix images
+    teachers: Literal["online", "offline"] = "online"  # as in MGD
+    teach: Teach = Teach(logits_stride=4)
     score_teachers: bool = True  # as in MGD
     baseline: str = ""  # as in MGD
 
@@ -163,6 +171,7 @@ class CWD:
 
 
 Taught = MGD | KD | CWD  # by frozen teachers
+Teachable = MGD | KD  # by what `mgd teach` left of them as well
 Method = Supervised | MeanTeacher | CPS | UniMatch | KD | CWD | MGD
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
@@ -173,6 +182,11 @@ METHODS: dict[str, type[Method]] = {
     "cwd": CWD,
     "mgd": MGD,
 }
+
+
+def is_offline(method: Method) -> TypeGuard[Teachable]:
+    """Whether its teachers are what `mgd teach` left of them."""
+    return isinstance(method, Teachable) and method.teachers == "offline"
 
 
 def method_name(method: Method) -> str:

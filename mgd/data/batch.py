@@ -19,7 +19,7 @@ class StoredMaps(NamedTuple):
 
     labels: Mapping[str, Tensor]  # teacher -> (N,H,W) uint8, 255 in the padding
     confidence: Mapping[str, Tensor]  # teacher -> (N,H,W) uint8, 255 is certain; where a threshold asks for it
-    coarse: Mapping[str, Tensor]  # "logits" of T_D, "feature" of T_W -> (N,C,h,w), cells of the crop
+    coarse: Mapping[str, Tensor]  # "deep.logits", "wide.feature", ... -> (N,C,h,w), cells of the crop
 
 
 class Views(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from mgd.config import MGD, Experiment, UniMatch
+from mgd.config import Experiment, UniMatch, is_offline
 from mgd.data.samples import wanted_maps
 from mgd.parallel import cores, keep_freed_memory
 
@@ -27,7 +27,7 @@ def shared_bytes(config: Experiment) -> int:
     method = config.method
     planes = 3 + 1 + (3 + 3 + 1 if method.uses_unlabeled else 0)  # image and label, two images and their mask
     planes += isinstance(method, UniMatch)  # the mask of the second view
-    if isinstance(method, MGD) and method.teachers == "offline":
+    if is_offline(method):
         planes += sum(len(kinds) for kinds in wanted_maps(config).values())  # a coarse map is about as large as a label
     workers = min(config.data.workers, cores())
     return workers * PREFETCH * train.batch_size // train.accumulate * planes * crop * crop

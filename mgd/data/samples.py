@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mgd.config import MGD, Experiment, UniMatch
+from mgd.config import KD, Experiment, Teachable, UniMatch
 from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks
 from mgd.data.datasets import Splits, load_pair, load_small
@@ -150,7 +150,7 @@ class TrainingSamples(Dataset):
             if what in FULL:
                 found[FULL[what]][teacher] = maps.crop_full(index, kind, geometry)
             else:
-                found["coarse"][what] = maps.crop_coarse(index, kind, geometry)
+                found["coarse"][kind] = maps.crop_coarse(index, kind, geometry)
         return found
 
     def _items(self, stream: int) -> Items:
@@ -228,12 +228,15 @@ def _indices(names: Sequence[str], classes: Classes) -> list[int]:
 def wanted_maps(config: Experiment) -> dict[str, list[str]]:
     """View -> the kinds of maps that its terms ask for."""
     method = config.method
-    assert isinstance(method, MGD)
-    teachers = {"deep": method.deep_teacher, "wide": method.wide_teacher}
-    labels = [f"{name}.label" for name, files in teachers.items() if files]
-    coarse = ["deep.logits"] if method.deep_teacher and method.lambda_image else []
-    coarse += ["wide.feature"] if method.wide_teacher and method.lambda_region else []
-    unlabeled = (labels if method.pixel_unlabeled else []) + coarse
-    if method.pixel_unlabeled and method.confidence:
-        unlabeled += [f"{name}.confidence" for name, files in teachers.items() if files]
+    assert isinstance(method, Teachable)
+    teachers = [name for name in ("deep", "wide") if getattr(method, f"{name}_teacher")]
+    labels, confidence, logits = ([f"{name}.{what}" for name in teachers] for what in ("label", "confidence", "logits"))
+    if isinstance(method, KD):
+        labeled, unlabeled = (logits if weight else [] for weight in (method.labeled, method.unlabeled))
+        return {"labeled": labeled, "first": unlabeled, "second": unlabeled}
+    image = ["deep.logits"] if method.lambda_image and "deep" in teachers else []
+    unlabeled = logits if method.soft else image
+    unlabeled = unlabeled + (["wide.feature"] if method.lambda_region and "wide" in teachers else [])
+    if method.pixel_unlabeled:
+        unlabeled = unlabeled + labels + (confidence if method.confidence else [])
     return {"labeled": labels if method.pixel_labeled else [], "first": unlabeled, "second": unlabeled}

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mgd.check.needs import network, teachers
-from mgd.config import MGD, Experiment, Taught, UniMatch
+from mgd.config import MGD, Experiment, Taught, UniMatch, is_offline
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.samples import FULL, wanted_maps
@@ -204,7 +204,7 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
             sample["second"] = view()
         if config.data.strong or isinstance(config.method, UniMatch):
             sample["noise"] = torch.arange(count)
-    if isinstance(config.method, MGD) and config.method.teachers == "offline":
+    if is_offline(config.method):
         for name, kinds in wanted_maps(config).items():
             if name in sample:
                 sample[name]["maps"] = _made_maps(config, kinds, num_classes)
@@ -213,11 +213,13 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
 
 def _made_maps(config: Experiment, kinds: Sequence[str], num_classes: int) -> dict[str, dict[str, torch.Tensor]]:
     """What a store gives of every image, in noise."""
-    assert isinstance(config.method, MGD)
+    method = config.method
+    assert is_offline(method)
     count, crop = config.train.batch_size, config.data.crop_size
     maps: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "confidence": {}, "coarse": {}}
-    sizes = {"logits": (num_classes, config.method.teach.logits_stride)}
-    sizes["feature"] = (config.method.teach.projection or PUBLISHED_WIDTH, config.method.feature_stride(crop))
+    sizes = {"logits": (num_classes, method.teach.logits_stride)}
+    if isinstance(method, MGD):
+        sizes["feature"] = (method.teach.projection or PUBLISHED_WIDTH, method.feature_stride(crop))
     for teacher, _, what in (kind.partition(".") for kind in kinds):
         if what in FULL:
             most = num_classes if what == "label" else 256
@@ -225,5 +227,5 @@ def _made_maps(config: Experiment, kinds: Sequence[str], num_classes: int) -> di
         else:
             channels, stride = sizes[what]
             cells = -(-crop // stride)
-            maps["coarse"][what] = torch.randn(count, channels, cells, cells).half()
+            maps["coarse"][f"{teacher}.{what}"] = torch.randn(count, channels, cells, cells).half()
     return maps

@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mgd.config import CPS, KD, MGD, Evaluate, Experiment, MeanTeacher, Method, Model, Supervised, Taught, UniMatch
+from mgd.config import (
+    CPS,
+    KD,
+    MGD,
+    Evaluate,
+    Experiment,
+    MeanTeacher,
+    Method,
+    Model,
+    Supervised,
+    Taught,
+    Teachable,
+    UniMatch,
+    is_offline,
+)
 from mgd.data.datasets import Splits
 from mgd.data.maps import Maps
 from mgd.data.store import Contents, photo_names
@@ -50,7 +64,9 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
         return UniMatchObjective(student, method)
     if isinstance(method, MeanTeacher):
         return MeanTeacherObjective(student, method)
-    if isinstance(method, MGD) and method.teachers == "offline":
+    if is_offline(method):
+        if isinstance(method, KD):
+            return KDObjective(student, {}, method)
         return MGDObjective(student, StoredTeaching(method, tuple(teacher_paths(method))), method)
     if isinstance(method, Taught):
         loaded = ((name, load_teacher(config, name, num_classes, classes=classes)) for name in teacher_paths(method))
@@ -79,10 +95,13 @@ def maps_contents(config: Experiment, splits: Splits) -> Contents:
         UserError: a teacher's file is missing.
     """
     method, root = config.method, Path(config.data.root)
-    assert isinstance(method, MGD)
+    assert isinstance(method, Teachable)
     crop = config.data.crop_size
-    resolved = {"crop_size": method.teach.crop_size or crop, "feature_stride": method.feature_stride(crop)}
-    teach = asdict(method.teach) | resolved
+    teach = asdict(method.teach) | {"crop_size": method.teach.crop_size or crop}
+    if isinstance(method, MGD):
+        teach["feature_stride"] = method.feature_stride(crop)
+    if method.stored != MGD().stored:  # stores of the default are older than this key
+        teach["stored"] = method.stored
     if config.evaluate.stride != Evaluate().stride:  # of the windows; stores of the default are older than this key
         teach["stride"] = config.evaluate.stride
     del teach["dir"]
@@ -102,7 +121,7 @@ def open_maps(config: Experiment, splits: Splits) -> Maps | None:
     Raises:
         UserError: there are none, or they are of another teacher, list, class set, option or version.
     """
-    if not isinstance(config.method, MGD) or config.method.teachers != "offline":
+    if not is_offline(config.method):
         return None
     return Maps(Path(config.method.teach.dir), maps_contents(config, splits))
 

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd.config import CWD, KD
+from mgd.config import CWD, KD, is_offline
 from mgd.data.batch import Batch, Views
 from mgd.distillation_losses import channel_wise_loss, pixel_kl_loss
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import Objective, Pass, Terms, pixel_losses, see, supervised_count, supervised_loss
-from mgd.objectives.teaching import Teachers
+from mgd.objectives.teaching import Teachers, stored_logits
 
 
 class DistillObjective(Objective):
@@ -64,8 +64,8 @@ class DistillObjective(Objective):
         """What the mean of each term of D runs over."""
         raise NotImplementedError
 
-    def compare(self, feature: Tensor, views: Views) -> Terms:
-        """The terms of D, without their weights, for the student's decoder feature of augmented images."""
+    def compare(self, feature: Tensor, views: Views, batch: Batch) -> Terms:
+        """The terms of D, without their weights, for the student's decoder feature of a batch's images."""
         raise NotImplementedError
 
     def _labeled_terms(self, batch: Batch) -> Terms:
@@ -76,12 +76,12 @@ class DistillObjective(Objective):
         weights = self.class_weights
         terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion, weights=weights)}
         if self.config.labeled:
-            terms |= {f"{name}_labeled": term for name, term in self.compare(feature, labeled).items()}
+            terms |= {f"{name}_labeled": term for name, term in self.compare(feature, labeled, batch).items()}
         return self.weighted(terms, batch.iteration)
 
     def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
         feature = self.student.feature(see(self.student, batch.hardened()))
-        terms = {f"{name}_unlabeled": term for name, term in self.compare(feature, mixed).items()}
+        terms = {f"{name}_unlabeled": term for name, term in self.compare(feature, mixed, batch).items()}
         return self.weighted(terms, batch.iteration)
 
     @torch.no_grad()
@@ -94,6 +94,7 @@ class KDObjective(DistillObjective):
     """Knowledge distillation (Hinton et al., 2015), pixel by pixel: D = T^2 KL(teacher || student) of the logits."""
 
     def __init__(self, student: SegmentationNetwork, teachers: Teachers, config: KD) -> None:
+        """`teachers`: none with method.teachers="offline", where their logits come with the batch."""
         super().__init__(student, teachers)
         self.config: KD = config
 
@@ -103,13 +104,19 @@ class KDObjective(DistillObjective):
     def counts(self, views: Views) -> dict[str, Tensor]:
         return {"kd": views.valid.sum()}
 
-    def compare(self, feature: Tensor, views: Views) -> Terms:
-        size, temperature = views.image.shape[-2:], self.config.temperature
-        logits = self.student.logits(feature, size)
-        with torch.no_grad():
-            targets = [self.teachers[name].logits(seen, size) for name, seen in self._teach(views).items()]
+    def compare(self, feature: Tensor, views: Views, batch: Batch) -> Terms:
+        temperature = self.config.temperature
+        logits, targets = self.student.logits(feature, views.image.shape[-2:]), self._targets(views, batch)
         losses = [pixel_kl_loss(logits, target, temperature=temperature, valid=views.valid) for target in targets]
         return {"kd": torch.stack(losses).mean()}
+
+    @torch.no_grad()
+    def _targets(self, views: Views, batch: Batch) -> list[Tensor]:
+        """(N,K,H,W) logits of each teacher."""
+        if is_offline(self.config):
+            return [*stored_logits(batch, views, self.config.teach.logits_stride).values()]
+        size = views.image.shape[-2:]
+        return [self.teachers[name].logits(feature, size) for name, feature in self._teach(views).items()]
 
 
 class CWDObjective(DistillObjective):
@@ -135,7 +142,7 @@ class CWDObjective(DistillObjective):
         images = torch.full((), len(views.image), device=views.image.device)
         return {name: images for name, weight in self.kinds().items() if weight}
 
-    def compare(self, feature: Tensor, views: Views) -> Terms:
+    def compare(self, feature: Tensor, views: Views, batch: Batch) -> Terms:
         size, seen = feature.shape[-2:], self._teach(views)
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"logits": [], "feature": []}
         for name, target in seen.items():

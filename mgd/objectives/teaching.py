@@ -122,8 +122,8 @@ class TeacherNetworks(Teaching):
 class StoredTeaching(Teaching):
     """What `mgd teach` left of the photos, cut as the images were; it comes with the batch.
 
-    A network's logits of a mixed image are not the mix of its logits, which is all that a store can give: image and
-    region level learn from a teacher that saw each photo whole.
+    A network's logits of a mixed image are not the mix of its logits, which is all that a store can give: image level,
+    region level and soft labels learn from a teacher that saw each photo whole.
     """
 
     def lesson(self, batch: Batch, mixed: Views) -> Lesson:
@@ -138,14 +138,15 @@ class StoredTeaching(Teaching):
             labels[name] = mix(own, partner, mask)
         pooled, feature = None, None
         if self.compares_image:
-            pooled = global_pool(*self._mixed(batch, "logits", self.config.teach.logits_stride))
+            pooled = global_pool(*self._mixed(batch, "deep.logits", self.config.teach.logits_stride))
         if self.compares_region:
             stride = self.config.feature_stride(mask.shape[-1])
-            feature, _ = self._mixed(batch, "feature", stride)
+            feature, _ = self._mixed(batch, "wide.feature", stride)
             fine = stride // FEATURE_STRIDE
             feature = feature.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
             feature = feature[:, :, : -(-mask.shape[2] // FEATURE_STRIDE), : -(-mask.shape[3] // FEATURE_STRIDE)]
-        return Lesson(labeled, labels, pooled, feature, {})
+        soft = stored_logits(batch, mixed, self.config.teach.logits_stride) if self.config.soft else {}
+        return Lesson(labeled, labels, pooled, feature, soft)
 
     def _sure_label(self, maps: StoredMaps, name: str) -> Tensor:
         """(N,H,W) uint8 pseudo-label of a teacher; 255 where it is not as sure as `method.confidence` asks."""
@@ -168,6 +169,34 @@ class StoredTeaching(Teaching):
         own, partner = (maps.coarse[name].float() for maps in (first.maps, second.maps))
         total = share + other
         return (own * share[:, None] + partner * other[:, None]) / total.clamp(min=1)[:, None], total
+
+
+def stored_logits(batch: Batch, views: Views, stride: int) -> dict[str, Tensor]:
+    """Teacher -> its stored logits of a batch's labelled or mixed images, (N,K,H,W) float32; 0 far from any image.
+
+    Of mixed images it is the mix of what the teacher said of each photo.
+    """
+    if views.maps is not None:
+        return _enlarged(views, stride)
+    assert batch.first is not None
+    assert batch.mask is not None
+    own = _enlarged(batch.first, stride)
+    partner = _enlarged(batch.second, stride) if batch.second else {name: neighbours(x) for name, x in own.items()}
+    return {name: mix(x, partner[name], batch.mask) for name, x in own.items()}
+
+
+def _enlarged(views: Views, stride: int) -> dict[str, Tensor]:
+    """Teacher -> its stored logits, bilinear between the centres of those cells that hold a part of the image."""
+    assert views.maps is not None
+    height, width = views.valid.shape[1:]
+    known = (_pixels_in_cells(views.valid, stride) > 0).float()[:, None]
+
+    def enlarge(cells: Tensor) -> Tensor:
+        return F.interpolate(cells, scale_factor=float(stride), mode="bilinear")[..., :height, :width]
+
+    share = enlarge(known).clamp(min=torch.finfo(known.dtype).tiny)
+    coarse = {kind.partition("."): values for kind, values in views.maps.coarse.items()}
+    return {name: enlarge(x.float() * known) / share for (name, _, what), x in coarse.items() if what == "logits"}
 
 
 def _pixels_in_cells(valid: Tensor, stride: int) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd.check import needs
-from mgd.config import MGD, Experiment, Taught, fill_in, load, override, to_dict
+from mgd.config import MGD, Experiment, Taught, fill_in, is_offline, load, override, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.samples import TrainingSamples
 from mgd.engine.resume import differences
@@ -52,7 +52,7 @@ class Cell:
     def maps(self) -> Path | None:
         """Where its teachers leave what they say, with method.teachers="offline"; cells may share it."""
         method = fill_in(self.config, self.folder.resolve()).method
-        return Path(method.teach.dir) if isinstance(method, MGD) and method.teachers == "offline" else None
+        return Path(method.teach.dir) if is_offline(method) else None
 
 
 def cell_name(row: str, partition: int, seed: int) -> str:
@@ -159,10 +159,12 @@ def _check_maps(cells: Sequence[Cell]) -> None:
 def _taught(config: Experiment) -> dict[str, Any]:
     """The settings that decide what the teachers leave of which photos."""
     method, values, crop = config.method, to_dict(config), config.data.crop_size
-    assert isinstance(method, MGD)
+    assert is_offline(method)
     facts = {f"method.{name}": values["method"][name] for name in ("deep_teacher", "wide_teacher")}
     teach = values["method"]["teach"] | {"dir": "", "crop_size": method.teach.crop_size or crop}
-    teach |= {"feature_stride": method.feature_stride(crop), "stride": config.evaluate.stride}
+    teach |= {"stride": config.evaluate.stride, "stored": method.stored}
+    if isinstance(method, MGD):
+        teach["feature_stride"] = method.feature_stride(crop)
     keys = ("root", "train_list", "train_folder", "partition_lists", "unlabeled", "classes", "short_side")
     return facts | {f"data.{key}": values["data"][key] for key in keys} | {"method.teach": teach}
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from mgd.config import MGD, Experiment
+from mgd.config import Experiment, Teachable
 from mgd.data.datasets import Splits
 from mgd.data.images import load_image
 from mgd.data.loaders import make_loader
@@ -68,7 +68,7 @@ def teach(
     Raises:
         UserError: the folder holds maps of something else; a teacher, a photo or space on the disk is missing.
     """
-    assert isinstance(config.method, MGD)
+    assert isinstance(config.method, Teachable)
     contents, device = maps_contents(config, splits), teachers[0].device
     folder, kinds = Path(config.method.teach.dir), [kind for teacher in teachers for kind in teacher.kinds]
     if rank:
@@ -95,7 +95,7 @@ def estimate(config: Experiment, splits: Splits, teachers: list[Teacher], *, pre
     Raises:
         UserError: as `teach` does, of these few.
     """
-    assert isinstance(config.method, MGD)
+    assert isinstance(config.method, Teachable)
     contents, device, place = maps_contents(config, splits), teachers[0].device, Path(config.method.teach.dir)
     kinds = [kind for teacher in teachers for kind in teacher.kinds]
     if (place / MAPS.description).is_file():
@@ -131,7 +131,7 @@ def _look(
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             own, feature = teacher.look(image)
         maps |= own
-        if measure and teacher.name == "wide":
+        if measure and "feature" in teacher.stored:
             errors.append(teacher.error(feature, own))
     return maps, errors
 

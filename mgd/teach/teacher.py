@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgd.config import MGD, Experiment
+from mgd.config import MGD, Experiment, Teachable
 from mgd.data.datasets import Splits
 from mgd.data.maps import Kind
 from mgd.errors import UserError
@@ -25,29 +25,31 @@ class Teacher:
     """A frozen network and what is stored of its answers."""
 
     def __init__(self, name: str, network: SegmentationNetwork, config: Experiment, device: torch.device) -> None:
-        assert isinstance(config.method, MGD)
-        self.name, self.how, self.device = name, config.method.teach, device
+        method = config.method
+        assert isinstance(method, Teachable)
+        self.name, self.how, self.device, self.stored = name, method.teach, device, method.stored[name]
         self.network = for_inference(network).to(device)
-        self.stride = config.method.feature_stride(config.data.crop_size)
-        if name == "wide":
+        if "feature" in self.stored:
+            assert isinstance(method, MGD)
+            self.stride = method.feature_stride(config.data.crop_size)
             self._check_stride()
         window = self.how.crop_size or config.data.crop_size
         self.window = -(-window // FEATURE_STRIDE) * FEATURE_STRIDE
         self.step = max(1, math.ceil(window * config.evaluate.stride) // FEATURE_STRIDE) * FEATURE_STRIDE
         self.batch = windows_at_once(config.evaluate, device)
-        width = self.network.classifier.in_channels
-        if name == "wide" and self.how.projection > width:
+        width, projection = self.network.classifier.in_channels, self.how.projection
+        if "feature" in self.stored and projection > width:
             raise UserError(
-                f"method.teach.projection={self.how.projection} is more than the {width} channels of the wide "
+                f"method.teach.projection={projection} is more than the {width} channels of the wide "
                 "teacher's feature; use fewer, or 0 for its own"
             )
-        self.projection = _projection(width, self.how.projection).to(device) if self.how.projection else None
+        self.projection = _projection(width, projection).to(device) if projection else None
         values = {"fp16": "<f2", "fp32": "<f4"}[self.how.values]
         self.kinds = [Kind(f"{name}.label"), Kind(f"{name}.confidence")]
-        if name == "deep":
-            self.kinds.append(Kind("deep.logits", self.how.logits_stride, network.num_classes, values))
-        else:
-            self.kinds.append(Kind("wide.feature", self.stride, self.how.projection or width, values))
+        if "feature" in self.stored:
+            self.kinds.append(Kind(f"{name}.feature", self.stride, projection or width, values))
+        if "logits" in self.stored:
+            self.kinds.append(Kind(f"{name}.logits", self.how.logits_stride, network.num_classes, values))
 
     @torch.inference_mode()
     def _check_stride(self) -> None:
@@ -78,9 +80,9 @@ class Teacher:
         logits = total / len(variants)
         confidence, label = logits.softmax(dim=1).max(dim=1)
         maps = {"label": label[0].byte(), "confidence": (255 * confidence[0]).round().byte()}
-        if self.name == "deep":
+        if "logits" in self.stored:
             maps["logits"] = _in_cells(logits, self.how.logits_stride)
-        else:
+        if "feature" in self.stored:
             maps["feature"] = _in_cells(self._project(feature), self.stride // FEATURE_STRIDE)
         assert list(logits.shape[-2:]) == size
         return {f"{self.name}.{what}": values.cpu().numpy() for what, values in maps.items()}, feature
@@ -121,7 +123,7 @@ class Teacher:
 
     def error(self, feature: Tensor, maps: Mapping[str, np.ndarray]) -> float:
         """What the region loss would be for a student whose feature is the teacher's: of what is stored, the error."""
-        stored = torch.from_numpy(maps["wide.feature"]).to(feature.device, torch.float32).permute(2, 0, 1)[None]
+        stored = torch.from_numpy(maps[f"{self.name}.feature"]).to(feature.device, torch.float32).permute(2, 0, 1)[None]
         fine = self.stride // FEATURE_STRIDE
         stored = stored.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
         return region_level_loss(feature, stored[:, :, : feature.shape[2], : feature.shape[3]]).item()
@@ -147,7 +149,7 @@ class _Mean:
 
 def open_teachers(config: Experiment, splits: Splits, device: torch.device) -> list[Teacher]:
     """The teachers that the config names. Raises UserError as `load_teacher` does."""
-    assert isinstance(config.method, MGD)
+    assert isinstance(config.method, Teachable)
     classes = splits.classes.names
     loaded = {name: load_teacher(config, name, len(classes), classes=classes) for name in teacher_paths(config.method)}
     return [Teacher(name, network, config, device) for name, network in loaded.items()]
