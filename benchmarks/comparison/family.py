@@ -54,6 +54,7 @@ def offline(by: str = "", maps: str = "maps") -> tuple[str, ...]:
 WEIGHTS = ("method.lambda_region=10", "method.pixel_labeled=0.25", "method.pixel_unlabeled=0.25")
 MGD = ("method=mgd", *taught(), *WEIGHTS)
 MGD_OFFLINE = (*MGD, *offline())
+KD_OFFLINE = ("method=kd", *taught(), *offline(maps="maps-kd"))
 CWD = ("method=cwd", *taught(), "method.weight_logits=0.9", "method.weight_feature=15")
 BALANCED = "method.criterion.class_weights=median_frequency"
 OPTIONS = {  # today's, one at a time
@@ -99,7 +100,8 @@ def comparison(base: Experiment) -> Sweep:
         "mgd and teachers longer": Row(
             changes=("method=mgd", *taught(" longer"), *WEIGHTS, *offline(" longer"), LONGER)
         ),
-        "kd offline longer": Row(changes=("method=kd", *taught(), *offline(maps="maps-kd"), LONGER)),
+        "kd offline longer": Row(changes=(*KD_OFFLINE, LONGER)),
+        "kd offline longer + class weights": Row(changes=(*KD_OFFLINE, LONGER, BALANCED)),
         "mgd longer + class weights": Row(changes=(*MGD_OFFLINE, LONGER, BALANCED)),
         "supervised longer + class weights": Row(changes=(LONGER, BALANCED)),
         "all labels": Row(partitions=(1,)),
