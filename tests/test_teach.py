@@ -24,13 +24,14 @@ from helpers import (
     write_image,
     write_network,
 )
+from torch.utils._pytree import tree_leaves
 
 from mgd.__main__ import main
 from mgd.config import Experiment, Teachable, load
 from mgd.data.batch import Batch, StoredMaps, Views, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
-from mgd.data.loaders import collate
+from mgd.data.loaders import PREFETCH, collate, shared_bytes
 from mgd.data.maps import Kind, Maps, MapsWriter, Photo, cells
 from mgd.data.samples import TrainingSamples
 from mgd.data.store import Contents
@@ -346,6 +347,20 @@ def test_a_projection_to_more_channels_than_there_are_is_one_sentence(
     config = write_config(tmp_path / "student", small_scenes)
     assert main(["teach", str(config), *teachers, "method.teach.projection=25"]) == 2  # the wide teacher has 24
     assert "method.teach.projection=25 is more than the 24 channels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", [["method=mgd", "method.soft=0.5", "method.teach.projection=16"], ["method=kd"]])
+def test_shared_memory_is_planned_for_all_of_a_sample(
+    tmp_path: Path, small_scenes: Path, teachers: list[str], method: list[str]
+) -> None:
+    changes = ["data.partner=independent", "data.workers=1", "method.teach.values=fp32", "method.confidence=0.5"]
+    given = changes if method[0] == "method=mgd" else changes[:-1]
+    config = load(*taught(tmp_path / "student", small_scenes, [*method, *teachers[1:]], *given))
+    splits = open_splits(config.data)
+    sample = TrainingSamples(splits, config, maps=open_maps(config, splits))[0]
+    pixels = sum(leaf.nbytes for leaf in tree_leaves(sample) if isinstance(leaf, np.ndarray) and leaf.ndim > 1)
+    batches = PREFETCH * config.train.batch_size // config.train.accumulate
+    assert shared_bytes(config, 8) == batches * pixels
 
 
 def test_what_no_store_could_serve_is_refused(

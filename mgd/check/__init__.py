@@ -46,7 +46,7 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
     broken: list[UserError] = []
     with collect_errors(broken):
         model = network(config, len(splits.classes))
-        found += [disk(config, model), *shared_memory(config)]
+        found += [disk(config, model), *shared_memory(config, len(splits.classes))]
         if splits.classes:  # their number decides how large the logits are
             found += [memory(config, model, frozen, cached)]
             if any(size := largest(splits.val, config.data.short_side)):
@@ -56,7 +56,8 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
 
 def quick_check(config: Experiment, splits: Splits) -> list[Finding]:
     """What can be told without reading an image, but for a few labels: done by every training run at its start."""
-    needs = disk(config, network(config, len(splits.classes))), *shared_memory(config)
+    classes = len(splits.classes)
+    needs = disk(config, network(config, classes)), *shared_memory(config, classes)
     return [*look_at_lists(config, splits), *first_labels(config.data, splits), *needs]
 
 

@@ -111,12 +111,12 @@ def disk(config: Experiment, model: SegmentationNetwork) -> Finding:
     return Finding("ok", "disk", text)
 
 
-def shared_memory(config: Experiment) -> Iterator[Finding]:
+def shared_memory(config: Experiment, num_classes: int) -> Iterator[Finding]:
     """Loader processes hand over their batches in /dev/shm, small in containers; nothing where there are none."""
     if not config.data.workers or not SHARED_MEMORY.is_dir():
         return
     here, everywhere = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))  # torchrun's
-    needed, free = shared_bytes(config) * here // everywhere, shutil.disk_usage(SHARED_MEMORY).free
+    needed, free = shared_bytes(config, num_classes) * here // everywhere, shutil.disk_usage(SHARED_MEMORY).free
     text = f"{needed / GIB:.2f} GiB for batches of loader processes in {SHARED_MEMORY}, {free / GIB:.2f} free"
     if free < needed:
         yield Finding("error", "shared memory", f"{text}; {SHARED_MEMORY_REMEDY}")

@@ -1,9 +1,11 @@
 """Loaders that make batches of samples, in this process or in others."""
 
 import gc
+import math
 import os
 import signal
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mgd.config import Experiment, UniMatch, is_offline
-from mgd.data.samples import wanted_maps
+from mgd.data.samples import coarse_shapes, wanted_maps
 from mgd.parallel import cores, keep_freed_memory
 
 PREFETCH = 2  # batches that a worker is ahead: it evens out what a step takes; more of them would only take memory
@@ -21,16 +23,19 @@ SHARED_MEMORY = Path("/dev/shm")  # where workers put their batches; 64 MB in a 
 SHARED_MEMORY_REMEDY = "give the container more (docker run --shm-size=8g), or set data.workers=0"
 
 
-def shared_bytes(config: Experiment) -> int:
+def shared_bytes(config: Experiment, num_classes: int) -> int:
     """What the loaders of all training processes keep in SHARED_MEMORY when their workers are ahead."""
     train, crop = config.train, config.data.crop_size
     method = config.method
     planes = 3 + 1 + (3 + 3 + 1 if method.uses_unlabeled else 0)  # image and label, two images and their mask
     planes += isinstance(method, UniMatch)  # the mask of the second view
+    sample = planes * crop * crop
     if is_offline(method):
-        planes += sum(len(kinds) for kinds in wanted_maps(config).values())  # a coarse map is about as large as a label
-    workers = min(config.data.workers, cores())
-    return workers * PREFETCH * train.batch_size // train.accumulate * planes * crop * crop
+        value = {"fp16": 2, "fp32": 4}[method.teach.values]
+        coarse = {what: value * math.prod(shape) for what, shape in coarse_shapes(config, num_classes).items()}
+        kinds = chain.from_iterable(wanted_maps(config).values())
+        sample += sum(coarse.get(kind.partition(".")[2], crop * crop) for kind in kinds)
+    return min(config.data.workers, cores()) * PREFETCH * train.batch_size // train.accumulate * sample
 
 
 def make_loader(

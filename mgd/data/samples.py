@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mgd.config import KD, Experiment, Teachable, UniMatch
+from mgd.config import KD, MGD, Experiment, Teachable, UniMatch
 from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks
 from mgd.data.datasets import Splits, load_pair, load_small
@@ -22,6 +22,7 @@ from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, first_few
 
 FULL = {"label": "labels", "confidence": "confidence"}  # maps of a value for each pixel, and where a batch has them
+PUBLISHED_WIDTH = 256  # channels of a decoder feature
 RARE_TRIES = 10  # crops of an image that are drawn until one holds a rare class
 
 Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its label
@@ -223,6 +224,17 @@ def _indices(names: Sequence[str], classes: Classes) -> list[int]:
             text = f"data.rare_classes={name} is no class of the data; use some of {', '.join(classes.names)}"
             raise UserError(text)
     return [classes.names.index(name) for name in names]
+
+
+def coarse_shapes(config: Experiment, num_classes: int) -> dict[str, tuple[int, int, int]]:
+    """ "logits", "feature" -> the shape of a crop's stored map; the feature as wide as the published head's, if it is
+    not said otherwise."""
+    method, crop = config.method, config.data.crop_size
+    assert isinstance(method, Teachable)
+    sizes = {"logits": (num_classes, method.teach.logits_stride)}
+    if isinstance(method, MGD):
+        sizes["feature"] = (method.teach.projection or PUBLISHED_WIDTH, method.feature_stride(crop))
+    return {what: (channels, -(-crop // stride), -(-crop // stride)) for what, (channels, stride) in sizes.items()}
 
 
 def wanted_maps(config: Experiment) -> dict[str, list[str]]:

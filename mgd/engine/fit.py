@@ -19,7 +19,7 @@ from mgd.check.needs import network, teachers
 from mgd.config import MGD, Experiment, Taught, UniMatch, is_offline
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.samples import FULL, wanted_maps
+from mgd.data.samples import FULL, coarse_shapes, wanted_maps
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
 from mgd.engine.optim import bf16_hint, pick_precision
@@ -31,7 +31,6 @@ GIB = 2**30
 SHARE = 0.9  # of a device's memory that is planned with: the rest is the libraries' and other programs'
 STEPS, ENOUGH = 6, 20.0  # steps of a trial, or fewer when they took so many seconds; the first sets things up
 OUT_OF_MEMORY = float("inf"), float("inf")
-PUBLISHED_WIDTH = 256  # channels of a decoder feature, where no teacher says otherwise
 AFTER_BURN_IN = 10**9  # an iteration after any burn-in, when all of a step is computed
 
 
@@ -213,19 +212,13 @@ def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Ba
 
 def _made_maps(config: Experiment, kinds: Sequence[str], num_classes: int) -> dict[str, dict[str, torch.Tensor]]:
     """What a store gives of every image, in noise."""
-    method = config.method
-    assert is_offline(method)
     count, crop = config.train.batch_size, config.data.crop_size
     maps: dict[str, dict[str, torch.Tensor]] = {"labels": {}, "confidence": {}, "coarse": {}}
-    sizes = {"logits": (num_classes, method.teach.logits_stride)}
-    if isinstance(method, MGD):
-        sizes["feature"] = (method.teach.projection or PUBLISHED_WIDTH, method.feature_stride(crop))
+    shapes = coarse_shapes(config, num_classes)
     for teacher, _, what in (kind.partition(".") for kind in kinds):
         if what in FULL:
             most = num_classes if what == "label" else 256
             maps[FULL[what]][teacher] = torch.randint(most, (count, crop, crop), dtype=torch.uint8)
         else:
-            channels, stride = sizes[what]
-            cells = -(-crop // stride)
-            maps["coarse"][f"{teacher}.{what}"] = torch.randn(count, channels, cells, cells).half()
+            maps["coarse"][f"{teacher}.{what}"] = torch.randn(count, *shapes[what]).half()
     return maps
