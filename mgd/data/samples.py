@@ -227,8 +227,7 @@ def _indices(names: Sequence[str], classes: Classes) -> list[int]:
 
 
 def coarse_shapes(config: Experiment, num_classes: int) -> dict[str, tuple[int, int, int]]:
-    """ "logits", "feature" -> the shape of a crop's stored map; the feature as wide as the published head's, if it is
-    not said otherwise."""
+    """(C,g,g) of the stored "logits" and "feature" of a crop; without `teach.projection` a feature is as published."""
     method, crop = config.method, config.data.crop_size
     assert isinstance(method, Teachable)
     sizes = {"logits": (num_classes, method.teach.logits_stride)}
