@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mgd.config import Experiment, UniMatch, is_offline
-from mgd.data.samples import coarse_shapes, wanted_maps
+from mgd.data.maps import coarse_shapes, wanted_maps
 from mgd.parallel import cores, keep_freed_memory
 
 PREFETCH = 2  # batches that a worker is ahead: it evens out what a step takes; more of them would only take memory

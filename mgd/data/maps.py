@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mgd.config import KD, MGD, Experiment, Teachable
 from mgd.data.store import Contents, Format, Store, StoreWriter
 from mgd.data.transforms import Geometry, cut
 from mgd.errors import UserError
@@ -21,6 +22,8 @@ MAPS = Format(
     setting="method.teach.dir",
     facts=(("place", "<u4"), ("height", "<u4"), ("width", "<u4"), ("bytes", "<u8")),
 )
+FULL = {"label": "labels", "confidence": "confidence"}  # maps of a value for each pixel, and where a batch has them
+PUBLISHED_WIDTH = 256  # channels of a decoder feature
 LEVEL = 1  # of zlib: label maps are mostly large areas
 
 
@@ -105,6 +108,33 @@ class Maps(Store):
         rows = cells(photo.height, stride, geometry.height, geometry.top - top, geometry.crop, flip=False)
         columns = cells(photo.width, stride, geometry.width, geometry.left - left, geometry.crop, flip=geometry.flip)
         return _weigh(rows, columns, self.coarse(index, name)).astype(self.kind(name).dtype)
+
+
+def wanted_maps(config: Experiment) -> dict[str, list[str]]:
+    """View -> the kinds of maps that its terms ask for."""
+    method = config.method
+    assert isinstance(method, Teachable)
+    teachers = [name for name in ("deep", "wide") if getattr(method, f"{name}_teacher")]
+    labels, confidence, logits = ([f"{name}.{what}" for name in teachers] for what in ("label", "confidence", "logits"))
+    if isinstance(method, KD):
+        labeled, unlabeled = (logits if weight else [] for weight in (method.labeled, method.unlabeled))
+        return {"labeled": labeled, "first": unlabeled, "second": unlabeled}
+    image = ["deep.logits"] if method.lambda_image and "deep" in teachers else []
+    unlabeled = logits if method.soft else image
+    unlabeled = unlabeled + (["wide.feature"] if method.lambda_region and "wide" in teachers else [])
+    if method.pixel_unlabeled:
+        unlabeled = unlabeled + labels + (confidence if method.confidence else [])
+    return {"labeled": labels if method.pixel_labeled else [], "first": unlabeled, "second": unlabeled}
+
+
+def coarse_shapes(config: Experiment, num_classes: int) -> dict[str, tuple[int, int, int]]:
+    """(C,g,g) of the stored "logits" and "feature" of a crop; without `teach.projection` a feature is as published."""
+    method, crop = config.method, config.data.crop_size
+    assert isinstance(method, Teachable)
+    sizes = {"logits": (num_classes, method.teach.logits_stride)}
+    if isinstance(method, MGD):
+        sizes["feature"] = (method.teach.projection or PUBLISHED_WIDTH, method.feature_stride(crop))
+    return {what: (channels, -(-crop // stride), -(-crop // stride)) for what, (channels, stride) in sizes.items()}
 
 
 def cells(side: int, stride: int, scaled: int, start: int, crop: int, *, flip: bool) -> np.ndarray:

@@ -9,20 +9,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mgd.config import KD, MGD, Experiment, Teachable, UniMatch
+from mgd.config import Experiment, UniMatch
 from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks
 from mgd.data.datasets import Splits, load_pair, load_small
 from mgd.data.items import Item, Items
-from mgd.data.maps import Maps
+from mgd.data.maps import FULL, Maps, wanted_maps
 from mgd.data.pack import Pack
 from mgd.data.positions import LABELED, MASK, NOISE, OTHER_MASK, PARTNER, SAMPLE, UNLABELED, draw
 from mgd.data.store import photo_name
 from mgd.data.transforms import Geometry, augment, shrink
 from mgd.errors import UserError, first_few
 
-FULL = {"label": "labels", "confidence": "confidence"}  # maps of a value for each pixel, and where a batch has them
-PUBLISHED_WIDTH = 256  # channels of a decoder feature
 RARE_TRIES = 10  # crops of an image that are drawn until one holds a rare class
 
 Pick = tuple[Item, np.ndarray, np.ndarray | None]  # with its image and its label
@@ -224,30 +222,3 @@ def _indices(names: Sequence[str], classes: Classes) -> list[int]:
             text = f"data.rare_classes={name} is no class of the data; use some of {', '.join(classes.names)}"
             raise UserError(text)
     return [classes.names.index(name) for name in names]
-
-
-def coarse_shapes(config: Experiment, num_classes: int) -> dict[str, tuple[int, int, int]]:
-    """(C,g,g) of the stored "logits" and "feature" of a crop; without `teach.projection` a feature is as published."""
-    method, crop = config.method, config.data.crop_size
-    assert isinstance(method, Teachable)
-    sizes = {"logits": (num_classes, method.teach.logits_stride)}
-    if isinstance(method, MGD):
-        sizes["feature"] = (method.teach.projection or PUBLISHED_WIDTH, method.feature_stride(crop))
-    return {what: (channels, -(-crop // stride), -(-crop // stride)) for what, (channels, stride) in sizes.items()}
-
-
-def wanted_maps(config: Experiment) -> dict[str, list[str]]:
-    """View -> the kinds of maps that its terms ask for."""
-    method = config.method
-    assert isinstance(method, Teachable)
-    teachers = [name for name in ("deep", "wide") if getattr(method, f"{name}_teacher")]
-    labels, confidence, logits = ([f"{name}.{what}" for name in teachers] for what in ("label", "confidence", "logits"))
-    if isinstance(method, KD):
-        labeled, unlabeled = (logits if weight else [] for weight in (method.labeled, method.unlabeled))
-        return {"labeled": labeled, "first": unlabeled, "second": unlabeled}
-    image = ["deep.logits"] if method.lambda_image and "deep" in teachers else []
-    unlabeled = logits if method.soft else image
-    unlabeled = unlabeled + (["wide.feature"] if method.lambda_region and "wide" in teachers else [])
-    if method.pixel_unlabeled:
-        unlabeled = unlabeled + labels + (confidence if method.confidence else [])
-    return {"labeled": labels if method.pixel_labeled else [], "first": unlabeled, "second": unlabeled}

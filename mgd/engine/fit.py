@@ -19,7 +19,7 @@ from mgd.check.needs import network, teachers
 from mgd.config import MGD, Experiment, Taught, UniMatch, is_offline
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
-from mgd.data.samples import FULL, coarse_shapes, wanted_maps
+from mgd.data.maps import FULL, coarse_shapes, wanted_maps
 from mgd.engine.distributed import Processes
 from mgd.engine.loop import run_length
 from mgd.engine.optim import bf16_hint, pick_precision
