@@ -95,6 +95,7 @@ def comparison(base: Experiment) -> Sweep:
         **baselines(base.train.max_iterations),
         **longer(baselines(1500)),
         "mgd online": Row(changes=MGD),
+        "mgd online longer": Row(changes=(*MGD, LONGER)),
         # Offline, 1,500 iterations of MGD cost about what 600 of KD and CWD cost, whose teachers run in every step.
         "mgd longer": Row(changes=(*MGD_OFFLINE, LONGER)),
         "mgd and teachers longer": Row(
