@@ -54,8 +54,10 @@ def offline(by: str = "", maps: str = "maps") -> tuple[str, ...]:
 WEIGHTS = ("method.lambda_region=10", "method.pixel_labeled=0.25", "method.pixel_unlabeled=0.25")
 MGD = ("method=mgd", *taught(), *WEIGHTS)
 MGD_OFFLINE = (*MGD, *offline())
-KD_OFFLINE = ("method=kd", *taught(), *offline(maps="maps-kd"))
+KD = ("method=kd", *taught())
+KD_OFFLINE = (*KD, *offline(maps="maps-kd"))
 CWD = ("method=cwd", *taught(), "method.weight_logits=0.9", "method.weight_feature=15")
+SOFT, NO_PIXEL = "method.soft=1", ("method.pixel_labeled=0", "method.pixel_unlabeled=0")
 BALANCED = "method.criterion.class_weights=median_frequency"
 OPTIONS = {  # today's, one at a time
     "+ strong": ("data.strong=true",),
@@ -77,7 +79,7 @@ def baselines(iterations: int) -> dict[str, Row]:
         "mean teacher": Row(changes=("method=mean_teacher", "method.confidence=0.8", *late)),
         "cps": Row(changes=("method=cps", "method.weight=0.1", *late)),
         "unimatch": Row(changes=("method=unimatch", "method.ema=0.99", "method.confidence=0.8", *late)),
-        "kd": Row(changes=("method=kd", *taught())),
+        "kd": Row(changes=KD),
         "cwd": Row(changes=CWD),
     }
 
@@ -136,18 +138,25 @@ def search(base: Experiment) -> Sweep:
             for share in (0.03, 0.1, 0.3)  # of the paper's weights
         },
         **{name: Row(changes=(*MGD_OFFLINE, *changes), seeds=(0, 1, 2)) for name, changes in options(base).items()},
+        **longer(
+            {
+                "mgd": Row(changes=MGD_OFFLINE),
+                "kd": Row(changes=KD),
+                "mgd online + soft=1": Row(changes=(*MGD, SOFT)),
+                "mgd online soft=1 alone": Row(changes=(*MGD, SOFT, *NO_PIXEL)),
+            }
+        ),
     }
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(32,), seeds=(0,), reference="mgd")
 
 
 def ablation(base: Experiment) -> Sweep:
     """The parts of the method and each of today's options, one at a time."""
-    no_pixel = ("method.pixel_labeled=0", "method.pixel_unlabeled=0")
     parts = {
-        "image": (*no_pixel, "method.lambda_region=0"),
-        "region": (*no_pixel, "method.lambda_image=0"),
+        "image": (*NO_PIXEL, "method.lambda_region=0"),
+        "region": (*NO_PIXEL, "method.lambda_image=0"),
         "pixel": ("method.lambda_image=0", "method.lambda_region=0"),
-        "image and region": no_pixel,
+        "image and region": NO_PIXEL,
         "image and pixel": ("method.lambda_region=0",),
         "region and pixel": ("method.lambda_image=0",),
         "deep teacher alone": ("method.wide_teacher=", "method.teach.dir={run:deep}/maps-deep"),

@@ -1,6 +1,6 @@
 """Weights of MGD, KD and CWD, chosen on fashion photos that are held out of training, 1/32 labelled, from scratch.
 
-Cost:    40 runs of 600 iterations (teachers 500) of 8 images at crop 80 on a CPU
+Cost:    47 runs of 600 iterations (teachers 500) of 8 images at crop 80 on a CPU
 Score:   RESULTS.md
 Command: python benchmarks/comparison/hold_out.py DATA/fashion OUT
          python -m mgd sweep benchmarks/comparison/fashion_search/sweep.py --jobs 2, and the changes that it prints
