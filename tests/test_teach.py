@@ -367,10 +367,12 @@ def test_what_no_store_could_serve_is_refused(
     tmp_path: Path, small_scenes: Path, teachers: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path / "student", small_scenes)
-    assert main(["teach", str(config), "method=cwd", *teachers[1:]]) == 2
-    assert "method is neither mgd nor kd" in capsys.readouterr().err
-    assert main(["teach", str(config), "method=kd", *teachers[1:], "method.teach.projection=8"]) == 2
-    assert "are of a feature, of which KD stores none" in capsys.readouterr().err
+    for changes, text in {
+        ("method=cwd",): "method=cwd has no teachers that can be offline; name the config of a student with method=mgd",
+        ("method=kd", "method.teach.projection=8"): "projection=8 is of a feature, which KD does not store; leave it 0",
+    }.items():
+        assert main(["teach", str(config), changes[0], *teachers[1:], *changes[1:]]) == 2
+        assert text in capsys.readouterr().err
 
 
 def test_maps_without_soft_labels_do_not_serve_a_student_that_asks_for_them(

@@ -130,7 +130,7 @@ def search(base: Experiment) -> Sweep:
         "mgd image=0.04": Row(changes=(*mgd, "method.lambda_image=0.04")),
         "mgd image=0.4": Row(changes=(*mgd, "method.lambda_image=0.4")),
         "mgd views": Row(changes=(*mgd, *views)),
-        **{f"kd T={t}": Row(changes=("method=kd", *taught(), f"method.temperature={t}")) for t in (1, 2, 4)},
+        **{f"kd T={t}": Row(changes=(*KD, f"method.temperature={t}")) for t in (1, 2, 4)},
         **{
             f"cwd x{share}": Row(
                 changes=(*cwd, f"method.weight_logits={3 * share:g}", f"method.weight_feature={50 * share:g}")

@@ -4,7 +4,7 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from mgd.config import Teachable, load
+from mgd.config import Teachable, load, method_name
 from mgd.errors import UserError
 
 
@@ -28,8 +28,8 @@ def run(options: argparse.Namespace) -> None:
 
     config = load(options.config, options.overrides)
     if not isinstance(config.method, Teachable):
-        text = f"{options.config} has no teachers whose maps a student could use: method is neither mgd nor kd"
-        raise UserError(f"{text}; name such a student's config")
+        text = f"{options.config}: method={method_name(config.method)} has no teachers that can be offline"
+        raise UserError(f"{text}; name the config of a student with method=mgd or kd")
     folder, splits = Path(config.method.teach.dir), open_splits(config.data)
     with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)

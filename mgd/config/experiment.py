@@ -84,8 +84,9 @@ def _check_confidence(method: MeanTeacher | CPS | UniMatch | MGD) -> None:
 def _check_teach(method: Teachable) -> None:
     if is_offline(method) and isinstance(method, MGD) and method.teacher_norm == "batch":
         raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
-    if isinstance(method, KD) and (method.teach.feature_stride or method.teach.projection):
-        raise UserError("method.teach.feature_stride and projection are of a feature, of which KD stores none; leave 0")
+    for key in ("feature_stride", "projection") if isinstance(method, KD) else ():
+        if value := getattr(method.teach, key):
+            raise UserError(f"method.teach.{key}={value} is of a feature, which KD does not store; leave it 0")
     if method.teach.feature_stride % 4:
         raise UserError(f"method.teach.feature_stride={method.teach.feature_stride} must be a multiple of 4, or 0")
     if not method.teach.scales or min(method.teach.scales) <= 0:
