@@ -1,8 +1,8 @@
 """A training step of ours against the published schedule: python benchmarks/step.py --student resnet18 --threads 1
 
-Both get the same made-up photos (two, as a GPU of the paper has), networks of the same architectures with weights at
-random, and one optimiser step. The published schedule is re-enacted here from the paper and the behaviour of its
-released code, in plain PyTorch: student and both teachers run on x, u0, u1 and mix (the student twice without
+Both get the same made-up photos (two, as a GPU of the paper has, or --images), networks of the same architectures with
+weights at random, and one optimiser step. The published schedule is re-enacted here from the paper and the behaviour of
+its released code, in plain PyTorch: student and both teachers run on x, u0, u1 and mix (the student twice without
 gradient, the teachers in train mode), every forward gives full-resolution logits, the decoder upsamples its context and
 then convolves it, pseudo-labels are the argmax of mixed full-resolution logits, the three supervised and eight
 consistency terms are computed one by one, six of them without gradient, and all of a step's activations are held until
@@ -12,7 +12,8 @@ online: teachers run; online_bf16: the same under bf16 autocast; offline: no tea
 out of a store on the disk is part of the time; memory: the peak of online (weights included, libraries not).
 
 A figure is ours divided by the published one: the median over pairs of the two that were measured one after the other,
-of CPU time with one thread, else of wall time.
+of CPU time with one thread, else of wall time. On a GPU (--device cuda) both are channels last with cuDNN's choice by
+speed, and fp32 is what torch makes of it there: convolutions multiply in TF32.
 """
 
 import argparse
@@ -48,8 +49,7 @@ from mgd.objectives import build_network
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
 
-CLASSES, IMAGES = 21, 2
-CPU = torch.device("cpu")
+CLASSES = 21
 STUDENTS = {name: Model(backbone=name, pretrained=False) for name in ("resnet18", "mobilenet_v2")}
 STUDENTS["light"] = Model(backbone="mobilenet_v2", head="separable", pretrained=False)
 PUBLISHED = {"resnet18": "resnet18", "mobilenet_v2": "mobilenet_v2", "light": "mobilenet_v2"}
@@ -57,13 +57,13 @@ TEACHERS = {"deep": "resnet101", "wide": "wide_resnet50_2"}
 Step = Callable[[], object]
 
 
-def experiment(size: int, student: str, **method: str) -> Experiment:
+def experiment(size: int, student: str, images: int, **method: str) -> Experiment:
     names = {f"{name}_teacher": (f"{name}.pt",) for name in TEACHERS}
     return Experiment(
         data=Data(root="", crop_size=size),
         model=STUDENTS[student],
         method=MGD(**names, **method),  # type: ignore[arg-type]
-        train=Train(batch_size=IMAGES, precision="fp32"),
+        train=Train(batch_size=images, precision="fp32"),
     )
 
 
@@ -71,17 +71,17 @@ def networks() -> Iterator[tuple[str, SegmentationNetwork]]:
     return ((name, build_model(backbone, CLASSES)) for name, backbone in TEACHERS.items())
 
 
-def ours(config: Experiment) -> Stepper:
+def ours(config: Experiment, device: torch.device) -> Stepper:
     assert isinstance(config.method, MGD)
     offline = config.method.teachers == "offline"
     teaching = StoredTeaching(config.method, (*TEACHERS,)) if offline else TeacherNetworks(networks(), config.method)
     student = build_network(config.model, CLASSES)
-    return Stepper(MGDObjective(student, teaching, config.method), config.train, Processes(0, 1, CPU), 10**6)
+    return Stepper(MGDObjective(student, teaching, config.method), config.train, Processes(0, 1, device), 10**6)
 
 
-def our_step(config: Experiment) -> Step:
+def our_step(config: Experiment, device: torch.device) -> Step:
     """A step; offline with what a loader reads for it."""
-    stepper, batch = ours(config), made_batch(config, CLASSES, CPU)
+    stepper, batch = ours(config, device), made_batch(config, CLASSES, device)
     assert isinstance(config.method, MGD)
     if config.method.teachers == "online":
         return lambda: stepper([batch])
@@ -118,32 +118,35 @@ def reading(config: Experiment) -> Step:
     store, data = Maps(folder, contents), config.data
 
     def read() -> None:
-        for slot in range(2 * IMAGES):
+        for slot in range(2 * config.train.batch_size):
             place = int(rng.integers(8))
             geometry = draw_geometry(height, width, scales=data.scales, crop=data.crop_size, rng=rng)
             for kind in kinds:
                 if not kind.channels:
                     store.crop_full(place, kind.name, geometry)
-                elif slot < IMAGES:
+                elif slot < config.train.batch_size:
                     store.crop_coarse(place, kind.name, geometry)
 
     return read
 
 
-def published_step(config: Experiment, student: str) -> Step:
+def published_step(config: Experiment, student: str, device: torch.device) -> Step:
     """The published schedule on the same batch, with its second unlabelled images."""
     config = replace(config, data=replace(config.data, partner="independent"))
     nets = {"student": build_model(PUBLISHED[student], CLASSES), **dict(networks())}
     for name, network in nets.items():
-        network.train().requires_grad_(name == "student")
+        network.train().requires_grad_(name == "student").to(device)
+        if device.type == "cuda":
+            network.to(memory_format=torch.channels_last)
     train = config.train
     optimizer = torch.optim.SGD(
         nets["student"].parameters(), lr=train.lr, momentum=0.9, weight_decay=train.weight_decay
     )
-    batch, method = made_batch(config, CLASSES, CPU), config.method
+    batch, method = made_batch(config, CLASSES, device), config.method
     assert isinstance(method, MGD)
     crop = config.data.crop_size
-    mask = torch.from_numpy(box_masks(IMAGES, crop, crop, generator=np.random.default_rng(0))).float()
+    boxes = box_masks(train.batch_size, crop, crop, generator=np.random.default_rng(0))
+    mask = torch.from_numpy(boxes).float().to(device)
 
     def step() -> None:
         loss = published_loss(nets, batch, mask, method)
@@ -164,7 +167,8 @@ def published_feature(network: SegmentationNetwork, image: Tensor) -> Tensor:
 
 def published_loss(nets: dict[str, SegmentationNetwork], batch: Batch, mask: Tensor, method: MGD) -> Tensor:
     views = (batch.labeled, *batch.pair()[:2])
-    x, u0, u1 = (nets["student"].normalise(one.image).contiguous() for one in views)
+    layout = torch.channels_last if batch.labeled.image.is_cuda else torch.contiguous_format
+    x, u0, u1 = (nets["student"].normalise(one.image).contiguous(memory_format=layout) for one in views)
     label = batch.labeled.label
     assert label is not None
     mixed = u0 * (1 - mask) + u1 * mask
@@ -196,29 +200,36 @@ def published_loss(nets: dict[str, SegmentationNetwork], batch: Batch, mask: Ten
     return torch.stack(terms).sum()
 
 
-def seconds(step: Step, threads: int) -> float:
-    clock = time.process_time if threads == 1 else time.perf_counter
+def seconds(step: Step, options: argparse.Namespace) -> float:
+    on_gpu = options.device.type == "cuda"
+    clock = time.process_time if options.threads == 1 and not on_gpu else time.perf_counter
     started = clock()
     step()
+    if on_gpu:
+        torch.cuda.synchronize()
     return clock() - started
 
 
 def ratios(options: argparse.Namespace) -> dict[str, float]:
-    config = experiment(options.size, options.student)
+    what, device = (options.size, options.student, options.images), options.device
+    config = experiment(*what)
     half = replace(config, train=replace(config.train, precision="bf16"))
-    offline = experiment(options.size, options.student, teachers="offline")
-    steps = {"published": published_step(config, options.student), "online": our_step(config)}
-    steps |= {"online_bf16": our_step(half), "offline": our_step(offline)}
+    offline = experiment(*what, teachers="offline")
+    steps = {"published": published_step(config, options.student, device), "online": our_step(config, device)}
+    steps |= {"online_bf16": our_step(half, device), "offline": our_step(offline, device)}
+    if device.type == "cuda":
+        half_offline = replace(offline, train=half.train)
+        steps |= {"offline_bf16": our_step(half_offline, device)}
     for step in steps.values():
-        step()  # the first sets things up
-    rounds = [{name: seconds(step, options.threads) for name, step in steps.items()} for _ in range(options.pairs)]
+        seconds(step, options)  # the first sets things up
+    rounds = [{name: seconds(step, options) for name, step in steps.items()} for _ in range(options.pairs)]
     for name in steps:
         print(f"{name:<12} {median(one[name] for one in rounds):8.3f} s")
     return {name: median(one[name] / one["published"] for one in rounds) for name in list(steps)[1:]}
 
 
 def peak(make: Callable[..., Step], *arguments: object) -> float:
-    """KiB at the peak of a step, above what the libraries take, in a process of its own."""
+    """Bytes at the peak of a step, above what the libraries take, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_peak, args=(sender, make, arguments))
@@ -232,30 +243,36 @@ def peak(make: Callable[..., Step], *arguments: object) -> float:
 def _peak(sender: Connection, make: Callable[..., Step], arguments: tuple) -> None:
     torch.set_num_threads(1)
     F.conv2d(torch.randn(1, 8, 64, 64), torch.randn(8, 8, 3, 3))
-    before = _high_water()
+    high_water = torch.cuda.max_memory_allocated if arguments[-1].type == "cuda" else _high_water
+    before = high_water()
     make(*arguments)()
-    sender.send(_high_water() - before)
+    sender.send(high_water() - before)
 
 
 def _high_water() -> int:
-    """KiB that this process has held at most. (A child's ru_maxrss begins with its parent's.)"""
+    """Bytes that this process has held at most. (A child's ru_maxrss begins with its parent's.)"""
     status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--student", choices=PUBLISHED, default="resnet18")
     parser.add_argument("--size", type=int, default=256, help="crop in pixels (published: 512)")
+    parser.add_argument("--images", type=int, default=2, help="labelled ones, and as many unlabelled ones")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True  # as in training
     found = ratios(options)
-    config = experiment(options.size, options.student)
-    found["memory"] = peak(our_step, config) / peak(published_step, config, options.student)
+    config, device = experiment(options.size, options.student, options.images), options.device
+    own, published = peak(our_step, config, device), peak(published_step, config, options.student, device)
+    print(f"peak memory  {own / 2**30:.2f} GiB, published {published / 2**30:.2f}")
+    found["memory"] = own / published
     for name, ratio in found.items():
         print(f"{name:<12} {ratio:8.3f} of the published step")
     if options.json:

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -12,6 +13,12 @@ torch.set_num_threads(1)  # the networks here are too small for more
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also under nohup, or in the background of a script
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup, and what tests start would ignore it too
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those that need one: only a CPU gives the same bits again."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,8 @@ def describe(
     log.info("images: %s; %d classes", ", ".join(f"{n} {k}" for k, n in sizes.items()), len(splits.classes))
     log.info("partition: %s; sha256 of the labelled names %s", splits.source, splits.sha256[:12])
     log.info("batch: %d images / %d processes / %d parts = %d", batch, world, parts, batch // world // parts)
-    log.info("device: %s, %s", team.device, str(stepper.precision).removeprefix("torch."))
+    device = "cpu" if team.device.type == "cpu" else f"{team.device} ({torch.cuda.get_device_name(team.device)})"
+    log.info("device: %s, %s", device, str(stepper.precision).removeprefix("torch."))
     networks = [*stepper.networks, *stepper.objective.teachers.values()]
     if told := bf16_hint(networks, stepper.precision, team.device):
         log.info(told)
@@ -64,6 +65,7 @@ def describe(
         "labeled_sha256": splits.sha256,
         "iterations": stretch.stop,
         "processes": world,
+        "device": device,
     }
     if weights := stepper.objective.class_weights:
         facts["class_weights"] = dict(zip(splits.classes.names, weights, strict=True))
