@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # torch on a CPU, NumPy and OpenCV each raise another type where memory ends
         if options.debug or not is_out_of_memory(error):
             raise
-        remedy = "use train.accumulate, a smaller train.batch_size or data.crop_size, or evaluate.window_batch=1"
+        remedy = (
+            "use train.accumulate (mgd fit tells how much), a smaller train.batch_size or data.crop_size, or "
+            "evaluate.window_batch=1"
+        )
         _tell(f"mgd {options.command}: {no_memory(error, remedy)}")
         return 2
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mgd.metrics import IGNORE_INDEX
 
-CHUNK = 2**23  # values of full-resolution logits that are held at a time, at least an image's: 32 MiB
+# Values of full-resolution logits that are held at a time, at least an image's: 32 MiB; on a GPU 256 MiB, since each
+# chunk is some fifteen launches, which take longer than what they launch.
+CHUNK, GPU_CHUNK = 2**23, 2**26
 
 
 def pixel_cross_entropy(logits: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -39,7 +41,7 @@ class _PixelCrossEntropy(torch.autograd.Function):
         shape = targets[0].shape
         losses = tuple(logits.new_empty(shape, dtype=torch.float32) for _ in targets)
         normaliser = logits.new_empty(shape, dtype=torch.float32)  # log sum exp
-        for part in _chunks(logits, shape):
+        for part in chunks(logits, shape):
             large = _upsample(logits[part], shape)
             normaliser[part] = large.logsumexp(dim=1)
             for loss, target in zip(losses, targets, strict=True):
@@ -54,7 +56,7 @@ class _PixelCrossEntropy(torch.autograd.Function):
         logits, normaliser, *targets = ctx.saved_tensors
         shape = targets[0].shape
         result = torch.empty_like(logits)
-        for part in _chunks(logits, shape):
+        for part in chunks(logits, shape):
             pairs = [_index(target[part]) for target in targets]
             weights = [gradient[part] * valid for gradient, (_, valid) in zip(gradients, pairs, strict=True)]
             # d/dlogits of the sum over targets of weight * (log sum exp - own logit)
@@ -69,9 +71,10 @@ class _PixelCrossEntropy(torch.autograd.Function):
         return result, *[None for _ in targets]
 
 
-def _chunks(logits: Tensor, shape: torch.Size) -> list[slice]:
-    """Slices of the batch whose upsampled logits have `CHUNK` values or are one image's."""
-    images = max(1, CHUNK // (logits.shape[1] * shape[1] * shape[2]))
+def chunks(logits: Tensor, shape: torch.Size) -> list[slice]:
+    """Slices of the batch whose logits, upsampled to (N,H,W), have `CHUNK` values or are one image's."""
+    values = GPU_CHUNK if logits.is_cuda else CHUNK
+    images = max(1, values // (logits.shape[1] * shape[1] * shape[2]))
     return [slice(i, i + images) for i in range(0, shape[0], images)]
 
 

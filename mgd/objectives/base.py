@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mgd.config import CPS, MGD, Criterion, MeanTeacher, Method, UniMatch
 from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
-from mgd.losses import mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
+from mgd.losses import chunks, mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
 from mgd.metrics import IGNORE_INDEX
 from mgd.models.heads import upsample
 from mgd.models.network import SegmentationNetwork
@@ -200,7 +200,7 @@ def consistency_weight(config: MeanTeacher | CPS | UniMatch, iteration: int) -> 
 def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, confidence: Confidence = ()) -> Tensor:
     """A decoder feature of N images -> their (N,H,W) uint8 pseudo-label; 255 where there is no image.
 
-    Image by image: full-resolution logits of a batch would only be thrown away.
+    A few images at a time: full-resolution logits of a batch would only be thrown away.
 
     Args:
         confidence: 255 also where the label has less probability.
@@ -208,8 +208,8 @@ def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, 
     height, width = valid.shape[1:]
     size, logits = network.padded(height, width), network.classifier(feature)
     labels = []
-    for small, where in zip(logits.split(1), valid.split(1), strict=True):
-        one = upsample(small, size)[..., :height, :width]
+    for part in chunks(logits, valid.shape):
+        one, where = upsample(logits[part], size)[..., :height, :width], valid[part]
         if confidence:
             where = where & is_sure(*one.float().softmax(dim=1).max(dim=1), confidence, valid=where)
         labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
