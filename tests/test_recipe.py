@@ -85,9 +85,9 @@ def loud(**options: Any) -> Batch:
 def test_only_what_the_student_sees_of_unlabelled_images_is_strengthened() -> None:
     one = loud()
     assert one.first is not None
-    assert torch.equal(one.hardened().image, strengthen(one.mixed().image, NOISE))
+    assert torch.equal(one.hardened(one.mixed()).image, strengthen(one.mixed().image, NOISE))
     plain = one._replace(noise=None)
-    assert torch.equal(plain.hardened().image, plain.mixed().image)
+    assert torch.equal(plain.hardened(plain.mixed()).image, plain.mixed().image)
     asked: list[Tensor] = []
     objective = mgd()
     teacher = objective.teachers["deep"]
@@ -229,7 +229,7 @@ def test_unimatch_is_its_equation(confidence: float) -> None:
 
     expected = {"dropped": 0.5 * ce(see(first) * kept, labels[0], first.valid)}
     for i, one_mask in enumerate((mask, one.other_mask)):
-        view = one.hardened(i)
+        view = one.hardened(one.mixed(i), i)
         expected[f"strong_{i}"] = 0.25 * ce(see(view), mix(*labels, one_mask), view.valid)
     assert terms.keys() == {"supervised", *expected}
     for name, value in expected.items():

@@ -47,14 +47,13 @@ class Batch(NamedTuple):
         assert self.first is not None and self.mask is not None  # noqa: PT018
         return self.first, self.second or _beside(self.first), self.mask
 
-    def mixed(self) -> Views:
-        """CutMix of the pair; a pixel is valid where it is in the image that it comes from."""
-        return mix_views(*self.pair())
-
-    def hardened(self, view: int = 0) -> Views:
-        """The CutMix images as a student sees them, with data.strong augmented once more; view 1 has its own mask."""
+    def mixed(self, view: int = 0) -> Views:
+        """CutMix of the pair, of view 1 with its own mask; a pixel is valid where it is in the image it comes from."""
         first, second, mask = self.pair()
-        mixed = mix_views(first, second, mask if view == 0 or self.other_mask is None else self.other_mask)
+        return mix_views(first, second, mask if view == 0 or self.other_mask is None else self.other_mask)
+
+    def hardened(self, mixed: Views, view: int = 0) -> Views:
+        """The `mixed` images of a view as a student sees them: with data.strong augmented once more."""
         return mixed if self.noise is None else mixed._replace(image=strengthen(mixed.image, self.noise, view=view))
 
 

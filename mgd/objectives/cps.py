@@ -59,7 +59,7 @@ class CPSObjective(Objective):
 
     def _crossed(self, batch: Batch) -> list[Pass]:
         """Each copy on the mixed images, with the other's pseudo-labels."""
-        mixed, criterion = batch.hardened(), self.config.criterion
+        mixed, criterion = batch.hardened(batch.mixed()), self.config.criterion
         # Both before either learns from the other's: a forward in train mode changes running statistics.
         labels = cache(lambda: [self._pseudo_label(name, batch) for name in ("peer", "student")])
         # A pseudo-label is valid where an image is; one that is not sure enough counts as 0.

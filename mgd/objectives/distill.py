@@ -80,7 +80,7 @@ class DistillObjective(Objective):
         return self.weighted(terms, batch.iteration)
 
     def _unlabeled_terms(self, batch: Batch, mixed: Views) -> Terms:
-        feature = self.student.feature(see(self.student, batch.hardened()))
+        feature = self.student.feature(see(self.student, batch.hardened(mixed)))
         terms = {f"{name}_unlabeled": term for name, term in self.compare(feature, mixed, batch).items()}
         return self.weighted(terms, batch.iteration)
 

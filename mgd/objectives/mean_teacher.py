@@ -47,7 +47,7 @@ class MeanTeacherObjective(Objective):
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         if batch.iteration < self.config.burn_in_iterations:
             return [labeled]
-        mixed = batch.hardened()
+        mixed = batch.hardened(batch.mixed())
         return [labeled, Pass({"consistency": mixed.valid.sum()}, lambda: self._consistency(batch, mixed))]
 
     def after_update(self, iteration: int) -> None:

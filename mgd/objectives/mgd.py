@@ -94,7 +94,7 @@ class MGDObjective(Objective):
     def _unlabeled_terms(self, batch: Batch, mixed: Views, lesson: Callable[[], Lesson]) -> Terms:
         """The terms on CutMix images, without those whose weight is 0."""
         _, labels, pooled, target, soft = lesson()
-        feature = self.student.feature(see(self.student, batch.hardened()))
+        feature = self.student.feature(see(self.student, batch.hardened(mixed)))
         logits = self.student.classifier(feature)
         terms = {}
         if labels:

@@ -138,10 +138,10 @@ class StoredTeaching(Teaching):
             labels[name] = mix(own, partner, mask)
         pooled, feature = None, None
         if self.compares_image:
-            pooled = global_pool(*self._mixed(batch, "deep.logits", self.config.teach.logits_stride))
+            pooled = global_pool(*_mixed_cells(first, second, mask, "deep.logits", self.config.teach.logits_stride))
         if self.compares_region:
             stride = self.config.feature_stride(mask.shape[-1])
-            feature, _ = self._mixed(batch, "wide.feature", stride)
+            feature, _ = _mixed_cells(first, second, mask, "wide.feature", stride)
             fine = stride // FEATURE_STRIDE
             feature = feature.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
             feature = feature[:, :, : -(-mask.shape[2] // FEATURE_STRIDE), : -(-mask.shape[3] // FEATURE_STRIDE)]
@@ -157,18 +157,17 @@ class StoredTeaching(Teaching):
         classes, probability = label.where(valid, 0).long(), maps.confidence[name].float() / 255
         return label.masked_fill(~is_sure(probability, classes, confidence, valid=valid), IGNORE_INDEX)
 
-    @staticmethod
-    def _mixed(batch: Batch, name: str, stride: int) -> tuple[Tensor, Tensor]:
-        """(N,C,h,w) float32, the mean over the valid pixels of each cell; (N,h,w), how many pixels these are."""
-        first, second, mask = batch.pair()
-        assert first.maps is not None
-        assert second.maps is not None
-        taken = mask[:, 0].bool()
-        share = _pixels_in_cells(first.valid & ~taken, stride)
-        other = _pixels_in_cells(second.valid & taken, stride)
-        own, partner = (maps.coarse[name].float() for maps in (first.maps, second.maps))
-        total = share + other
-        return (own * share[:, None] + partner * other[:, None]) / total.clamp(min=1)[:, None], total
+
+def _mixed_cells(first: Views, second: Views, mask: Tensor, name: str, stride: int) -> tuple[Tensor, Tensor]:
+    """(N,C,h,w) float32, the mean over the valid pixels of each mixed cell; (N,h,w), how many pixels these are."""
+    assert first.maps is not None
+    assert second.maps is not None
+    taken = mask[:, 0].bool()
+    share = _pixels_in_cells(first.valid & ~taken, stride)
+    other = _pixels_in_cells(second.valid & taken, stride)
+    own, partner = (maps.coarse[name].float() for maps in (first.maps, second.maps))
+    total = share + other
+    return (own * share[:, None] + partner * other[:, None]) / total.clamp(min=1)[:, None], total
 
 
 def stored_logits(batch: Batch, views: Views, stride: int) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ class UniMatchObjective(Objective):
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         if batch.iteration < self.config.burn_in_iterations:
             return [labeled]
-        views = [batch.hardened(0), batch.hardened(1)]
+        views = [batch.hardened(batch.mixed(view), view) for view in (0, 1)]
         first, _, _ = batch.pair()
         counts = {f"strong_{i}": view.valid.sum() for i, view in enumerate(views)}
         if self.config.drop == "weak":
