@@ -150,6 +150,25 @@ def search(base: Experiment) -> Sweep:
     return Sweep(base=base, rows=rows | TEACHERS, partitions=(32,), seeds=(0,), reference="mgd")
 
 
+def search_pretrained(base: Experiment) -> Sweep:
+    """MGD's weights once more for a student that starts from ImageNet weights, scored on held-out training photos."""
+
+    def pixel(weight: float) -> tuple[str, ...]:
+        return f"method.pixel_labeled={weight}", f"method.pixel_unlabeled={weight}"
+
+    changes = {
+        "mgd": (),
+        "mgd pixel=1": pixel(1),
+        "mgd image=0.1": ("method.lambda_image=0.1",),
+        "mgd region=100": ("method.lambda_region=100",),
+        "mgd region=1000": ("method.lambda_region=1000",),
+        "mgd region=100 pixel=1": ("method.lambda_region=100", *pixel(1)),
+    }
+    rows = {"supervised": Row(), "cwd": Row(changes=CWD)}
+    rows |= {name: Row(changes=(*MGD_OFFLINE, *change)) for name, change in changes.items()}
+    return Sweep(base=base, rows=rows | TEACHERS, partitions=(32,), seeds=(0,), reference="mgd")
+
+
 def ablation(base: Experiment) -> Sweep:
     """The parts of the method and each of today's options, one at a time."""
     parts = {
@@ -181,4 +200,6 @@ def ablation(base: Experiment) -> Sweep:
 FASHION_LITE, FACADES_LITE = comparison(LITE), comparison(replace(LITE, data=FACADES))
 FASHION_SCRATCH, FACADES_SCRATCH = comparison(SCRATCH), comparison(replace(SCRATCH, data=FACADES))
 FASHION_SEARCH, FACADES_SEARCH = search(SCRATCH), search(replace(SCRATCH, data=FACADES))
+FASHION_LITE_SEARCH = search_pretrained(LITE)
+FACADES_LITE_SEARCH = search_pretrained(replace(LITE, data=FACADES))
 ABLATION = ablation(replace(SCRATCH, data=FACADES))
