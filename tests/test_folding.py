@@ -146,11 +146,11 @@ def test_what_cannot_be_folded_stays(kind: type[nn.Module]) -> None:
 
 
 def test_a_worked_out_batch_norm_without_parameters() -> None:
-    conv, norm = nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1, affine=False, eps=0.0)
+    conv, norm = nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1, affine=False, eps=1.0)  # older versions of torch refuse 0
     nn.init.constant_(conv.weight, 2.0)
     nn.init.constant_(conv.bias, 1.0)  # type: ignore[arg-type]
     norm.running_mean.fill_(3.0)  # type: ignore[union-attr]
-    norm.running_var.fill_(4.0)  # type: ignore[union-attr]
+    norm.running_var.fill_(3.0)  # type: ignore[union-attr]
     folded = fold_batch_norm(nn.Sequential(conv, norm))
-    assert folded[0].weight.flatten().tolist() == [1.0, 1.0, 1.0]  # 2 / sqrt(4)
-    assert folded[0].bias.tolist() == [-1.0]  # (1 - 3) / sqrt(4)
+    assert folded[0].weight.flatten().tolist() == [1.0, 1.0, 1.0]  # 2 / sqrt(3 + 1)
+    assert folded[0].bias.tolist() == [-1.0]  # (1 - 3) / sqrt(3 + 1)

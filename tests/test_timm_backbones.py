@@ -15,6 +15,7 @@ from mgd.engine.optim import make_optimizer
 from mgd.errors import UserError
 from mgd.models import build_model, normalise
 from mgd.models.pretrained import load_imagenet
+from mgd.models.timm_backbone import explore
 from mgd.objectives import build_network
 from mgd.objectives.cps import CPSObjective
 from mgd.objectives.mgd import MGDObjective
@@ -96,6 +97,16 @@ def test_a_model_without_dilation_says_what_stride_it_has():
             UserError, match=r"output_stride=16 is not .* timm:efficientvit_b0, .* stride is 32; leave it"
         ):
             build_model("timm:efficientvit_b0", 5, output_stride=16)
+
+
+def test_a_model_that_cannot_be_looked_at_says_so_and_not_that_sizes_are_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:  # as timm 1.0.29 does with efficientvit_b0
+        raise RuntimeError("unsupported scalarType")
+
+    explore.cache_clear()
+    monkeypatch.setattr("timm.models._features.FeatureListNet.forward", refuse)
+    with pytest.raises(UserError, match=r"resnet10t cannot be looked at .*\(unsupported scalarType\); use another"):
+        build_model("timm:resnet10t", 5)
 
 
 @pytest.mark.parametrize(

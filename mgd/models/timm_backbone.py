@@ -85,7 +85,7 @@ def _find_way(name: str, output_stride: int | None) -> dict[str, Any]:
             with torch.device("meta"):
                 body = timm.create_model(name, pretrained=False, **way)
         except NOT_BUILT as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = _first_line(error)
             continue
         if "features_only" in way or hasattr(body, "forward_intermediates"):
             return way
@@ -97,13 +97,19 @@ def explore(name: str, output_stride: int | None) -> Facts:
     """Find out by running a copy without memory.
 
     Raises:
-        UserError: it gives no features, takes images of one size only, or has another output stride than the asked one.
+        UserError: it gives no features, takes images of one size only or none without memory, or has another output
+            stride than the asked one.
     """
     with torch.device("meta"):
         body = build_body(name, output_stride).eval()
     multiple = next((m for m in _multiples(body) if _takes(body, m)), None)
     if multiple is None:
-        size = body.pretrained_cfg.get("input_size", (3, 0, 0))[1:]
+        size = body.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
+        if reason := _refusal(body, *size):
+            raise UserError(
+                f"model.backbone=timm:{name} cannot be looked at with timm {timm.__version__} ({reason}); use another, or "
+                "another version of timm"
+            )
         raise UserError(
             f"model.backbone=timm:{name} takes images of {size[0]}x{size[1]} only, and training crops and windows have "
             "other sizes; use another"
@@ -130,13 +136,23 @@ def _multiples(body: Any) -> list[int]:
 def _takes(body: Any, multiple: int) -> bool:
     """Whether sides of this multiple go, tried on a small and on a larger oblong."""
     for height, width in ((129, 193), (259, 323)):
-        sides = (multiple * math.ceil(side / multiple) for side in (height, width))
-        try:
-            with torch.no_grad():
-                body(torch.zeros(1, 3, *sides, device="meta"))
-        except NOT_BUILT:
+        if _refusal(body, *(multiple * math.ceil(side / multiple) for side in (height, width))):
             return False
     return True
+
+
+def _refusal(body: Any, height: int, width: int) -> str:
+    """Why a body without memory does not take an image; "" where it does."""
+    try:
+        with torch.no_grad():
+            body(torch.zeros(1, 3, height, width, device="meta"))
+    except NOT_BUILT as error:
+        return _first_line(error)
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _features(body: Any, x: Tensor) -> list[Tensor]:
