@@ -107,8 +107,8 @@ def explore(name: str, output_stride: int | None) -> Facts:
         size = body.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
         if reason := _refusal(body, *size):
             raise UserError(
-                f"model.backbone=timm:{name} cannot be looked at with timm {timm.__version__} ({reason}); use another, or "
-                "another version of timm"
+                f"model.backbone=timm:{name} cannot be looked at with timm {timm.__version__} ({reason}); use another, "
+                "or another version of timm"
             )
         raise UserError(
             f"model.backbone=timm:{name} takes images of {size[0]}x{size[1]} only, and training crops and windows have "
