@@ -116,7 +116,7 @@ def _predict(network: NormalisingNetwork, image: Tensor, how: Evaluate, item: It
 
 
 class Counts:
-    """What is counted on the way, on the device: nothing waits for it."""
+    """What is counted on the way, on the device."""
 
     def __init__(self, num_classes: int, device: torch.device, *, boundary: bool, per_image: bool) -> None:
         self.num_classes = num_classes
