@@ -13,7 +13,7 @@ out of a store on the disk is part of the time; memory: the peak of online (weig
 
 A figure is ours divided by the published one: the median over pairs of the two that were measured one after the other,
 of CPU time with one thread, else of wall time. On a GPU (--device cuda) both are channels last with cuDNN's choice by
-speed, and fp32 is what torch makes of it there: convolutions multiply in TF32.
+speed, fp32 is what torch makes of it there (convolutions multiply in TF32), and offline_bf16 is timed too.
 """
 
 import argparse
