@@ -159,7 +159,6 @@ def search_pretrained(base: Experiment) -> Sweep:
     changes = {
         "mgd": (),
         "mgd pixel=1": pixel(1),
-        "mgd image=0.1": ("method.lambda_image=0.1",),
         "mgd region=100": ("method.lambda_region=100",),
         "mgd region=1000": ("method.lambda_region=1000",),
         "mgd region=100 pixel=1": ("method.lambda_region=100", *pixel(1)),

@@ -1,6 +1,6 @@
 """Weights of MGD for an EfficientNet-Lite0 student on facades photos, chosen on a part of the training photos.
 
-Cost:    10 runs of 300 iterations (teachers 500) of 8 images at crop 80 on a CPU
+Cost:    9 runs of 300 iterations (teachers 500) of 8 images at crop 80 on a CPU
 Score:   RESULTS.md
 Command: python benchmarks/comparison/hold_out.py DATA/facades OUT
          python -m mgd sweep benchmarks/comparison/facades_lite_search/sweep.py --jobs 2, and the changes that it prints
