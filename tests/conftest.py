@@ -15,10 +15,22 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup, and what t
     signal.signal(signal.SIGHUP, lambda *_: None)
 
 
+def _wants_gpu(config: pytest.Config) -> bool:
+    return "gpu" in config.option.markexpr.replace("not gpu", "")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from all tests but those that need one: only a CPU gives the same bits again."""
-    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+    if not _wants_gpu(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name == "test_gpu.py" and not _wants_gpu(config) else None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "on a GPU" if _wants_gpu(config) else "on the CPU; what needs a GPU: python -m pytest -m gpu"
 
 
 @pytest.fixture(scope="session")
