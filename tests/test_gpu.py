@@ -18,12 +18,11 @@ from mgd.__main__ import main
 from mgd.config import Experiment, load, override
 from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
-from mgd.engine import distributed, step
+from mgd.engine import distributed
 from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.history import History
 from mgd.engine.step import Stepper
-from mgd.engine.sync_batch_norm import synchronise
 from mgd.infer import predict_labels
 from mgd.objectives import build_objective
 from mgd.student import load_student
@@ -303,7 +302,6 @@ def test_steps_run_over_nccl(config: Experiment, teachers: list[str]) -> None:
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     try:
         stepper = stepper_of(config, GPU, world=2)
-        assert step.synchronise is synchronise
         together = stepper([batch_of(config, GPU)])
         for name, term in alone.terms.items():
             torch.testing.assert_close(together.terms[name], 2 * term, rtol=0.02, atol=1e-3, msg=name)

@@ -151,7 +151,7 @@ def distribute(module: nn.Module, team: Processes) -> nn.Module:
     if team.world == 1:
         return module
     ids = [team.device.index] if team.device.type == "cuda" else None
-    # Of a few 1x1 kernels: their strides say the same, and DDP copies some hundred KB.
+    # Of a few 1x1 kernels: their strides say the same, and DDP copies 256 KB each.
     warnings.filterwarnings("ignore", message=".*Grad strides do not match bucket view strides.*")
     with warnings.catch_warnings():
         # Its replacement, forward_sync_buffers, is not in every torch that we support.
