@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from helpers import assert_weighed, copy_of, differences
 from test_losses import left_half, random
-from test_objectives import batch, learn, network, paper_mix, paper_valid, settled
+from test_objectives import SIZE, batch, learn, network, paper_mix, paper_valid, settled
 from torch import Tensor
 
 from mgd.config import CWD, KD, MeanTeacher
@@ -155,19 +155,22 @@ def test_kd_is_its_equation() -> None:
     torch.testing.assert_close(terms["kd_unlabeled"], 0.25 * expected(paper_mix(one), paper_valid(one)))
 
 
-def test_cwd_is_its_equation() -> None:
+@pytest.mark.parametrize("picky", [[], ["student"], ["deep", "wide"]])
+def test_cwd_is_its_equation(picky: list[str]) -> None:
     one, objective = batch(), cwd(weight_logits=3.0, weight_feature=50.0, unlabeled=0.25)
+    for name, net in {"student": objective.student, **objective.teachers}.items():
+        net.backbone.multiple = 64 if name in picky else 1  # it pads the images, which then teaches nothing
     student, (deep, wide) = objective.student, objective.teachers.values()
     terms, image, valid = objective(one), paper_mix(one), paper_valid(one)
-    feature = student.feature(image)
+    feature, of_deep, of_wide = (net.feature(image)[..., : SIZE // 4, : SIZE // 4] for net in (student, deep, wide))
     logits, features = (
         [
-            channel_wise_loss(student.classifier(feature), teacher.classifier(teacher.feature(image)), valid=valid)
-            for teacher in (deep, wide)
+            channel_wise_loss(student.classifier(feature), teacher.classifier(seen), valid=valid)
+            for teacher, seen in ((deep, of_deep), (wide, of_wide))
         ],
         [
-            channel_wise_loss(feature, deep.feature(image), valid=valid),
-            channel_wise_loss(objective.projections["wide"](feature), wide.feature(image), valid=valid),
+            channel_wise_loss(feature, of_deep, valid=valid),
+            channel_wise_loss(objective.projections["wide"](feature), of_wide, valid=valid),
         ],
     )
     assert terms.keys() == {"supervised"} | {

@@ -188,6 +188,9 @@ class Recorded(nn.Module):
     def padded(self, height: int, width: int) -> tuple[int, int]:
         return height, width
 
+    def over_image(self, feature: Tensor, size: torch.Size) -> Tensor:
+        return feature
+
     def classifier(self, feature: Tensor) -> Tensor:
         """Of the input's size already, (9,13)."""
         return next(self.outputs[key] for key, own in self.features.items() if own is feature)

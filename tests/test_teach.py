@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ from mgd.data.store import Contents
 from mgd.data.transforms import Geometry
 from mgd.errors import UserError
 from mgd.models import build_model
+from mgd.models.backbone import Backbone
+from mgd.models.backbones import build_backbone
 from mgd.objectives import build_objective, open_maps
 from mgd.objectives.teaching import stored_logits
 from mgd.teach import open_teachers, teach
@@ -116,6 +119,22 @@ def test_where_the_geometry_is_the_identity_the_store_gives_the_networks_terms(
     expected, found = both(*student)
     for name in ("supervised", "pixel_labeled", "pixel_unlabeled"):  # labels are mixed in the same way
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+@pytest.mark.usefixtures("unturned")
+@pytest.mark.parametrize("crop", [48, 40])  # the photo in one window, in several
+def test_the_store_of_a_teacher_that_pads_its_images_has_nothing_of_the_padding(
+    tmp_path: Path, squares: Path, teachers: list[str], monkeypatch: pytest.MonkeyPatch, crop: int
+) -> None:
+    def picky(*args: Any, **kwargs: Any) -> Backbone:
+        backbone = build_backbone(*args, **kwargs)
+        backbone.multiple = 32
+        return backbone
+
+    monkeypatch.setattr("mgd.models.network.build_backbone", picky)
+    student = taught(tmp_path / "student", squares, teachers, *WHOLE, *EXACT, f"method.teach.crop_size={crop}")
+    expected, found = both(*student, mask=False)
+    assert found == pytest.approx(expected, rel=1e-5 if crop == 48 else 0.1)
 
 
 @pytest.mark.usefixtures("unturned")

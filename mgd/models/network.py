@@ -90,6 +90,15 @@ class SegmentationNetwork(NormalisingNetwork):
         height, width = size
         return upsample(self.classifier(feature), self.padded(height, width))[..., :height, :width]
 
+    def over_image(self, feature: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+        """The cells of a feature, or of what the classifier makes of it, that lie over an image of this size (H,W).
+
+        All of them, unless the image was padded.
+        """
+        sides = zip(feature.shape[-2:], size, self.padded(*size), strict=True)
+        height, width = (-(-cells * own // padded) for cells, own, padded in sides)
+        return feature[..., :height, :width]
+
     def forward(self, image: Tensor) -> Tensor:
         return self.logits(self.feature(image), image.shape[-2:])
 

@@ -143,10 +143,12 @@ class CWDObjective(DistillObjective):
         return {name: images for name, weight in self.kinds().items() if weight}
 
     def compare(self, feature: Tensor, views: Views, batch: Batch) -> Terms:
-        size, seen = feature.shape[-2:], self._teach(views)
+        feature, seen = self.student.over_image(feature, views.valid.shape[-2:]), self._teach(views)
+        size = feature.shape[-2:]
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"logits": [], "feature": []}
         for name, target in seen.items():
             with torch.no_grad():
+                target = self.teachers[name].over_image(target, views.valid.shape[-2:])
                 target_logits = _resized(self.teachers[name].classifier(target), size)
                 target = _resized(target, size)
             pairs["logits"].append((self.student.classifier(feature), target_logits))

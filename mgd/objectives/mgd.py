@@ -104,7 +104,8 @@ class MGDObjective(Objective):
             valid = fill(self.student, mixed.valid, 0)
             terms["image"] = image_level_loss(logits, pooled, valid=valid)
         if target is not None:
-            terms["region"] = region_level_loss(feature, target, grid=self.config.region_grid, valid=mixed.valid)
+            own = self.student.over_image(feature, mixed.valid.shape[-2:])
+            terms["region"] = region_level_loss(own, target, grid=self.config.region_grid, valid=mixed.valid)
         if soft:
             large = self.student.logits(feature, mixed.image.shape[-2:])
             divergences = [pixel_kl_loss(large, target, valid=mixed.valid) for target in soft.values()]

@@ -106,7 +106,8 @@ class TeacherNetworks(Teaching):
             if compares and name == "deep":
                 lesson = lesson._replace(pooled=global_pool(network.classifier(feature), fill(network, mixed.valid, 0)))
             elif compares:
-                lesson = lesson._replace(feature=feature.clone())  # not a part of all images' features
+                own = network.over_image(feature, mixed.valid.shape[-2:])
+                lesson = lesson._replace(feature=own.clone())  # not a part of all images' features
         return lesson
 
     @staticmethod

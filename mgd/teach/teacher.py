@@ -111,6 +111,7 @@ class Teacher:
             chunk = corners[i : i + self.batch]
             seen = self.network.feature(torch.cat([pixels[:, :, y : y + window, x : x + window] for y, x in chunk]))
             scores = self.network.logits(seen, (window, window))
+            seen = self.network.over_image(seen, (window, window))
             for (y, x), one, its_logits in zip(chunk, seen.float(), scores.float(), strict=True):
                 logits.add(its_logits, y, x)
                 feature.add(one, y // stride, x // stride)
