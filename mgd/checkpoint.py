@@ -171,6 +171,11 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
         )
     if classes is not None and not (isinstance(classes, list | tuple) and len(classes) == arch["num_classes"]):
         raise UserError(f"{path} has the classes {classes!r} for a network of {arch['num_classes']}; save it again")
+    if "colors" in content and not _are_colors(content["colors"], arch["num_classes"]):
+        raise UserError(
+            f"{path} has the colors {content['colors']!r}; expected red, green and blue of 0 to 255 for each of "
+            f"{arch['num_classes']} classes: save it again"
+        )
     known = {"format", "arch", "classes", "config", "model", "iteration", "total"}
     return Recognised(
         # Older files do not tell the statistics: every network had ImageNet's.
@@ -180,6 +185,15 @@ def _recognise_ours(content: Mapping[str, Any], path: str | Path) -> Recognised:
         config=config,
         progress=(content["iteration"], content["total"]) if "iteration" in content else None,
         extra={k: v for k, v in content.items() if k not in known},
+    )
+
+
+def _are_colors(colors: Any, count: int) -> bool:
+    """Whether these are RGB colours of so many classes."""
+    if not isinstance(colors, list | tuple) or len(colors) != count:
+        return False
+    return all(
+        isinstance(color, list | tuple) and len(color) == 3 and all(v in range(256) for v in color) for color in colors
     )
 
 

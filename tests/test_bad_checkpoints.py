@@ -193,6 +193,10 @@ CONFIG = to_dict(Experiment(data=Data(root=""), model=Model(backbone="resnet18")
         ({"config": CONFIG | {"data": 3}}, "its model or config is no dict"),
         ({"classes": ("a", "b")}, r"has the classes \('a', 'b'\) for a network of 3; save it again"),
         ({"classes": 3}, "has the classes 3 for a network of 3; save it again"),
+        ({"colors": [[1, 2, 3]] * 2}, r"has the colors \[\[1, 2, 3\], .* for each of 3 classes: save it again"),
+        ({"colors": [[1, 2, 256]] * 3}, "expected red, green and blue of 0 to 255"),
+        ({"colors": ["red"] * 3}, "expected red, green and blue of 0 to 255"),
+        ({"colors": 3}, "has the colors 3; expected red"),
     ],
 )
 def test_a_config_or_classes_that_are_not_what_mgd_writes_are_one_sentence(

@@ -76,10 +76,9 @@ def _config_of(found: Recognised, path: Path) -> Experiment | None:
 def _classes_of(found: Recognised, config: Experiment | None) -> Classes:
     """Names and colours: the file's own, the data set's, or numbers and VOC's colour map."""
     count = found.arch["num_classes"]
-    colors = tuple(tuple(map(int, color)) for color in found.extra.get("colors", ()))
     names = found.classes or tuple(f"class {i}" for i in range(count))
-    if len(colors) == count:
-        return Classes(names, colors)  # type: ignore[arg-type]
+    if "colors" in found.extra:
+        return Classes(names, tuple((red, green, blue) for red, green, blue in found.extra["colors"]))
     candidates = [*BUILT_IN.values()]
     if config is not None:
         with suppress(UserError):  # the data set is elsewhere: the names are in the checkpoint
