@@ -78,11 +78,18 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same content under another name: a hard link, or a copy where the file system has none."""
+    """The same content under another name: a hard link, or a copy where the file system has none.
+
+    What was there stays until the new content is whole, and for good where it is `source` itself.
+    """
+    if target.exists() and os.path.samefile(source, target):
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        os.link(source, target)
+        temporary.unlink(missing_ok=True)
+        os.link(os.path.realpath(source), temporary)  # of a symbolic link what it leads to
+        os.replace(temporary, target)
     except OSError:
         with atomic(target) as file, open(source, "rb") as content:
             shutil.copyfileobj(content, file)

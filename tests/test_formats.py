@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import os
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -20,7 +22,8 @@ from mgd.data.formats import shapes
 from mgd.data.formats.back import export_labels
 from mgd.data.formats.brush import decode, encode
 from mgd.data.formats.convert import convert
-from mgd.data.formats.export import IGNORE, Export, Reading
+from mgd.data.formats.export import IGNORE, Export, Reading, part_of
+from mgd.data.formats.label_studio import regions
 from mgd.data.formats.rgb import learn_table
 from mgd.data.formats.rules import Rules, values
 from mgd.data.formats.table import READERS, WRITERS
@@ -337,7 +340,7 @@ def test_photos_held_out_before_stay_when_more_are_labelled(tmp_path: Path) -> N
 def test_other_options_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     source, options = labelme_json(tmp_path / "export")
     prepare(source, "labelme", tmp_path / "out", *options)
-    with pytest.raises(UserError, match=r"out has labels made with other options or classes \(prepared.json tells"):
+    with pytest.raises(UserError, match=r"out has labels made with other options, classes or .* \(prepared.json tells"):
         convert(source, "labelme", tmp_path / "out", rules=Rules(unmarked="ignore"))
 
 
@@ -389,8 +392,118 @@ def test_paths_of_windows_are_found_and_a_photo_has_one_label(tmp_path: Path) ->
     assert (tmp_path / "out/images/x/a.jpg").is_file()
     content["images"][1]["file_name"] = "y\\a.jpg"  # that folder is not there, and a.jpg is another photo
     write_json(file, content)
-    with pytest.raises(UserError, match=r"labels of x/a, y/a, for which there is one photo, .*x/a\.jpg; see"):
+    with pytest.raises(UserError, match=r"names y/a.jpg, which is not in .*\(there is .*x/a\.jpg, in another folder\)"):
         convert(source, "coco", tmp_path / "other", rules=Rules(unmarked="background"))
+    content["images"][0]["file_name"], content["images"][1]["file_name"] = "a.jpg", "far/x/a.jpg"
+    write_json(file, content)
+    with pytest.raises(UserError, match=r"labels of a, far/x/a, for which there is one photo, .*x/a\.jpg; see"):
+        convert(source, "coco", tmp_path / "other", rules=Rules(unmarked="background"))
+
+
+def test_photos_of_the_data_set_itself_stay_when_its_labels_are_corrected(tmp_path: Path) -> None:
+    source, options = coco_json(tmp_path / "export")
+    prepare(source, "coco", tmp_path / "out", *options)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out/images").iterdir()}
+    shutil.rmtree(source / "images")
+    file = source / COCO_FILE
+    os.utime(file, (0, 0))  # another time than the labels have
+    assert prepare(source, "coco", tmp_path / "out", *options, "--images", str(tmp_path / "out/images")) == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out/images").iterdir()} == before
+
+
+def test_of_photos_that_are_links_the_content_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, options = coco_json(tmp_path / "export")
+    (source / "blobs").mkdir()
+    for name in NAMES:
+        (source / f"images/{name}.jpg").rename(source / f"blobs/{name}")
+        (source / f"images/{name}.jpg").symlink_to(f"../blobs/{name}")
+    for new in (5, 0):
+        assert prepare(source, "coco", tmp_path / "far/away/out", *options) == 0
+        assert f"5 photos, {new} of them made now" in capsys.readouterr().out
+    for name in NAMES:
+        made = tmp_path / f"far/away/out/images/{name}.jpg"
+        assert not made.is_symlink()
+        assert made.read_bytes() == (source / f"blobs/{name}").read_bytes()
+
+
+def test_corrected_meanings_of_masks_are_not_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, _ = rgb_masks(tmp_path / "rgb")
+    table = "name,red,green,blue\nbackground,0,0,0\nleaf,0,160,0\nblight,200,60,0\n"
+    (tmp_path / "colors.csv").write_text(table)
+    assert prepare(source, "rgb", tmp_path / "out", "--colors", str(tmp_path / "colors.csv")) == 0
+    (tmp_path / "colors.csv").write_text(table.replace("leaf", "x").replace("blight", "leaf").replace("x", "blight"))
+    assert prepare(source, "rgb", tmp_path / "out", "--colors", str(tmp_path / "colors.csv")) == 2
+    assert "made with other options, classes or colours" in capsys.readouterr().err
+    file, _ = coco_panoptic(tmp_path / "panoptic")
+    os.utime(file, (2e9, 2e9))
+    assert prepare(file, "coco-panoptic", tmp_path / "other") == 0
+    edit_json(file, lambda c: c["annotations"][0]["segments_info"][1].update(category_id=7))
+    os.utime(file, (2e9 + 9, 2e9 + 9))
+    assert prepare(file, "coco-panoptic", tmp_path / "other") == 0
+    assert label(tmp_path / "other").max() == class_names(tmp_path / "other").index("blight")
+    assert class_names(tmp_path / "other")[label(tmp_path / "other")[1, 2]] == "blight"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("instances_val2017", "val"),
+        ("Validation", "val"),
+        ("Train", "train"),
+        ("test", "test"),
+        *((name, "") for name in ("labels_latest", "interval", "default", "strain")),
+    ],
+)
+def test_parts_are_told_by_words_of_their_own(name: str, part: str) -> None:
+    assert part_of(name) == part
+
+
+def test_that_nothing_is_left_to_train_on_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, options = coco_json(tmp_path / "export")
+    (source / COCO_FILE).rename(source / "annotations/instances_val2017.json")
+    assert prepare(source, "coco", tmp_path / "out", *options) == 0
+    assert "WARNING: all labelled photos are of val or test by the names" in capsys.readouterr().out
+
+
+def test_photos_of_another_folder_are_found_where_jsons_lie(tmp_path: Path) -> None:
+    """Frames of two sequences have the same names."""
+    source, options = labelme_json(tmp_path / "export")
+    for name in NAMES:
+        photo(tmp_path / f"photos/one/{name}.jpg")
+        photo(tmp_path / f"photos/two/{name}.jpg").write_bytes((source / f"{name}.jpg").read_bytes())
+        (source / f"{name}.jpg").unlink()
+        (source / "two").mkdir(exist_ok=True)
+        (source / f"{name}.json").rename(source / f"two/{name}.json")
+    (source / "labels.txt").write_text("__ignore__\n_background_\nleaf\nblight\n")
+    assert prepare(source, "labelme", tmp_path / "out", *options, "--images", str(tmp_path / "photos")) == 0
+    assert os.path.samefile(tmp_path / "photos/two/a.jpg", tmp_path / "out/images/two/a.jpg")
+    assert class_names(tmp_path / "out") == LABELS
+
+
+def test_a_project_of_supervisely_has_data_sets_in_data_sets(tmp_path: Path) -> None:
+    source, options = supervisely_json(tmp_path / "export")
+    shutil.copytree(source / "ds0", source / "ds0/datasets/inner")
+    assert prepare(source, "supervisely", tmp_path / "out", *options) == 0
+    assert np.array_equal(label(tmp_path / "out", "ds0/inner/a"), label(tmp_path / "out", "ds0/a"))
+
+
+def test_bitmasks_of_label_studio_are_read(tmp_path: Path) -> None:
+    source, options = label_studio_json(tmp_path / "export")
+    picture = np.zeros((*SIZE, 4), np.uint8)
+    picture[PICTURE == 2, 3] = 255  # black on nothing
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "PNG")
+    address = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+    def edit(tasks: Any) -> None:
+        tasks[0]["data"] = {"note": "plot no. 7", **tasks[0]["data"]}
+        tasks[0]["annotations"][1]["result"][1] = studio_region("bitmasklabels", {"imageDataURL": address}, "blight")
+
+    edit_json(source / "project-1-at-2026.json", edit)
+    assert prepare(source, "label-studio", tmp_path / "out", *options) == 0
+    assert np.array_equal(label(tmp_path / "out"), PICTURE)
+    with pytest.raises(UserError, match="holds a mask that cannot be decoded"):
+        list(regions(source, 1, [studio_region("bitmasklabels", {"imageDataURL": "a.png"}, "leaf")], SIZE))
 
 
 def test_classes_that_no_photo_shows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -476,6 +589,12 @@ def test_an_outline_that_doubles_back_leaves_a_hole() -> None:
     ring = [(0, 0), (4, 0), (4, 4), (0, 4), (0, 0), (1, 1), (1, 3), (3, 3), (3, 1), (1, 1)]
     expected = [[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
     assert shapes.polygon(ring, (4, 4), what="").astype(int).tolist() == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_compressed_run_length_codes_come_back_as_they_were(share: float) -> None:
+    mask = np.random.default_rng(0).random((70, 90)) < share
+    assert np.array_equal(shapes.rle(shapes.to_rle(mask), mask.shape, what=""), mask)
 
 
 def test_run_length_codes_run_down_the_columns() -> None:
@@ -655,6 +774,36 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         annotation(segmentation={"size": [12, 16], "counts": [4]}),
         r"annotation 10 \(leaf\) has runs of 4 pixels, expected 192",
     ),
+    "a compressed code of nothing": (
+        "coco",
+        annotation(segmentation={"size": [12, 16], "counts": ""}),
+        r"annotation 10 \(leaf\) has runs of 0 pixels, expected 192",
+    ),
+    "a compressed code that ends too soon": (
+        "coco",
+        annotation(segmentation={"size": [12, 16], "counts": shapes.to_rle(PICTURE == 1)["counts"][:-3]}),
+        r"annotation 10 \(leaf\) (has runs of \d+ pixels, expected 192|is a broken run-length code)",
+    ),
+    "a compressed code with a foreign sign": (
+        "coco",
+        annotation(segmentation={"size": [12, 16], "counts": "!"}),
+        r"annotation 10 \(leaf\) is a broken run-length code",
+    ),
+    "a class without a name": (
+        "coco",
+        lambda source: edit_json(source / COCO_FILE, lambda c: c["categories"][0].update(name=" ")),
+        "the export has a class without a name among",
+    ),
+    "two files that label the same photos": (
+        "coco",
+        lambda source: shutil.copy(source / COCO_FILE, source / "annotations/more.json"),
+        r"instances_default.json, .*more.json both label .*a.jpg; name one of them",
+    ),
+    "a folder for two parts": (
+        "yolo",
+        lambda source: change(source / "data.yaml", "images/val", "images/train"),
+        "data.yaml names images/train for two parts; give each photos of its own",
+    ),
     "an unknown category": (
         "coco",
         annotation(category_id=99),
@@ -745,6 +894,11 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         "label-studio",
         lambda source: change(source / "project-1-at-2026.json", '"type": "polygonlabels"', '"type": "keypointlabels"'),
         "task 0 has a region of the type keypointlabels, which has no area or no label",
+    ),
+    "a region of a type to come": (
+        "label-studio",
+        lambda source: change(source / "project-1-at-2026.json", '"type": "polygonlabels"', '"type": "splinelabels"'),
+        "task 0 has a region of the type splinelabels, which has no area or no label",
     ),
     "a broken brush stroke": (
         "label-studio",

@@ -228,8 +228,18 @@ def grey_png(path: Path, bits: int, values: list[int]) -> Path:
 @pytest.mark.parametrize("bits", [2, 4])
 def test_grey_labels_of_fewer_bits_are_refused_since_their_values_would_be_spread(bits: int, tmp_path: Path) -> None:
     path = grey_png(tmp_path / "label.png", bits, [0, 1, 2, 3] * 2)
-    with pytest.raises(UserError, match=f"label.png has {bits} bits a pixel, which are spread"):
+    with pytest.raises(UserError, match=f"label.png has values of {bits} bits, which are spread"):
         read_indices(path)
+
+
+@pytest.mark.parametrize(("highest", "refused"), [(255, False), (149, True), (3, True)])
+def test_values_of_a_pgm_that_would_be_spread_are_refused(highest: int, refused: bool, tmp_path: Path) -> None:
+    (tmp_path / "label.pgm").write_bytes(b"P5 3 1 %d\n\x00\x01\x02" % highest)
+    if refused:
+        with pytest.raises(UserError, match=r"label.pgm has values of \d bits, which are spread over 0..255"):
+            read_indices(tmp_path / "label.pgm")
+    else:
+        assert read_indices(tmp_path / "label.pgm").tolist() == [[0, 1, 2]]
 
 
 def test_palette_labels_of_fewer_bits_give_their_indices(tmp_path: Path) -> None:

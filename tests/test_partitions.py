@@ -106,6 +106,18 @@ def test_lists_that_are_equal_but_for_line_ends_are_left_as_they_are(
     assert own.read_bytes() == before
 
 
+def test_labels_that_moved_are_followed(root: Path) -> None:
+    own, training = root / "subset_train_aug/train_aug_labeled_1-4.txt", root / "train_aug.txt"
+    names = training.read_text().split()
+    training.unlink()  # a link to another test's
+    (root / "corrected").symlink_to((root / "train_aug").resolve())
+    for folder in ("train_aug", "corrected"):
+        lines = [f"train_aug/image/{name}.jpg\t{folder}/label/{name}.png" for name in names]
+        training.write_text("".join(f"{line}\n" for line in lines))
+        assert partition(root) == 0
+        assert own.read_text().splitlines() == lines[::4]
+
+
 def test_a_ratio_below_one_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["partition", str(root / "train_aug.txt"), "--ratio", "0"]) == 2
     assert "must be 1 or more" in capsys.readouterr().err

@@ -51,7 +51,8 @@ def check(config: Experiment, *, progress: bool = True) -> list[Finding]:
             found += [memory(config, model, frozen, cached)]
             if any(size := largest(splits.val, config.data.short_side)):
                 found += [evaluation_memory(config, model, size)]
-    return found + [Finding("error", "network", str(error)) for error in broken]
+    found += [Finding("error", "network", str(error)) for error in broken]
+    return [*dict.fromkeys(found)]  # nothing twice
 
 
 def quick_check(config: Experiment, splits: Splits) -> list[Finding]:

@@ -102,7 +102,8 @@ def _check_label(path: Path, present: np.ndarray, classes: Classes, *, mapped: b
 
 
 def _rows(problems: dict[str, list[str]]) -> Iterator[Finding]:
-    for kind, texts in problems.items():
+    for kind, all_of_them in problems.items():
+        texts = [*dict.fromkeys(all_of_them)]  # what is wrong with the config is so for every file
         yield from (Finding("error", kind, text) for text in texts[:SHOWN])
         if len(texts) > SHOWN:
             yield Finding("error", kind, f"and {len(texts) - SHOWN:,} more files of this kind")

@@ -44,6 +44,8 @@ def look_at_lists(config: Experiment, splits: Splits) -> Iterator[Finding]:
         TrainingSamples(splits, config)
     except UserError as error:
         yield Finding("error", "unlabelled", str(error))
+    if not splits.classes:
+        return  # told where the data set was opened
     try:
         check_excluded(config.evaluate.exclude, splits.classes)
     except UserError as error:

@@ -72,7 +72,7 @@ def read_indices(path: Path) -> np.ndarray:
     elif image.mode not in ("L", "P"):
         found = "has 1 bit a pixel" if image.mode == "1" else f"is an image of mode {image.mode}"
     elif image.mode == "L" and bits < 8:
-        found = f"has {bits} bits a pixel, which are spread over 0..255 when they are read"
+        found = f"has values of {bits} bits, which are spread over 0..255 when they are read"
     elif isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
         found = "says that 0 is white, for which 0..255 is read as 255..0"
     if found:
@@ -228,7 +228,10 @@ def _bands_of_tiff(path: Path) -> int:
 
 
 def _bits(image: ImageFile.ImageFile, path: Path) -> int:
-    """Bits a channel in the file. Pillow's mode does not tell: it opens 16-bit colours as 8-bit ones, silently."""
+    """Bits a channel in the file; 8 only where values are read as they are, less where they are spread over 0..255.
+
+    Pillow's mode does not tell: it opens 16-bit colours as 8-bit ones, silently.
+    """
     raw = _packing(image)
     if image.mode == "F":
         return 32
@@ -237,7 +240,8 @@ def _bits(image: ImageFile.ImageFile, path: Path) -> int:
     if image.mode.startswith("I") or re.search(r";16[BLN]", raw):
         return 16
     if image.format == "PPM" and (highest := re.search(r", (\d+)\)", raw)):
-        return int(highest[1]).bit_length()
+        bits = int(highest[1]).bit_length()
+        return bits if bits > 8 or highest[1] == "255" else min(bits, 7)
     if image.format == "JPEG2000":
         size = (head := path.read_bytes()[:4096]).find(b"\xff\x51")  # the marker SIZ, ISO/IEC 15444-1, A.5.1
         return (head[size + 40] & 0x7F) + 1

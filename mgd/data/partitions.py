@@ -129,7 +129,7 @@ def write_partition(
 
     Args:
         pattern: the lists' path with {part} and {ratio}, as in `data.partition_lists`.
-        force: write over lists that differ.
+        force: write over lists that differ. Lines of the same photos are brought up to date in any case.
 
     Returns:
         One line that tells what was done; it begins with WARNING where lists that differ were kept.
@@ -141,7 +141,7 @@ def write_partition(
         if not force and (told := first_difference(*names)):
             return f"WARNING: {path} is kept; it is not this partition: {told}"
     for path, wanted in zip(paths, parts, strict=True):
-        if force or not path.is_file():
+        if not path.is_file() or read_lines(path) != list(wanted):
             write_lines(path, wanted)
     sha256 = digest([name_of(line) for line in parts[0]])
     record = {"scheme": scheme, "seed": seed, "ratio": ratio, "labeled": len(parts[0]), "sha256": sha256}

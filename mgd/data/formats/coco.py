@@ -21,6 +21,7 @@ from mgd.data.formats.export import (
     Size,
     guess,
     need,
+    part_of,
     photo_name,
     read_json,
     understood,
@@ -29,7 +30,6 @@ from mgd.errors import UserError
 from mgd.files import link, write_json
 
 EXPECTED = "a COCO JSON with images, annotations and categories"
-PARTS = {"train": "train", "val": "val", "valid": "val", "test": "test"}  # words in the names of files and folders
 
 
 def read(source: Path, reading: Reading) -> Export:
@@ -74,10 +74,9 @@ def open_photos(file: Path, reading: Reading) -> Photos:
     return Photos([base / path for base in bases for path in inner], file)
 
 
-def part_of(file: Path) -> str:
+def part_of_file(file: Path) -> str:
     """train, val, test, or "": by the file's name, or its folder's."""
-    words = [file.stem.lower(), file.parent.name.lower()]
-    return next((part for word in words for key, part in PARTS.items() if key in word), "")
+    return part_of(file.stem) or part_of(file.parent.name)
 
 
 def _is_coco(content: Any) -> bool:
@@ -96,7 +95,7 @@ def _photos(file: Path, content: dict[str, Any], categories: dict[int, str], rea
         drawn[thing["image_id"]].append(thing)
     if lost := sorted(drawn.keys() - {image["id"] for image in content["images"]}):
         raise UserError(f"{file} has annotations of image {lost[0]}, which is not listed; export it again")
-    photos, part = open_photos(file, reading), part_of(file)
+    photos, part = open_photos(file, reading), part_of_file(file)
     for image in content["images"]:
         things = [
             (int(one["id"]), categories[one["category_id"]], one.get("segmentation")) for one in drawn[image["id"]]

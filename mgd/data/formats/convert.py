@@ -80,7 +80,7 @@ def convert(
     order = named_classes(reading.classes) if reading.classes and form != "index" else None  # there it names values
     chosen = values(export, rules, order)
     _check_names(source, export)
-    _keep_record(out, form, reading, rules, chosen)
+    _keep_record(out, form, reading, rules, chosen, export)
     made = _run(_Task(out, chosen, skip_broken), export.photos)
     good = [(photo, one) for photo, one in zip(export.photos, made, strict=True) if not one.error]
     lists = _write_lists(out, [photo for photo, _ in good], val_every)
@@ -91,7 +91,10 @@ def convert(
 def _check_names(source: Path, export: Export) -> None:
     twice = [name for name, count in Counter(photo.name for photo in export.photos).items() if count > 1]
     if twice:
-        images = first_few(photo.image for photo in export.photos if photo.name == twice[0])
+        same = [photo for photo in export.photos if photo.name == twice[0]]
+        images = first_few(photo.image for photo in same)
+        if len({photo.image for photo in same}) == 1 < len({photo.source for photo in same}):
+            raise UserError(f"{first_few(photo.source for photo in same)} both label {same[0].image}; name one of them")
         raise UserError(f"{source} has {len(twice)} names of several photos, first {twice[0]} ({images}); rename them")
     counts = Counter(photo.image for photo in export.photos)
     if shared := [image for image, count in counts.items() if count > 1]:  # found by the file's name alone
@@ -104,18 +107,20 @@ def _check_names(source: Path, export: Export) -> None:
         raise UserError(f"{source} has {len(export.photos)} photos and no label; export the annotations as well")
 
 
-def _keep_record(out: Path, form: str, reading: Reading, rules: Rules, chosen: Values) -> None:
+def _keep_record(out: Path, form: str, reading: Reading, rules: Rules, chosen: Values, export: Export) -> None:
     """See that labels which are there were made alike: they are not made again. The record is written first."""
     kept = ("label_map", "tolerance", "line_width", "predictions")
     record = {"format": form, **{key: asdict(reading)[key] for key in kept}, **asdict(rules)}
     record |= {"classes": dict(sorted(chosen.of.items()))}
+    if export.table:
+        record["colors"] = [f"{name}: {red} {green} {blue}" for name, (red, green, blue) in export.table]
     path = out / RECORD
     text = json.dumps(record, indent=1) + "\n"
     if path.is_file() and read_text(path) != text:
         if (out / "train.txt").exists():
             raise UserError(
-                f"{out} has labels made with other options or classes ({path.name} tells which); delete the folder or "
-                "choose another --out"
+                f"{out} has labels made with other options, classes or colours ({path.name} tells which); delete the "
+                "folder or choose another --out"
             )
         shutil.rmtree(out / "labels", ignore_errors=True)  # of a run that ended too soon, to be told more
     if not path.is_file() and (out / "labels").exists():
@@ -145,7 +150,7 @@ def _draw(task: _Task, photo: Photo) -> Made:
             link(photo.image, image)
         return Made(None, new)
     label = task.out / "labels" / f"{photo.name}.png"
-    stamp = photo.source.stat().st_mtime_ns
+    stamp = max(file.stat().st_mtime_ns for file in (photo.source, photo.key) if file)
     if label.is_file() and abs(label.stat().st_mtime_ns - stamp) < 10**7 and _same_file(photo.image, image):
         return Made(_count(read_indices(label)), False)
     found = label_map(photo, task.values)
@@ -244,6 +249,10 @@ def _summary(out: Path, chosen: Values, made: Sequence[Made], lists: dict[str, i
     if absent := [name for name, count in zip(chosen.classes.names, photos, strict=False) if not count]:
         why = f"; {IGNORE_INDEX} is ignored: where it means a class, say so" if pixels[IGNORE_INDEX] else ""
         lines.append(f"WARNING: no photo shows {first_few(absent)}{why}")
+    if not lists["train"]:
+        lines.append(
+            "WARNING: all labelled photos are of val or test by the names of their files or folders: none trains"
+        )
     if not lists["val"]:
         lines.append("WARNING: no photo is left for validation; label more, or give val.txt one that nobody trains on")
     return "\n".join([*lines, f"in {out}"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mgd.data.classes import VOC_NAMES, Classes, voc_color
 from mgd.data.formats import rgb
-from mgd.data.formats.export import IGNORE, Color, Export, Labelled, Photo, Photos, Reading, need
+from mgd.data.formats.export import IGNORE, Color, Export, Labelled, Photo, Photos, Reading, need, part_of
 from mgd.data.formats.masks import mask_files
 from mgd.errors import UserError
 from mgd.files import read_text, write_lines, write_png
@@ -29,7 +29,7 @@ def read(source: Path, reading: Reading) -> Export:
     table = _labelmap(source / "labelmap.txt")
     photos = Photos([reading.images] if reading.images else [source / "JPEGImages", source / "images"], masks)
     parts = {
-        name.strip(): file.stem if file.stem in ("train", "val", "test") else ""
+        name.strip(): part_of(file.stem)
         for file in sorted((source / SETS).glob("*.txt"))
         for name in read_text(file).splitlines()
     }
@@ -39,7 +39,7 @@ def read(source: Path, reading: Reading) -> Export:
         painter = partial(rgb.regions, mask, table, reading.tolerance)
         found.append(Photo(name, photos.find(name), mask, painter, part=parts.get(name, "")))
     colors = dict(table)
-    return Export(tuple(colors), tuple(found), covers=True, colors=colors)
+    return Export(tuple(colors), tuple(found), covers=True, colors=colors, table=table)
 
 
 def _labelmap(path: Path) -> tuple[tuple[str, Color], ...]:

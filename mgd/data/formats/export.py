@@ -1,6 +1,7 @@
 """What every reader of an annotation tool's export returns: photos, each with its regions; and what readers share."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,11 @@ from mgd.data.images import IMAGE_SUFFIXES
 from mgd.errors import UserError, first_few
 from mgd.files import read_text
 
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}  # words in the names of files and folders
 IGNORE = "__ignore__"  # labelme's name for "look away"; here the name of ignored pixels in every format
 Size = tuple[int, int]  # height, width
 Color = tuple[int, int, int]
@@ -30,6 +36,7 @@ class Photo(NamedTuple):
     regions: Regions | None  # None: nobody looked at this photo yet
     size: Size | None = None  # as the export says
     part: str = ""  # train, val, test, or not told
+    key: Path | None = None  # a file that tells what is in `source`
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Export:
     photos: tuple[Photo, ...]
     covers: bool  # every pixel of a mask has a class, so that nothing is left unmarked
     colors: dict[str, Color] = field(default_factory=dict)  # of the classes, where the format has them
+    table: tuple[tuple[str, Color], ...] = ()  # what colours of masks mean, where they mean classes
 
 
 class Labelled(NamedTuple):
@@ -134,8 +142,16 @@ def photo_name(path: str) -> str:
     return (name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name).as_posix()
 
 
+def part_of(name: str) -> str:
+    """train, val, test as the name of a folder or file tells it in a word of its own (instances_val2017); else ""."""
+    return next((PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in PARTS), "")
+
+
 class Photos:
-    """Finds the photos of an export: by their path below one of some folders, else by the file's name alone."""
+    """Finds the photos of an export: by their path below one of some folders, else by the file's name alone.
+
+    By its name alone a file is found that lies in another folder only where no folder is told, or none is there.
+    """
 
     def __init__(self, folders: Iterable[Path], source: Path) -> None:
         self.folders, self.source = [folder for folder in folders if folder.is_dir()], source
@@ -154,13 +170,23 @@ class Photos:
                     return file
         if self._by_name is None:
             self._by_name = self._index()
-        found = self._by_name.get(path.lstrip("/")) or self._by_name.get(PurePosixPath(path).name, [])
+        named = self._by_name.get(PurePosixPath(path).name, [])
+        found = self._by_name.get(path.lstrip("/")) or [file for file in named if self._may_be(file, path)]
         if len(found) == 1:
             return found[0]
         if found:
             raise UserError(f"{self.source} names {path}, which is {first_few(found)}; say where with --images")
         looked = first_few(self.folders) or "no folder"
-        raise UserError(f"{self.source} names {path}, which is not in {looked}; say where the photos are: --images")
+        other = f" (there is {first_few(named)}, in another folder)" if named else ""
+        raise UserError(
+            f"{self.source} names {path}, which is not in {looked}{other}; say where the photos are: --images"
+        )
+
+    def _may_be(self, file: Path, path: str) -> bool:
+        """Whether a file of the name of `path` may be it: of their folders one's are the last of the other's."""
+        told = PurePosixPath(path.lstrip("/")).parts[:-1][::-1]
+        there = (file.relative_to(folder).parts[:-1][::-1] for folder in self.folders if file.is_relative_to(folder))
+        return any(all(a == b for a, b in zip(told, own, strict=False)) for own in there)
 
     def name_of(self, image: Path) -> str:
         """A found photo's name: its path below the folder that it was found in."""

@@ -3,6 +3,7 @@
 https://labelstud.io/guide/export ("JSON"), https://labelstud.io/guide/predictions: coordinates are in percent.
 """
 
+import base64
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,12 +30,15 @@ from mgd.data.formats.export import (
     read_json,
     understood,
 )
+from mgd.data.images import IMAGE_SUFFIXES
 from mgd.errors import UserError
 from mgd.files import link, write_json, write_text
 
 EXPECTED = "Label Studio's JSON export (not JSON-MIN): a list of tasks with data and annotations"
-KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")  # regions that have an area
-OTHERS = ("keypointlabels", "keypoint", "brush", "polygon", "rectangle", "ellipse")  # regions without area, or label
+KINDS = ("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels")  # regions with an area
+NO_REGIONS = (  # but about the whole photo, or about other entries
+    *("choices", "taxonomy", "textarea", "rating", "number", "datetime", "pairwise", "ranker", "relation"),
+)
 
 
 def read(source: Path, reading: Reading) -> Export:
@@ -101,7 +105,7 @@ def _path(file: Path, task: dict[str, Any]) -> str:
 
 
 def _is_address(text: str) -> bool:
-    return PurePosixPath(urlsplit(text).path).suffix != "" or "?d=" in text
+    return PurePosixPath(urlsplit(text).path).suffix.lower() in IMAGE_SUFFIXES or "?d=" in text
 
 
 def _find(photos: Photos, path: str) -> Path:
@@ -125,7 +129,7 @@ def _results(task: dict[str, Any], predictions: bool) -> list[dict[str, Any]] | 
 
 def _has_area(file: Path, task: dict[str, Any], thing: dict[str, Any]) -> bool:
     """Whether an entry is a region with an area; what is about the whole photo (choices, texts) is none."""
-    if thing["type"] in OTHERS:
+    if thing["type"] not in (*KINDS, *NO_REGIONS):
         raise UserError(
             f"{file}: task {task.get('id')} has a region of the type {thing['type']}, which has no area or no label; "
             "draw it with a brush or as a polygon, or remove it"
@@ -156,6 +160,8 @@ def _mask(kind: str, value: dict[str, Any], size: Size, what: str) -> np.ndarray
     height, width = size
     if kind == "brushlabels":
         return brush.decode(value["rle"], size, what=what)
+    if kind == "bitmasklabels":  # a PNG in an address, drawn on nothing
+        return shapes.decode_png(_content(value["imageDataURL"], what), what=what)
     if kind == "polygonlabels":
         return shapes.polygon([(x * width / 100, y * height / 100) for x, y in value["points"]], size, what=what)
     x, y = value["x"] * width / 100, value["y"] * height / 100
@@ -166,6 +172,17 @@ def _mask(kind: str, value: dict[str, Any], size: Size, what: str) -> np.ndarray
             (x, y), (value["radiusX"] * width / 100, value["radiusY"] * height / 100), size, what=what
         )
     return shapes.polygon(_corners(value, (x, y), size), size, what=what)
+
+
+def _content(address: str, what: str) -> bytes:
+    """What an address holds that is its own content in base64."""
+    head, _, content = address.partition(";base64,")
+    try:
+        if not head.startswith("data:"):
+            raise ValueError("no data:...;base64,... address")
+        return base64.b64decode(content, validate=True)
+    except ValueError as error:
+        raise UserError(f"{what} holds a mask that cannot be decoded ({error}); export it again") from error
 
 
 def _corners(value: dict[str, Any], corner: tuple[float, float], size: Size) -> list[tuple[float, float]]:

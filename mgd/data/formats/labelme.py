@@ -35,6 +35,7 @@ from mgd.errors import UserError
 from mgd.files import link, read_text, write_json, write_lines
 from mgd.parallel import in_order
 
+BACKGROUND = "_background_"  # in labelme's own labels.txt: what nobody draws
 EXPECTED = "a labelme JSON with shapes, imagePath, imageHeight and imageWidth"
 
 
@@ -49,15 +50,17 @@ def read(source: Path, reading: Reading) -> Export:
         raise UserError(f"{source} has no JSON file; expected one beside each photo; {guess(source)}")
     found: list[Photo] = []
     drawn: set[str] = set()
+    photos = Photos([reading.images], source) if reading.images else None
     for file, (path, size, things) in zip(files, in_order(_read, files), strict=True):
-        folder = reading.images or file.parent
-        image = Photos([folder], file).find(path)
+        inner = file.relative_to(source).parent
+        image = photos.find((inner / path).as_posix()) if photos else Photos([file.parent], file).find(path)
         name = photo_name(file.relative_to(source).with_suffix("").as_posix())
         found.append(Photo(name, image, file, partial(regions, file, things, reading.line_width), size))
         drawn |= {thing["label"] for thing in things}
     labels = source / "labels.txt"
     ordered = [line.strip() for line in read_text(labels).splitlines()] if labels.is_file() else []
-    names = tuple(name for name in ordered if name and name != IGNORE) or tuple(sorted(drawn - {IGNORE}))
+    ordered = [name for name in ordered if name not in ("", IGNORE) and (name in drawn or name != BACKGROUND)]
+    names = tuple(ordered or sorted(drawn - {IGNORE}))
     if strange := sorted(drawn - {*names, IGNORE}):
         raise UserError(f"{labels} does not name {strange[0]}, which is drawn; add a line, or delete the file")
     return Export(names, (*found, *_bare(source, reading, found)), covers=False)

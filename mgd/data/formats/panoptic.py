@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mgd.data.formats.coco import open_photos, part_of, read_categories
+from mgd.data.formats.coco import open_photos, part_of_file, read_categories
 from mgd.data.formats.export import (
     IGNORE,
     Export,
@@ -60,8 +60,8 @@ def _photos(file: Path, content: dict[str, Any], categories: dict[int, str], rea
             names[int(segment["id"])] = categories[segment["category_id"]]
         mask = need(file.with_suffix("") / one["file_name"], "the PNG of a panoptic annotation")
         size = int(image["height"]), int(image["width"])
-        path = image["file_name"]
-        yield Photo(photo_name(path), photos.find(path), mask, partial(regions, mask, names), size, part_of(file))
+        path, painter = image["file_name"], partial(regions, mask, names)
+        yield Photo(photo_name(path), photos.find(path), mask, painter, size, part_of_file(file), file)
 
 
 def regions(path: Path, names: dict[int, str], size: Size) -> Iterator[Region]:

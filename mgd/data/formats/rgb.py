@@ -40,7 +40,7 @@ def read(source: Path, reading: Reading) -> Export:
     colors: dict[str, Color] = {}
     for name, color in table:
         colors.setdefault(name, color)
-    return Export(tuple(colors), photos, covers=True, colors=colors)
+    return Export(tuple(colors), photos, covers=True, colors=colors, table=table)
 
 
 def read_table(path: Path) -> tuple[tuple[str, Color], ...]:

@@ -52,7 +52,10 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
             f"what is a pixel that no region covers ({reason})? Say --unmarked background: it shows no class and is "
             "learnt as background; or --unmarked ignore: nobody looked at it, no loss does either"
         )
-    left = [merged.get(name, name) for name in export.names if name not in {*rules.drop, *rules.ignore, IGNORE}]
+    final = {name: merged.get(name, name).strip() for name in export.names}
+    left = [final[name] for name in export.names if name not in {*rules.drop, *rules.ignore, IGNORE}]
+    if "" in left:
+        raise UserError(f"the export has a class without a name among {first_few(export.names)}; give it one")
     if rules.unmarked == BACKGROUND and BACKGROUND not in left:
         left.insert(0, BACKGROUND)
     names = tuple(dict.fromkeys(left))
@@ -61,11 +64,10 @@ def values(export: Export, rules: Rules, order: Classes | None = None) -> Values
     names = order.names if order else names
     if not 2 <= len(names) < UNTOLD:
         raise UserError(f"{len(names)} classes are left ({first_few(names)}); there must be 2 to {UNTOLD - 1}")
-    of = {name: names.index(merged.get(name, name)) for name in export.names if merged.get(name, name) in names}
-    of = {name: value for name, value in of.items() if name not in rules.drop}
+    of = {old: names.index(new) for old, new in final.items() if new in names and old not in rules.drop}
     of |= dict.fromkeys((IGNORE, *rules.ignore), IGNORE_INDEX)
     unmarked = {"": UNTOLD, "ignore": IGNORE_INDEX}.get(rules.unmarked)
-    classes = order or Classes(names, _colors(names, merged, export))
+    classes = order or Classes(names, _colors(names, final, export))
     return Values(classes, of, names.index(BACKGROUND) if unmarked is None else unmarked)
 
 
@@ -90,11 +92,11 @@ def _check_known(option: str, names: list[str] | tuple[str, ...], export: Export
         raise UserError(f"{option} names {strange[0]!r}, which is no class of the export; it has {listed}")
 
 
-def _colors(names: tuple[str, ...], merged: dict[str, str], export: Export) -> tuple[Color, ...]:
+def _colors(names: tuple[str, ...], final: dict[str, str], export: Export) -> tuple[Color, ...]:
     """The export's colours where it has them, that of the first of merged classes; else VOC's, none of them twice."""
     known: dict[str, Color] = {}
     for name in export.names:
         if name in export.colors:
-            known.setdefault(merged.get(name, name), export.colors[name])
+            known.setdefault(final[name], export.colors[name])
     free = (color for i in range(256) if (color := voc_color(i)) not in known.values())
     return tuple(known[name] if name in known else next(free) for name in names)

@@ -83,16 +83,32 @@ def rle(code: dict[str, Any], size: tuple[int, int], *, what: str) -> np.ndarray
     height, width = code["size"]
     if (height, width) != tuple(size):
         raise UserError(f"{what} is a mask of {width}x{height} on an image of {size[1]}x{size[0]}; export it again")
-    counts = code["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise UserError(f"{what} has runs of {sum(counts)} pixels, expected {height * width}; export it again")
-        code = coco.frPyObjects(code, height, width)
-    else:
-        code = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
-        if int(coco.area(code)) > height * width:
+    counts = code["counts"] if isinstance(code["counts"], list) else _runs(code["counts"], what)
+    if sum(counts) != height * width or min(counts, default=0) < 0:  # pycocotools would leave the rest to chance
+        raise UserError(f"{what} has runs of {sum(counts)} pixels, expected {height * width}; export it again")
+    return coco.decode(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)).astype(bool)
+
+
+def _runs(text: str, what: str) -> list[int]:
+    """The counts of a compressed run-length code: 5 bits a sign, from the low ones up, and the sign of the number.
+
+    From the fourth on each is told by its difference from the one before the last.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for sign in text.encode():
+        bits = sign - 48
+        if not 0 <= bits < 64:
             raise UserError(f"{what} is a broken run-length code; export it again")
-    return coco.decode(code).astype(bool)
+        value, shift = value | (bits & 31) << shift, shift + 5
+        if bits & 32:  # more to come
+            continue
+        value -= (bits >> 4 & 1) << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise UserError(f"{what} is a broken run-length code; export it again")
+    return counts
 
 
 def to_rle(mask: np.ndarray) -> dict[str, Any]:

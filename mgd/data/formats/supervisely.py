@@ -16,11 +16,22 @@ import cv2
 import numpy as np
 
 from mgd.data.formats import shapes
-from mgd.data.formats.export import Color, Export, Photo, Reading, Region, Size, need, photo_name, read_json, understood
+from mgd.data.formats.export import (
+    Color,
+    Export,
+    Photo,
+    Reading,
+    Region,
+    Size,
+    need,
+    part_of,
+    photo_name,
+    read_json,
+    understood,
+)
 from mgd.errors import UserError
 
 EXPECTED = "a Supervisely project with meta.json and DATASET/ann/IMAGE.json"
-PARTS = ("train", "val", "test")
 
 
 def read(source: Path, reading: Reading) -> Export:
@@ -34,13 +45,13 @@ def read(source: Path, reading: Reading) -> Export:
     with understood(meta, EXPECTED):
         colors = {str(one["title"]): _color(one["color"]) for one in content["classes"]}
     photos = []
-    for file in sorted(source.glob("*/ann/*.json")):
+    for file in sorted(source.glob("**/ann/*.json")):
         base = file.parent.parent
-        image = (reading.images / base.name if reading.images else base / "img") / file.stem
+        inner = base.relative_to(source).as_posix().replace("/datasets/", "/")  # where a data set's own ones lie
+        image = (reading.images / inner if reading.images else base / "img") / file.stem
         need(image, f"the photo of {file}")
-        name = photo_name(f"{base.name}/{image.name}")
-        part = base.name if base.name in PARTS else ""
-        photos.append(Photo(name, image, file, partial(regions, file, tuple(colors)), part=part))
+        name, painter = photo_name(f"{inner}/{image.name}"), partial(regions, file, tuple(colors))
+        photos.append(Photo(name, image, file, painter, part=part_of(inner.partition("/")[0])))
     if not photos:
         raise UserError(f"{source} has no DATASET/ann/*.json; expected {EXPECTED}")
     return Export(tuple(colors), tuple(photos), covers=False, colors=colors)

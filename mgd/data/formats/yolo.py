@@ -3,8 +3,10 @@
 https://docs.ultralytics.com/datasets/segment/: a photo without a text, or with an empty one, shows no object.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,19 @@ def read(source: Path, reading: Reading) -> Export:
     except yaml.YAMLError as error:
         raise UserError(f"{file} is no YAML ({error}); expected {EXPECTED}") from error
     with understood(file, EXPECTED):
-        listed = content["names"]
-        names = tuple(str(listed[i]) for i in range(len(listed)))
+        named = content["names"]
+        names = tuple(str(named[i]) for i in range(len(named)))
         base = Path(content.get("path") or ".")
+        folders = {part: _folders(content.get(part)) for part in ("train", "val", "test")}
+        if twice := [folder for folder, count in Counter(chain(*folders.values())).items() if count > 1]:
+            raise UserError(
+                f"{file} names {twice[0]} for two parts; give each photos of its own, or name it for train alone: one "
+                "photo in --val-every is then held out"
+            )
         photos = tuple(
             photo
-            for part in ("train", "val", "test")
-            for folder in _folders(content.get(part))
+            for part, listed in folders.items()
+            for folder in listed
             for photo in _photos(file, base, folder, part, names)
         )
     if not photos:
