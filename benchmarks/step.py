@@ -48,6 +48,7 @@ from mgd.models.heads import DeepLabV3PlusHead, upsample
 from mgd.objectives import build_network
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import StoredTeaching, TeacherNetworks
+from mgd.parallel import peak_memory
 
 CLASSES = 21
 STUDENTS = {name: Model(backbone=name, pretrained=False) for name in ("resnet18", "mobilenet_v2")}
@@ -243,16 +244,10 @@ def peak(make: Callable[..., Step], *arguments: object) -> float:
 def _peak(sender: Connection, make: Callable[..., Step], arguments: tuple) -> None:
     torch.set_num_threads(1)
     F.conv2d(torch.randn(1, 8, 64, 64), torch.randn(8, 8, 3, 3))
-    high_water = torch.cuda.max_memory_allocated if arguments[-1].type == "cuda" else _high_water
+    high_water = torch.cuda.max_memory_allocated if arguments[-1].type == "cuda" else peak_memory
     before = high_water()
     make(*arguments)()
     sender.send(high_water() - before)
-
-
-def _high_water() -> int:
-    """Bytes that this process has held at most. (A child's ru_maxrss begins with its parent's.)"""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def main() -> None:

@@ -22,6 +22,11 @@ def new_figure(width: float, height: float) -> Any:
     return need("matplotlib.figure", extra="report").Figure(figsize=(width, height), layout="constrained")
 
 
+def shown(text: str) -> str:
+    """Somebody's name as matplotlib draws it: dollars are no formulas, and a first underscore hides nothing."""
+    return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
+
+
 def save_figure(figure: Any, path: Path) -> None:
     """Write a PNG, atomically."""
     content = io.BytesIO()

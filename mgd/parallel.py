@@ -2,12 +2,16 @@
 
 import ctypes
 import os
+import re
+import resource
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 from mgd.errors import UserError
@@ -22,6 +26,14 @@ KEPT, LARGEST_KEPT = 2**28, 2**25  # bytes in all, and in a block
 def cores() -> int:
     """Cores that this process may use: fewer than the machine's in a container, a batch job or under taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most. (A child's ru_maxrss begins with its parent's; Linux tells its own.)"""
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return 1024 * int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def keep_freed_memory() -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 import mgd
 from mgd.__main__ import main
 from mgd.config import MGD, Data
+from mgd.data.classes import Classes
 from mgd.data.datasets import Item
 from mgd.deploy.benchmark import benchmark
 from mgd.deploy.comparison import choose_photos, compare_runners
@@ -31,7 +33,7 @@ from mgd.deploy.formats import Shape, write_onnx
 from mgd.deploy.int8.qdq import between_convolutions
 from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.int8.speed import that_fit
-from mgd.deploy.media import Photo, find_media
+from mgd.deploy.media import Frames, Photo, find_media, new_video
 from mgd.deploy.page import MODEL, RUNTIME, find_runtime, write_page
 from mgd.deploy.predict import TILE, Job, predict_media, tiles
 from mgd.deploy.runtime import Runner, open_runner, torch_runner
@@ -39,9 +41,10 @@ from mgd.deploy.source import Source, open_source
 from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.models.normalise import NormalisingNetwork
-from mgd.models.photo import PhotoGraph
+from mgd.models.photo import Output, PhotoGraph
 from mgd.report.html import report_html
 from mgd.report.numbers import scores
+from mgd.report.plots import confusion, learning_curves
 from mgd.report.predictions import predict_all
 from mgd.report.runs import read_runs, with_teachers
 from mgd.statistics import ious, paired_bootstrap
@@ -138,6 +141,9 @@ def test_a_network_predicts_a_photo_file_and_an_array_alike(run: Path, photos: P
     array = np.ascontiguousarray(cv2.imread(str(file))[..., ::-1])
     assert (label.dtype, label.shape) == (np.uint8, array.shape[:2])
     assert np.array_equal(label, mgd.predict(network, array))
+    array.flags.writeable = False  # as PIL gives it
+    with warnings.catch_warnings(action="error"):
+        assert np.array_equal(label, mgd.predict(network, array))
     assert not network.training
 
 
@@ -148,6 +154,7 @@ def test_a_network_predicts_a_photo_file_and_an_array_alike(run: Path, photos: P
         lambda rgb: rgb[..., 0],
         lambda rgb: rgb.transpose(2, 0, 1),
         lambda rgb: rgb[..., [0, 1, 2, 2]],
+        lambda rgb: rgb[:0],
     ],
 )
 def test_an_array_that_is_no_photo_is_refused_and_not_predicted_wrongly(change, run: Path) -> None:
@@ -247,6 +254,47 @@ def test_a_video_that_ends_early_is_predicted_to_its_end_and_told(
     assert told.out.startswith(f"0 images and {count} frames, ")
     assert "frames/s" in told.out
     assert [file.name for file in (out / "overlay").iterdir()] == ["cut.mp4"]
+
+
+def clip(path: Path, height: int, width: int, frames: int) -> Path:
+    """A video of noise, without loss."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), 10, (width, height))
+    for _ in range(frames):
+        writer.write(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 64), (47, 63)])
+def test_a_video_has_all_of_its_frames(tmp_path: Path, size: tuple[int, int]) -> None:
+    """OpenCV writes even sides alone."""
+    picture = np.full((*size, 3), 90, np.uint8)
+    picture[-1], picture[:, -1] = 255, 255
+    with new_video(tmp_path / "clip.mp4", 10) as write:
+        write(picture)
+    (frame,) = Frames(str(tmp_path / "clip.mp4"))
+    assert frame.shape[:2] == (48, 64)
+    assert frame[-1].min() > 200
+    assert frame[:, -1].min() > 200
+
+
+def test_of_a_video_is_written_what_is_asked_for(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = clip(tmp_path / "clip.mkv", 48, 64, frames=2)
+    arguments = ["predict", str(run / "last.pt"), str(video), "--out", str(tmp_path / "out"), "--write"]
+    assert main([*arguments, "label,color"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(f"; label in {tmp_path / 'out'}")
+    assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["label"]
+    assert main([*arguments, "color,cvat"]) == 2
+    assert "there is no color, cvat; write label, overlay, confidence as well" in capsys.readouterr().err
+
+
+def test_frames_and_photos_that_would_be_written_into_one_folder_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "photos/street/000001.png", np.zeros((2, 2, 3), np.uint8))
+    (tmp_path / "street.mp4").touch()
+    with pytest.raises(
+        UserError, match=r"000001.png and the frames of .*street.mp4 would be written into one folder, s"
+    ):
+        find_media([str(tmp_path / "photos"), str(tmp_path / "street.mp4")])
 
 
 @pytest.mark.parametrize(
@@ -528,6 +576,19 @@ def test_photos_to_compare_on_without_a_pair_are_a_sentence(
 
 
 @needs_export
+def test_photos_to_compare_on_that_cannot_be_read_are_left_out(
+    run: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/0.jpg").write_bytes(b"\xff\xd8")  # comes first
+    arguments = ["--size", "48x64", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "x.onnx")]
+    assert main(["export", str(run / "last.pt"), *arguments]) == 0
+    count = len(list(photos.iterdir()))
+    assert f"1 of {count + 1} photos to compare on are left out: " in caplog.text
+    assert json.loads((tmp_path / "x.onnx.json").read_text())["comparison"]["photos"] == count
+
+
+@needs_export
 def test_int8_is_smaller_loses_little_and_leaves_out_broken_calibration_photos(
     run: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, exported: Path
 ) -> None:
@@ -541,6 +602,7 @@ def test_int8_is_smaller_loses_little_and_leaves_out_broken_calibration_photos(
     arguments = ["export", str(run / "last.pt"), "--size", "48x64", "--out", str(out), "--int8", str(calibration)]
     assert main(arguments) == 0
     assert "3 of 7 calibration photos are left out" in caplog.text
+    assert "photos to compare on are left out" not in caplog.text
     card = json.loads(out.with_name("int8.onnx.json").read_text())
     assert card["precision"] == "int8"
     assert card["comparison"]["miou"] >= card["comparison"]["miou_pytorch"] - 0.005 - 1e-4
@@ -571,14 +633,18 @@ class Fragile(NormalisingNetwork):
 
 
 @needs_export
-def test_layers_that_quantise_badly_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("output", ["labels", "logits"])
+def test_layers_that_quantise_badly_stay_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Output
+) -> None:
     monkeypatch.setattr("mgd.deploy.int8.quantise.slower_layers", lambda *_: [])
     photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     image = write_image(tmp_path / "photos/a.png", photo)
     label = write_image(tmp_path / "label.png", (photo[..., 0] > 127).astype(np.uint8))
     classes = mgd.data.classes.Classes(("dark", "red"), ((0, 0, 0), (255, 0, 0)))
     network, file = Fragile(), tmp_path / "x.onnx"
-    write_onnx(PhotoGraph(network).requires_grad_(False), Shape(size=(32, 32)), file, opset=18, metadata={})
+    graph = PhotoGraph(network, output=output).requires_grad_(False)
+    write_onnx(graph, Shape(size=(32, 32)), file, opset=18, metadata={})
     reference = torch_runner(PhotoGraph(network, output="logits"), None)
     measure = partial(compare_runners, reference=reference, items=[Item("a", image, label)], classes=classes)
     float32 = measure(open_runner(file))
@@ -605,7 +671,7 @@ def test_int8_without_a_readable_photo_is_a_sentence(
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8")
     out = tmp_path / "int8.onnx"
     arguments = ("export", run / "last.pt", "--size", "48x64", "--out", out, "--int8", tmp_path / "photos")
-    assert "none of 1 photos can be read" in refused(capsys, *arguments)
+    assert "none of 1 calibration photos can be read" in refused(capsys, *arguments)
     assert not out.exists()
 
 
@@ -673,6 +739,15 @@ def test_a_benchmark_of_a_file_without_what_belongs_beside_it_is_a_sentence(
     copied.with_name("student.onnx.json").write_text('{"format": "mgd-card-1"}')
     copied.with_name("student.onnx.npz").unlink()
     assert "student.onnx.npz does not exist; put it back beside" in refused(capsys, "benchmark", copied)
+
+
+@needs_export
+def test_a_benchmark_of_a_file_that_lost_its_card_is_told_before_it_measures(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(exported, tmp_path / "bare.onnx")
+    said = refused(capsys, "benchmark", exported, tmp_path / "bare.onnx")
+    assert "bare.onnx has no card beside it; put the bare.onnx.json there that came with it" in said
 
 
 def test_bootstrap_tells_a_clear_difference_and_none() -> None:
@@ -777,6 +852,24 @@ def test_a_report_adds_the_teachers_that_a_run_names_and_holds_the_student_again
     html = report_html(runs, found, scores(runs, found))
     assert "<td>student</td><td>T_D</td><td>student&#x27;s T_D</td>" in html
     assert ">100.00</td><td>nothing</td>" in html  # a copy of the student agrees with it everywhere
+
+
+def test_names_in_a_reports_pictures_are_no_formulas_and_none_is_hidden(run: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (one,) = read_runs([f"_b$x_$:{run}"])
+    classes = Classes(("_a", "$b$"), ((0, 0, 0), (9, 9, 9)))
+    pictures = [*learning_curves([one]), confusion(np.eye(2), classes, one.name)]
+    assert all("<!--  _b$x_$ -->" in picture for picture in pictures)
+    assert "<!-- $b$ -->" in pictures[-1]
+
+
+@pytest.mark.parametrize(("name", "text"), [("config.json", "[]"), ("metrics.jsonl", '{"step": 1}\n[1]\n')])
+def test_a_report_of_a_damaged_run_is_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    damaged = Path(shutil.copytree(run, tmp_path / "damaged"))
+    (damaged / name).write_text(text)
+    assert "damaged is damaged ([" in refused(capsys, "report", damaged)
 
 
 def test_a_report_of_a_run_and_itself_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

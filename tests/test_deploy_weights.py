@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,23 @@ def test_a_model_card_tells_score_classes_and_the_command(run: Path, hub: Path) 
         assert text in card.text
     config = json.loads((hub / "config.json").read_text())
     assert config["id2label"]["0"] == open_source(run / "last.pt").classes.names[0]
+
+
+def test_a_hub_folder_is_whole_or_not_there(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a config.json of another program, and where the model card cannot be written."""
+    pytest.importorskip("huggingface_hub")
+    source = shutil.copytree(run, tmp_path / "run")
+    (source / "config.json").write_text("[]")
+    arguments = ["export", str(source / "last.pt"), "--format", "hub", "--out"]
+    assert main([*arguments, str(tmp_path / "hub")]) == 0
+    assert {"README.md", "config.json", "model.safetensors"} <= {file.name for file in (tmp_path / "hub").iterdir()}
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("mgd.deploy.hub.HubStudent.generate_model_card", full)
+    assert main([*arguments, str(tmp_path / "other")]) == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["hub", "run"]
 
 
 def test_a_hub_folder_that_has_something_in_it_is_kept(

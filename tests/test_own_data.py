@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from mgd.data import images
 from mgd.data.classes import write_classes
 from mgd.data.datasets import Item, load_pair, open_splits, read_list
 from mgd.data.folders import BESIDE, DEAD, GARBLED, HIDDEN, LOOP, left_out, photos_in
-from mgd.data.images import IMAGE_SUFFIXES, load_image, load_label, read_indices, read_palette
+from mgd.data.images import IMAGE_SUFFIXES, _limits_for, load_image, load_label, read_indices, read_palette
 from mgd.errors import UserError, first_few
 
 RNG = np.random.default_rng(0)
@@ -182,6 +183,21 @@ def test_photos_above_the_pixel_limit_of_pillow_are_read_and_its_limit_stays(
         assert np.array_equal(load_image(path), PHOTO)
         assert np.array_equal(read_indices(label), PHOTO[..., 0])
         assert read_palette(label) is None
+    assert Image.MAX_IMAGE_PIXELS == 100
+    entered, left = threading.Event(), threading.Event()
+
+    def another() -> None:
+        with _limits_for(path):
+            entered.set()
+            left.wait(60)
+
+    thread = threading.Thread(target=another)  # predictions decode in two
+    thread.start()
+    entered.wait(60)
+    load_image(path)
+    assert Image.MAX_IMAGE_PIXELS > 100  # the other still decodes
+    left.set()
+    thread.join()
     assert Image.MAX_IMAGE_PIXELS == 100
 
 

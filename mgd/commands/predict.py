@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns 1 when something could not be read, else 0."""
     from mgd.deploy.media import find_media, without_results
-    from mgd.deploy.predict import KINDS, TOOLS, Job, predict_media
+    from mgd.deploy.predict import KINDS, OF_VIDEOS, TOOLS, Job, predict_media
     from mgd.deploy.source import open_source
     from mgd.engine.distributed import pick_device
 
@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
     unit = "frame" if tally.frames and not tally.photos else "image"
     speed = f"{1 / rate:.0f} s an {unit}" if 0 < rate < 0.1 else f"{rate:.1f} {unit}s/s"
     done = f"{tally.photos} images" + f" and {tally.frames} frames" * bool(tally.frames)
-    print(f"{done}, {speed}; {', '.join(kinds)} in {options.out}")
+    written = kinds if tally.photos else [kind for kind in kinds if kind in OF_VIDEOS]
+    print(f"{done}, {speed}; {', '.join(written)} in {options.out}")
     if results := len(everything) - len(media):
         print(f"left out: {results} pictures in {options.out} that an earlier prediction wrote")
     for line in missed:

@@ -2,10 +2,13 @@
 
 import re
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +31,9 @@ LOSSLESS_IN_TIFF = {
     *("tiff_ccitt", "group3", "group4", "tiff_thunderscan"),
 }
 _SUBFILE, _PHOTOMETRIC, _SAMPLES = 254, 262, 277  # tags of TIFF 6.0
+_LIMITING = threading.Lock()
+_LIMITED: list[Path] = []  # what is being decoded now
+_PILLOWS: dict[tuple[ModuleType, str], Any] = {}  # its limits as they were
 _SMALLER, _MASK = 1, 4  # bits of 254: what belongs to another page
 _BANDS = (
     "expected grey, or red, green and blue, with or without alpha; write the bands to train on as an 8-bit RGB file, "
@@ -180,14 +186,20 @@ def _limits_for(path: Path) -> Iterator[None]:
         (PngImagePlugin, "MAX_TEXT_CHUNK"): 2**30,
         (PngImagePlugin, "MAX_TEXT_MEMORY"): 2**30,
     }
-    before = [getattr(module, name) for module, name in limits]
-    for (module, name), value in limits.items():
-        setattr(module, name, value)
+    with _LIMITING:  # they are the process's: of several threads the largest hold, until the last has decoded
+        if not _LIMITED:
+            _PILLOWS.update({key: getattr(*key) for key in limits})
+        _LIMITED.append(path)
+        for key, value in limits.items():
+            setattr(*key, max(getattr(*key), value))
     try:
         yield
     finally:
-        for (module, name), value in zip(limits, before, strict=True):
-            setattr(module, name, value)
+        with _LIMITING:
+            _LIMITED.remove(path)
+            if not _LIMITED:
+                for key, value in _PILLOWS.items():
+                    setattr(*key, value)
 
 
 def _packing(image: ImageFile.ImageFile) -> str:

@@ -1,8 +1,6 @@
 """Exported files and their PyTorch networks side by side: time, memory, size, agreement, mIoU."""
 
 import multiprocessing
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from mgd.deploy.card import golden_path, read_card
-from mgd.deploy.runtime import Runner, open_runner, torch_runner
+from mgd.deploy.card import card_path, golden_path, read_card
+from mgd.deploy.runtime import SUFFIXES, Runner, open_runner, torch_runner
 from mgd.deploy.source import open_source
 from mgd.deploy.timing import latencies
 from mgd.errors import UserError
-from mgd.figures import new_figure, save_figure
+from mgd.figures import new_figure, save_figure, shown
 from mgd.files import sha256_of
 from mgd.models.photo import PhotoGraph
+from mgd.parallel import peak_memory
 from mgd.weights import checkpoint_file
 
 
@@ -63,6 +62,8 @@ def benchmark(files: Sequence[Path], *, threads: Sequence[int] = (1, 0), runs: i
     first = next((file for file, card in cards.items() if card is not None), None)
     if first is None:
         raise UserError(f"{files[0]} has no card beside it; name at least one file that mgd export wrote")
+    if bare := [file for file, card in cards.items() if card is None and file.suffix in SUFFIXES]:
+        raise UserError(f"{bare[0]} has no card beside it; put the {card_path(bare[0]).name} there that came with it")
     spawn = multiprocessing.get_context("spawn")
     short = [file.name for file in files]
     rows = []
@@ -103,7 +104,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for row in chosen:
         value = row.miou if scored else row.agreement
         if value is not None:
-            axes.scatter(row.median, 100 * value, label=row.name)
+            axes.scatter(row.median, 100 * value, label=shown(row.name))
     axes.set(xlabel=f"ms a photo, threads: {rows[0].threads or 'all'}")
     axes.set_ylabel("mIoU, %" if scored else "pixels as in PyTorch, %")
     axes.margins(0.2)
@@ -122,7 +123,7 @@ def _measure(file: Path, name: str, exported: Path, threads: int, runs: int) -> 
     assert card is not None
     with np.load(golden_path(exported)) as golden:
         photo = golden["image"]
-    before, is_checkpoint = _peak(), file != exported
+    before, is_checkpoint = peak_memory(), file != exported
     runner = _open(file, card) if is_checkpoint else open_runner(file, threads=threads)
     times = latencies(runner, photo, runs=runs)
     compared = card["comparison"]
@@ -134,7 +135,7 @@ def _measure(file: Path, name: str, exported: Path, threads: int, runs: int) -> 
         median=round(float(np.median(times)), 2),
         p95=round(float(np.percentile(times, 95)), 2),
         throughput=round(1000 / float(times.mean()), 2),
-        peak=round(_peak() - before, 1),
+        peak=round((peak_memory() - before) / 2**20, 1),
         megabytes=round((file.stat().st_size if is_checkpoint else card["bytes"]) / 1e6, 2),
         agreement=1.0 if is_checkpoint else compared["agreement"],
         miou=compared["miou_pytorch" if is_checkpoint else "miou"],
@@ -145,9 +146,3 @@ def _measure(file: Path, name: str, exported: Path, threads: int, runs: int) -> 
 def _open(checkpoint: Path, card: dict[str, Any]) -> Runner:
     network = open_source(checkpoint).network
     return torch_runner(PhotoGraph(network, short_side=card["short_side"]).eval(), None)
-
-
-def _peak() -> float:
-    """MiB that this process has held at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,7 +1,8 @@
 """A file against the network that it was made from, on real photos: agreement, differences of logits, mIoU of both."""
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from mgd.deploy.runtime import Runner
 from mgd.deploy.source import Source
 from mgd.errors import UserError, first_few
 from mgd.metrics import confusion_matrix, mean_iou
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,21 +75,27 @@ def choose_photos(source: Source, images: Path | None, *, count: int) -> list[It
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
 
 
-def readable_photos(items: Sequence[Item]) -> tuple[list[np.ndarray], list[str]]:
-    """The photos that can be read, and the sentences about the others.
+def readable(items: Sequence[Item], what: str) -> Iterator[tuple[Item, np.ndarray]]:
+    """The items whose photos can be read, with these; the others are told at the end.
+
+    Args:
+        what: these photos in words.
 
     Raises:
         UserError: none can.
     """
-    photos, problems = [], []
+    problems = []
     for item in items:
         try:
-            photos.append(load_image(item.image))
+            photo = load_image(item.image)
         except UserError as error:
             problems.append(str(error))
-    if not photos:
-        raise UserError(f"none of {len(items)} photos can be read: {first_few(problems)}")
-    return photos, problems
+        else:
+            yield item, photo
+    if len(problems) == len(items):
+        raise UserError(f"none of {len(items)} {what} can be read: {first_few(problems)}")
+    if problems:
+        log.warning("%d of %d %s are left out: %s", len(problems), len(items), what, first_few(problems))
 
 
 def compare_runners(

@@ -16,7 +16,7 @@ from mgd.data.classes import Classes
 from mgd.data.images import load_image
 from mgd.data.items import Item
 from mgd.deploy.card import LICENCE, card_bytes, card_path, golden_bytes, golden_path
-from mgd.deploy.comparison import choose_photos, compare_runners
+from mgd.deploy.comparison import choose_photos, compare_runners, readable
 from mgd.deploy.formats import WRITERS, Shape
 from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.profile import count
@@ -70,7 +70,8 @@ def export(source: Source, order: Order) -> dict[str, Any]:
     """
     assert order.int8 is None or order.kind == "onnx"
     check_destination(order.out)
-    items = choose_photos(source, order.images, count=order.count)
+    chosen = choose_photos(source, order.images, count=order.count)
+    items = [item for item, _ in readable(chosen, "photos to compare on")]
     short_side = source.network.short_side if order.short_side is None else order.short_side
     if order.shape.size and min(order.shape.size) <= short_side:
         short_side = 0  # nothing to shrink

@@ -74,7 +74,7 @@ def write_pt2(graph: PhotoGraph, shape: Shape, path: Path, **_: Any) -> None:
             torch.export.save(_program(graph, shape), buffer)
     except torch._export.serde.serialize.SerializeError as error:  # such as sizes rounded up
         raise UserError(
-            f"--format pt2 cannot hold this network with a dynamic size ({error}); name a --size"
+            f"--format pt2 cannot hold this network with a dynamic size ({str(error).splitlines()[0]}); name a --size"
         ) from error
     path.write_bytes(buffer.getvalue())
 

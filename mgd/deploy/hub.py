@@ -1,6 +1,7 @@
 """A student in a folder laid out as on the Hugging Face Hub: weights, config.json, a model card made from its run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,14 @@ def write_folder(source: Source, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; choose another --out")
+    temporary = folder.with_name(f".{folder.name}.tmp")
     try:
-        HubStudent(source).save_pretrained(folder)
+        HubStudent(source).save_pretrained(temporary)
+        temporary.replace(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); free space or choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _data(source: Source) -> str:
@@ -158,6 +163,6 @@ def _training(source: Source) -> str:
             found = json.loads(read_text(facts))
             lines.append(f"```bash\n{command_of(found)}\n```")
             lines.append(", ".join(f"{key} {value}" for key, value in found.get("versions", {}).items()))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass  # another program's config.json, such as the Hub's own
     return "\n\n".join(lines) or "Not told by the checkpoint."

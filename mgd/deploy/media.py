@@ -56,6 +56,11 @@ def find_media(paths: Sequence[str], *, label_pattern: str = "") -> list[Photo |
         both = first_few(m.file if isinstance(m, Photo) else m.source for m in found if m.name == twice[0])
         remedy = "rename one, or predict them into different --out folders"
         raise UserError(f"{both} would be written under one name, {twice[0]}; {remedy}")
+    videos = {medium.name: medium.source for medium in found if isinstance(medium, Video)}
+    for medium in found:
+        if isinstance(medium, Photo) and (name := next(filter(videos.get, medium.name.parents), None)):
+            both = f"{medium.file} and the frames of {videos[name]}"
+            raise UserError(f"{both} would be written into one folder, {name}; choose an --out for each")
     return found
 
 
@@ -114,6 +119,8 @@ class Frames:
 def new_video(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that adds RGB frames (H,W,3) to an .mp4 file, which gets its name when the block ends without error.
 
+    The format has even sides: where a frame's is odd its last row or column is there twice.
+
     Raises:
         UserError: it cannot be written, or not to its end.
     """
@@ -122,6 +129,7 @@ def new_video(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
 
     def write(frame: np.ndarray) -> None:
         nonlocal written
+        frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
         if not written:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not writer.open(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, frame.shape[1::-1]):

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from mgd.data.transforms import resize, shrink
 from mgd.deploy.media import Frames, Photo, Video, new_video
 from mgd.deploy.source import Source
 from mgd.draw import legend, overlay
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 from mgd.files import write_png
 from mgd.infer import predict_confidence
 from mgd.models.folding import for_inference
@@ -30,6 +31,7 @@ from mgd.models.photo import PhotoGraph, shrunk_size
 from mgd.progress import Progress
 
 KINDS = ("label", "color", "overlay", "confidence")
+OF_VIDEOS = ("label", "overlay", "confidence")
 TOOLS = tuple(WRITERS)  # annotation tools that take label maps to correct
 WHOLE = 4_000_000  # pixels of a photo, as the network sees it, above which it is cut into tiles
 SCORES = 2**28  # scores (classes x pixels) that may be in memory at once: 1 GiB; more are made row by row
@@ -59,7 +61,7 @@ class Job:
     """How and where to.
 
     Attributes:
-        kinds: some of `KINDS` and `TOOLS`, each a folder below `out`. Annotation tools get photos, not frames.
+        kinds: some of `KINDS` and `TOOLS`, each a folder below `out`. Of videos there are those in `OF_VIDEOS`.
         slide: the published sliding windows in place of the whole image.
         batch: photos of one size that go through the network together.
         frames: of a video or webcam, at most; 0: all.
@@ -78,8 +80,15 @@ def predict_media(
     """Predict everything and write it; what cannot be read is told in the tally and left out.
 
     Raises:
-        UserError: the folder of an annotation tool's format is not empty, a file cannot be written.
+        UserError: the folder of an annotation tool's format is not empty, a file cannot be written, there is a video
+            and no kind that is written of these.
     """
+    videos = [medium for medium in media if isinstance(medium, Video)]
+    if videos and not {*job.kinds} & {*OF_VIDEOS}:
+        raise UserError(
+            f"of a video, such as {videos[0].source}, there is no {first_few(job.kinds)}; write {', '.join(OF_VIDEOS)} "
+            "as well, or leave it out"
+        )
     tally = Tally()
     made: dict[str, list[Any]] = {kind: [] for kind in job.kinds if kind in TOOLS}
     for form in made:
@@ -99,12 +108,11 @@ def predict_media(
                     so_far.append(write_one(job.out / form, form, name, photo.file, maps[0], source.classes))
                 tally.photos += 1
                 bar.update()
-    for medium in media:
-        if isinstance(medium, Video):
-            try:
-                _predict_video(medium, job, segment, source.classes, tally, bar)
-            except UserError as error:
-                tally.problems.append(str(error))
+    for video in videos:
+        try:
+            _predict_video(video, job, segment, source.classes, tally, bar)
+        except UserError as error:
+            tally.problems.append(str(error))
     bar.close()
     tally.notes = [write_rest(job.out / form, form, found, source.classes) for form, found in made.items() if found]
     return tally
@@ -215,14 +223,16 @@ def _predict_video(
     tally: Tally,
     bar: Progress,
 ) -> None:
-    """Write <out>/overlay/<name>.mp4 (a whole file or none), and label maps frame by frame where they are asked for."""
+    """As far as they are asked for: <out>/overlay/<name>.mp4 (a whole file or none), maps frame by frame."""
     frames = Frames(video.source)
-    other = replace(job, kinds=tuple(kind for kind in job.kinds if kind in ("label", "confidence")))
-    with new_video(job.out / "overlay" / f"{video.name}.mp4", frames.fps) as write:
+    other = replace(job, kinds=tuple(kind for kind in job.kinds if kind in OF_VIDEOS and kind != "overlay"))
+    shown = new_video(job.out / "overlay" / f"{video.name}.mp4", frames.fps)
+    with shown if "overlay" in job.kinds else nullcontext() as write:
         try:
             for frame in frames:
                 (maps,) = segment(frame[None])
-                write(overlay(frame, maps[0], classes))
+                if write:
+                    write(overlay(frame, maps[0], classes))
                 _write(other, video.name / f"{frames.read:06}", frame, maps, classes)
                 tally.frames += 1
                 bar.update()

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgd.config import Model, load
 from mgd.data.classes import read_classes
 from mgd.errors import UserError
-from mgd.figures import new_figure, save_figure
+from mgd.figures import new_figure, save_figure, shown
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives import build_network
 from mgd.scores import scored_otherwise
@@ -282,7 +282,7 @@ def plot(found: Sequence[Profile], out: Path) -> None:
     for one in scored:
         best = one in front
         axes.plot(cost(one), score(one), "o" if best else "x", color="tab:green" if best else "tab:gray")
-        axes.annotate(one.name, (cost(one), score(one)), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(shown(one.name), (cost(one), score(one)), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", xlabel="multiply-accumulates of the whole network (G)", ylabel="mIoU (%)")
     axes.margins(x=0.2, y=0.1)
     axes.grid(alpha=0.3, which="both")

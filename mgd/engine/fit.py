@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from mgd.engine.optim import bf16_hint, pick_precision
 from mgd.engine.step import Stepper
 from mgd.errors import UserError, is_out_of_memory
 from mgd.objectives import build_objective, find_teacher, load_teacher, teacher_paths
+from mgd.parallel import peak_memory
 
 GIB = 2**30
 SHARE = 0.9  # of a device's memory that is planned with: the rest is the libraries' and other programs'
@@ -183,7 +183,7 @@ def _train(config: Experiment, device: torch.device, *, alone: bool) -> tuple[fl
         seconds.append(time.perf_counter() - started)
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / GIB + reserve, median(seconds[1:])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB + reserve, median(seconds[1:])
+    return peak_memory() / GIB + reserve, median(seconds[1:])
 
 
 def made_batch(config: Experiment, num_classes: int, device: torch.device) -> Batch:

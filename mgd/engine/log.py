@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from PIL import Image
 
 from mgd.errors import UserError
 from mgd.files import locked_by_another
+from mgd.parallel import peak_memory
 from mgd.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def _peak_memory(device: torch.device) -> float:
     """GiB that this process has held at most: of the GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory() / 2**30
 
 
 class Meter:

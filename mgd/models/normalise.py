@@ -37,12 +37,12 @@ class NormalisingNetwork(nn.Module):
             UserError: the file is missing, broken, or has more than 8 bits a channel; the array is of another kind.
         """
         pixels = load_image(Path(photo)) if isinstance(photo, (str, Path)) else np.asarray(photo)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise UserError(f"a photo must be RGB uint8 (H,W,3), found {pixels.dtype} {pixels.shape}; convert it")
         graph = PhotoGraph(self, short_side=self.short_side)
         was_training = self.training
         graph.eval()
-        batch = torch.from_numpy(np.ascontiguousarray(pixels))[None].to(graph.get_buffer("scale").device)
+        batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].to(graph.get_buffer("scale").device)
         label = graph(batch)[0].cpu().numpy()
         self.train(was_training)
         return label

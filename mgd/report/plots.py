@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mgd.data.classes import Classes
-from mgd.figures import new_figure, svg
+from mgd.figures import new_figure, shown, svg
 from mgd.report.runs import Run
 
 
@@ -18,7 +18,7 @@ def learning_curves(runs: Sequence[Run]) -> list[str]:
         for run in runs:
             points = [(line["step"], factor * line[key]) for line in run.metrics if line.get(key) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), label=run.name, marker="." if len(points) < 30 else "")
+                axes.plot(*zip(*points, strict=True), label=shown(run.name), marker="." if len(points) < 30 else "")
         axes.set(xlabel="iteration", title=title)
         axes.grid(alpha=0.3)
         if axes.lines:
@@ -34,10 +34,10 @@ def confusion(matrix: np.ndarray, classes: Classes, title: str) -> str:
     figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes.names, rotation=90, fontsize=7)
-    axes.set_yticks(ticks, classes.names, fontsize=7)
-    axes.set(title=title, xlabel="prediction", ylabel="label")
+    ticks, names = range(len(classes)), [*map(shown, classes.names)]
+    axes.set_xticks(ticks, names, rotation=90, fontsize=7)
+    axes.set_yticks(ticks, names, fontsize=7)
+    axes.set(title=shown(title), xlabel="prediction", ylabel="label")
     if len(classes) <= 25:
         for (y, x), value in np.ndenumerate(share):
             if value >= 0.05:

@@ -92,6 +92,8 @@ def _open(name: str, path: Path) -> Run:
         facts = json.loads(read_text(facts_file)) if facts_file.is_file() else {}
         lines = read_text(metrics_file).splitlines() if metrics_file.is_file() else []
         metrics = [json.loads(line) for line in lines if line.strip()]
+        if strange := [one for one in (facts, *metrics) if not isinstance(one, dict)]:
+            raise ValueError(f"{strange[0]!r:.40} is no object")
     except ValueError as error:
         raise UserError(f"a file in {folder} is damaged ({error}); expected config.json and metrics.jsonl") from error
     return Run(name, path, open_source(path), command_of(facts), metrics, facts)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgd.extras import need
-from mgd.figures import new_figure, save_figure
+from mgd.figures import new_figure, save_figure, shown
 from mgd.study.table import Result, share_name, spreads
 
 
@@ -24,7 +24,7 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
         own = [p for p in partitions if (row, p) in found]
         means = [found[row, p].mean for p in own]
         sds = [0.0 if math.isnan(found[row, p].sd) else found[row, p].sd for p in own]
-        axes.errorbar([partitions.index(p) for p in own], means, yerr=sds, marker="o", capsize=3, label=row)
+        axes.errorbar([partitions.index(p) for p in own], means, yerr=sds, marker="o", capsize=3, label=shown(row))
     axes.set_xticks(range(len(partitions)), [share_name(p) for p in partitions])
     axes.set_xlabel("share of the training photos with labels")
     axes.set_ylabel("mIoU in percent, ± standard deviation")

@@ -10,11 +10,11 @@ import numpy as np
 
 from mgd.data.folders import photos_in
 from mgd.data.items import Item
-from mgd.deploy.comparison import Comparison, readable_photos
+from mgd.deploy.comparison import Comparison, label_of, readable
 from mgd.deploy.int8.qdq import Graph
 from mgd.deploy.int8.speed import best_times, slower_layers
 from mgd.deploy.runtime import Runner, onnx_runner
-from mgd.errors import UserError, first_few
+from mgd.errors import UserError
 
 log = logging.getLogger(__name__)
 MOST_LOST = 0.005  # mIoU, 0..1
@@ -120,11 +120,11 @@ def _keep_worst(
 
 def _by_loss(graph: Graph, photo: np.ndarray) -> list[str]:
     """All convolutions, first the one that changes most of the photo's pixels when it alone is INT8."""
-    expected = _first(onnx_runner(graph.file.read_bytes(), graph.file), photo)
+    expected = label_of(onnx_runner(graph.file.read_bytes(), graph.file).run(photo))
     losses = {}
     for name in graph.convs:
         alone = onnx_runner(graph.quantised(set(graph.inner) - {name}), graph.file)
-        losses[name] = float(np.abs(_first(alone, photo).astype(np.float32) - expected).astype(bool).mean())
+        losses[name] = float((label_of(alone.run(photo)) != expected).mean())
     return sorted(graph.convs, key=lambda name: -losses[name])
 
 
@@ -134,11 +134,5 @@ def _calibration_photos(folder: Path, label_pattern: str, runner: Runner) -> lis
         raise UserError(f"--int8 {folder} is not a folder; name one with photos to calibrate with, labels or none")
     files = photos_in(folder, label_pattern)
     chosen = np.unique(np.linspace(0, len(files) - 1, min(CALIBRATION, len(files))).round().astype(int))
-    photos, problems = readable_photos([Item(files[i].stem, files[i], None) for i in chosen])
-    if problems:
-        log.warning("%d of %d calibration photos are left out: %s", len(problems), len(chosen), first_few(problems))
-    return [runner.fit(photo) for photo in photos]
-
-
-def _first(runner: Runner, photo: np.ndarray) -> np.ndarray:
-    return next(iter(runner.run(photo).values()))
+    items = [Item(files[i].stem, files[i], None) for i in chosen]
+    return [runner.fit(photo) for _, photo in readable(items, "calibration photos")]
