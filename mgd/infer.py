@@ -210,7 +210,8 @@ class _Windows:
         if kept is None:
             kept = logits.new_empty(logits.shape[1], self.crop, self.image.shape[-1])
         if stop - self.base > kept.shape[1]:
-            shift, used = min(self.first, self.filled) - self.base, self.filled - self.base
+            # Shrinking to less than half skips rows: the windows that come may begin above those asked for.
+            shift, used = min(self.first, self.filled, stop - self.crop) - self.base, self.filled - self.base
             for row in range(0, used - shift, max(1, shift)):  # blocks that do not overlap
                 end = min(row + shift, used - shift)
                 kept[:, row:end] = kept[:, row + shift : end + shift]

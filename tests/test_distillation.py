@@ -208,6 +208,7 @@ def test_training_changes_no_bit_of_a_frozen_teacher(make: Callable[..., KDObjec
         (kd, {"labeled": 0.0, "unlabeled": 0.0}, set()),
         (cwd, {"weight_feature": 0.0, "unlabeled": 0.0}, {"logits_labeled"}),
         (cwd, {"weight_logits": 0.0, "labeled": 0.0}, {"feature_unlabeled"}),
+        (cwd, {"weight_logits": 0.0, "weight_feature": 0.0}, set()),
     ],
 )
 def test_a_weight_of_0_leaves_its_term_out(make: Callable[..., KDObjective], options: dict, expected: set) -> None:
@@ -270,6 +271,18 @@ def test_the_mean_teacher_averages_weights_and_statistics_and_nothing_else_moves
     for name, value in teacher.state_dict().items():
         torch.testing.assert_close(value, expected[name], msg=name)
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+def test_the_mean_teacher_looks_at_an_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = batch()._replace(second=None)  # which is then the images' neighbours
+    objective = mean_teacher()
+    expected = objective(whole._replace(second=whole.pair()[1]))["consistency"]
+    looks = []
+    monkeypatch.setattr(
+        type(objective.average), "logits", lambda self, views: looks.append(views) or self.module(views.image)
+    )
+    torch.testing.assert_close(objective(whole)["consistency"], expected)
+    assert len(looks) == 1
 
 
 def test_during_burn_in_the_mean_teacher_does_not_teach_and_its_ramp_up_starts_after_it() -> None:

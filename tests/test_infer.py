@@ -200,6 +200,19 @@ def test_labels_are_the_scores_greatest_however_high_a_band_is(
         torch.testing.assert_close(predict_scores(deeplab, image, how, size=size), scores, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [3.0, 4.0, 7.0])
+@pytest.mark.parametrize("size", [(83, 62), (41, 50), (100, 75)])
+def test_windows_of_an_enlarged_photo_are_scored_to_its_end(
+    deeplab: NormalisingNetwork, scale: float, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are summed are then skipped: one in so many of them is wanted."""
+    image, how = photo(*size), windows(32, scales=(scale,))
+    scores = predict_scores(deeplab, image, how)
+    for band in (1, 5 * size[1] * 7):
+        monkeypatch.setattr("mgd.infer.BAND", band)
+        torch.testing.assert_close(predict_scores(deeplab, image, how), scores, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_whole_image_upsampled_in_rows_has_the_networks_logits(deeplab: NormalisingNetwork, flip: bool) -> None:
     image = photo(41, 50)

@@ -545,6 +545,8 @@ def test_too_many_such_steps_in_a_row_end_the_run_and_what_was_saved_stays(
     assert "iteration 5: loss supervised is not finite on the images scene_" in said
     assert "3 such steps in a row, none of which changed a weight" in said
     assert f"{tmp_path / 'run/last.pt'} is the last good state" in said
+    assert main(["train", str(config), "train.max_skipped=0", f"run.dir={tmp_path / 'other'}"]) == 2
+    assert "nothing was saved yet; look at these images" in capsys.readouterr().err
     last = read(tmp_path / "run/last.pt")
     assert last["iteration"] == 4
     assert all(tensor.isfinite().all() for name, tensor in last["model"].items() if "running" not in name)

@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import broken_off, differences, read, run_processes, train, write_config
+from helpers import broken_off, copy_of, differences, read, run_processes, train, write_config
 from test_class_weights import OBJECTIVES, WEIGHTS
 from test_engine import freeze_batch_norm, frozen_forward, metrics, trained_state
-from test_objectives import batch
+from test_objectives import batch, network
 from torch import nn
 
 from mgd.__main__ import main
-from mgd.config import Criterion, load
+from mgd.config import CPS as CPSConfig
+from mgd.config import Criterion, Train, load
 from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
 from mgd.data.samples import TrainingSamples
+from mgd.engine.distributed import Processes
+from mgd.engine.step import Stepper
+from mgd.objectives.cps import CPSObjective
 
 CPS = ["method=cps", "train.max_iterations=5", "train.refine_iterations=2"]
 
@@ -65,6 +69,20 @@ def test_its_positions_have_the_same_labelled_images_and_read_no_others(small_sc
     assert after.keys() == {"labeled", "broken"}
     assert np.array_equal(after["labeled"]["image"], whole[12]["labeled"]["image"])
     assert cut.names(12) == whole.names(12)[:1]
+
+
+def test_a_burn_in_reads_no_unlabelled_image_and_trains_all_that_it_did(small_scenes: Path, tmp_path: Path) -> None:
+    late = [*CPS[:2], "method.burn_in_iterations=2"]
+    config = load(write_config(tmp_path, small_scenes), late)  # 4 positions an iteration
+    samples = TrainingSamples(open_splits(config.data), config)
+    assert samples[7].keys() == {"labeled", "broken"}
+    assert samples[8].keys() == {"labeled", "first", "second", "mask", "broken"}
+    objective = CPSObjective(network(0), network(1), CPSConfig(burn_in_iterations=1))
+    torch.testing.assert_close(objective(alone()), objective(batch()))
+    stepper = Stepper(objective, Train(max_iterations=9), Processes(0, 1, torch.device("cpu")), 9)
+    before = copy_of(objective.state_dict())
+    stepper([alone()])
+    assert {key.partition(".")[0] for key in differences(before, objective.state_dict())} == {"student", "peer"}
 
 
 def test_a_run_ends_on_labels_alone_and_says_so_while_its_schedule_goes_on(small_scenes: Path, tmp_path: Path) -> None:

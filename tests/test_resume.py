@@ -230,6 +230,9 @@ def test_more_iterations_have_a_schedule_of_their_own_and_are_on_record(small_sc
         (0, [0, 3], 0.01)
     ]
     assert read(run / "last.pt")["total"] == 5
+    before = (run / "last.pt").read_bytes()
+    train(tmp_path, small_scenes, "train.max_iterations=3", "--resume")  # as script.sh does: all is done
+    assert (run / "last.pt").read_bytes() == before
 
 
 def test_more_iterations_that_were_interrupted_go_on_and_are_not_added_twice(

@@ -1,5 +1,6 @@
 """Thresholds that follow a run: their rule by hand, what they count, runs that are cut off or divided."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,16 @@ def test_thresholds_by_hand() -> None:
     assert not one.seen.any()
     one.update()  # a step without pseudo-labels
     assert one.learned.tolist() == pytest.approx(expected)
+
+
+def test_a_probability_that_is_not_finite_is_left_out_and_switches_nothing_off() -> None:
+    p, label = torch.tensor([[[0.9, math.nan, 0.4]]]), torch.tensor([[[0, 0, 1]]])
+    one, other = (AdaptiveThresholds((0.8,), 3, 0.75) for _ in range(2))
+    assert one.sure(p, label, torch.ones(1, 1, 3, dtype=torch.bool)).tolist() == [[[True, False, False]]]
+    other.sure(p[..., ::2], label[..., ::2], torch.ones(1, 1, 2, dtype=torch.bool))
+    for each in (one, other):
+        each.update()
+    assert torch.equal(one.learned, other.learned)
 
 
 def test_each_class_keeps_a_highest_threshold_of_its_own() -> None:

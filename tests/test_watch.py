@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from helpers import differences, read, train, write_config
 from mgd.config import Data, load
 from mgd.data.classes import BUILT_IN
 from mgd.data.datasets import hidden_truth, open_splits
+from mgd.engine.step import COMPILE
 from mgd.engine.watch import Counts, Watch, lost_classes, overtaken
 from mgd.evaluate import Report
 from mgd.models import build_model
@@ -92,6 +94,27 @@ def test_pseudo_labels_are_watched_as_training_makes_them_however_photos_are_sco
         found.append(watch.pseudo_labels({"student": network}, torch.device("cpu"), lambda: None))
     assert 0 < found[0]["pseudo/student/coverage"] < 1
     assert found[1] == pytest.approx(found[0], nan_ok=True)
+
+
+def test_a_compiled_network_is_watched_without_being_compiled_for_every_size(
+    small_scenes: Path, tmp_path: Path
+) -> None:
+    network, graphs = build_model("timm:test_resnet", 8, channels=16), []
+
+    def count(graph: torch.fx.GraphModule, _: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    for part in (network.backbone, network.head):
+        part.compile(backend=count, **COMPILE)
+    config = load(write_config(tmp_path, small_scenes), ["evaluate.watch=2", "method=mean_teacher"])
+    found = Watch(config, open_splits(config.data).classes).pseudo_labels(
+        {"student": network}, torch.device("cpu"), lambda: None
+    )
+    assert "pseudo/student/coverage" in found
+    assert not graphs
+    network(torch.zeros(2, 3, 64, 64))
+    assert len(graphs) == 2  # it is compiled all the same
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from mgd.config.methods import (
     Teach,
     Teachable,
     UniMatch,
+    burn_in,
     is_offline,
     method_name,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Teachable",
     "Train",
     "UniMatch",
+    "burn_in",
     "completed",
     "family",
     "fill_in",

@@ -184,6 +184,11 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+def burn_in(method: Method) -> int:
+    """Iterations at the beginning in which labels alone teach."""
+    return method.burn_in_iterations if isinstance(method, CPS | MeanTeacher | UniMatch) else 0
+
+
 def is_offline(method: Method) -> TypeGuard[Teachable]:
     """Whether its teachers are what `mgd teach` left of them."""
     return isinstance(method, Teachable) and method.teachers == "offline"

@@ -1,5 +1,6 @@
 """From splits to samples: what a position (`mgd.data.positions`) gets never changes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mgd.config import Experiment, UniMatch
+from mgd.config import Experiment, UniMatch, burn_in
 from mgd.data.classes import Classes
 from mgd.data.cutmix import box_masks
 from mgd.data.datasets import Splits, load_pair, load_small
@@ -51,14 +52,16 @@ class TrainingSamples(Dataset):
             together: images in a forward pass.
             maps: what the teachers left, with method.teachers="offline".
             pack: decoded photos, where there are some.
-            labels_alone_from: the iteration from which on there are no unlabelled images; None: they never end.
+            labels_alone_from: the iteration from which on there are no unlabelled images, as in those of a burn-in;
+                None: they never end.
         """
         self.pack = pack
         self.splits, self.data, self.seed = splits, config.data, config.train.seed
         self.maps, self.wanted = maps, wanted_maps(config) if maps is not None else {}
         self.shares_first = config.data.partner == "batch" and together % 2 == 0
         self.uses_unlabeled = config.method.uses_unlabeled
-        self.pairs_end = None if labels_alone_from is None else labels_alone_from * config.train.batch_size
+        self.pairs_begin = burn_in(config.method) * config.train.batch_size
+        self.pairs_end = math.inf if labels_alone_from is None else labels_alone_from * config.train.batch_size
         self.takes_two_views = isinstance(config.method, UniMatch)
         self.rare = _indices(config.data.rare_classes, splits.classes) if config.data.rare_crops else []
         self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
@@ -95,7 +98,7 @@ class TrainingSamples(Dataset):
         return drawn
 
     def _has_pair(self, position: int) -> bool:
-        return self.uses_unlabeled and (self.pairs_end is None or position < self.pairs_end)
+        return self.uses_unlabeled and self.pairs_begin <= position < self.pairs_end
 
     def names(self, position: int) -> list[str]:
         """The images that a position takes, for messages. Reads them: another may stand in for a broken one."""

@@ -143,9 +143,10 @@ class History:
         names = [name for one in self._names(iteration) for name in one]
         what = f"iteration {iteration + 1}: {', '.join(bad)} is not finite on the images {', '.join(names)}"
         if self._in_a_row > train.max_skipped:
+            last = folder / "last.pt"
+            good = f"{last} is the last good state" if last.exists() else "nothing was saved yet"
             raise UserError(
-                f"{what}; {self._in_a_row} such steps in a row, none of which changed a weight. "
-                f"{folder / 'last.pt'} is the last good state; look at these "
+                f"{what}; {self._in_a_row} such steps in a row, none of which changed a weight. {good}; look at these "
                 "images, or train anew with a lower train.lr or train.precision=fp32"
             )
         log.warning("%s; the step is left out", what)

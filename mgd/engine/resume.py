@@ -82,7 +82,8 @@ def previous_state(folder: Path, config: Experiment, inputs: Inputs, wish: Wish)
         raise UserError(f"{last} has no training state that can be gone on from; use another run.dir, or delete it")
     before = completed(found.config)
     settings = dict(differences(before, to_dict(config)))
-    if wish.more and found.progress[0] == found.progress[1]:
+    ended = found.progress[0] == found.progress[1]
+    if ended and (wish.more or training["stretch"][0]):  # added iterations, made or to be made, have their own
         settings = {key: change for key, change in settings.items() if key not in SCHEDULE_KEYS}
     data = changes(training["inputs"], inputs)
     _refuse_what_does_not_fit(last, settings, training["inputs"], inputs)

@@ -90,7 +90,7 @@ class Stepper:
             wrapped = self.model if isinstance(self.model, DistributedDataParallel) and i < len(parts) - 1 else None
             with wrapped.no_sync() if wrapped is not None else contextlib.nullcontext():
                 computed += self._backward(part, passes.pop(0), shares[i])  # what it holds is given up
-        if parts[0].first is None:  # a last stage: DDP has filled these with zeros, which momentum would move on
+        if self.objective.refines(parts[0]):  # DDP has filled these with zeros, which momentum would move on
             for parameter in self.objective.beside_the_student():
                 parameter.grad = None
         norm = self._update()

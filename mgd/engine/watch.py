@@ -73,15 +73,16 @@ class Watch:
         for network in networks.values():
             network.eval()
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        for first in range(0, len(self.samples), world):
-            before_image()
-            if first + rank >= len(self.samples):
-                break
-            sample = self.samples[first + rank]
-            size = tuple(sample["label"].shape)
-            image = sample["image"].to(device)
-            scores = {name: predict_scores(net, image, how, size=size).cpu() for name, net in networks.items()}
-            counts.add(sample["label"], scores)
+        with torch.compiler.set_stance("force_eager"):  # compiled networks would be so anew for each photo's size
+            for first in range(0, len(self.samples), world):
+                before_image()
+                if first + rank >= len(self.samples):
+                    break
+                sample = self.samples[first + rank]
+                size = tuple(sample["label"].shape)
+                image = sample["image"].to(device)
+                scores = {name: predict_scores(net, image, how, size=size).cpu() for name, net in networks.items()}
+                counts.add(sample["label"], scores)
         for name, network in networks.items():
             network.train(modes[name])
         counts.share()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd.config import CPS, MGD, Criterion, MeanTeacher, Method, UniMatch
+from mgd.config import CPS, MGD, Criterion, MeanTeacher, Method, UniMatch, burn_in
 from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
 from mgd.losses import chunks, mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
@@ -69,16 +69,24 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def burns_in(self, iteration: int) -> bool:
+        """Whether labels alone teach all that is trained, in an iteration counted from 0."""
+        return iteration < burn_in(self.config)
+
+    def refines(self, batch: Batch) -> bool:
+        """Whether a batch is of the last stage, whose labels teach the student alone: it has no unlabelled images."""
+        return self.config.uses_unlabeled and batch.first is None and not self.burns_in(batch.iteration)
+
     def due(self, batch: Batch) -> list[Pass]:
-        """`passes`; of a batch that lacks its unlabelled images, as those of a last stage, labels teach the student."""
-        if batch.first is not None or not self.config.uses_unlabeled:
+        """`passes`, or what is left of them in a last stage."""
+        if not self.refines(batch):
             return self.passes(batch)
         return [supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)]
 
     def forward(self, batch: Batch) -> Terms:
         """The terms of all that is due at once: what DDP wraps."""
         terms = total(one.terms() for one in self.due(batch))
-        if batch.first is None and (beside := self.beside_the_student()):
+        if self.refines(batch) and (beside := self.beside_the_student()):
             # DDP waits for a gradient of every weight: of those that learn no more it is 0.
             terms["supervised"] = terms["supervised"] + 0.0 * torch.stack([p.sum() for p in beside]).sum()
         return terms

@@ -54,8 +54,7 @@ class CPSObjective(Objective):
         criterion = self.config.criterion
         how = (batch.labeled, criterion, self.class_weights)
         labeled = [supervised_pass(network, *how) for network in (self.student, self.peer)]
-        burns_in = batch.iteration < self.config.burn_in_iterations
-        return labeled if burns_in else labeled + self._crossed(batch)
+        return labeled if self.burns_in(batch.iteration) else labeled + self._crossed(batch)
 
     def _crossed(self, batch: Batch) -> list[Pass]:
         """Each copy on the mixed images, with the other's pseudo-labels."""

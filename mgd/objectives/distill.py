@@ -51,7 +51,7 @@ class DistillObjective(Objective):
         counts = {"supervised": supervised_count(label, config.criterion)}
         counts |= {f"{name}_labeled": count for name, count in self.counts(batch.labeled).items()}
         passes = [Pass(counts, partial(self._labeled_terms, batch))]
-        if config.unlabeled:
+        if self._compares(config.unlabeled):
             counts = {f"{name}_unlabeled": count for name, count in self.counts(mixed).items()}
             passes.append(Pass(counts, partial(self._unlabeled_terms, batch, mixed)))
         return passes
@@ -68,6 +68,10 @@ class DistillObjective(Objective):
         """The terms of D, without their weights, for the student's decoder feature of a batch's images."""
         raise NotImplementedError
 
+    def _compares(self, share: float) -> bool:
+        """Whether a term of D on images of that weight has any itself."""
+        return share > 0 and any(self.kinds().values())
+
     def _labeled_terms(self, batch: Batch) -> Terms:
         labeled = batch.labeled
         assert labeled.label is not None
@@ -75,7 +79,7 @@ class DistillObjective(Objective):
         (losses,) = pixel_losses(self.student, self.student.classifier(feature), [labeled.label])
         weights = self.class_weights
         terms = {"supervised": supervised_loss(losses, labeled.label, self.config.criterion, weights=weights)}
-        if self.config.labeled:
+        if self._compares(self.config.labeled):
             terms |= {f"{name}_labeled": term for name, term in self.compare(feature, labeled, batch).items()}
         return self.weighted(terms, batch.iteration)
 
@@ -145,20 +149,17 @@ class CWDObjective(DistillObjective):
     def compare(self, feature: Tensor, views: Views, batch: Batch) -> Terms:
         feature, seen = self.student.over_image(feature, views.valid.shape[-2:]), self._teach(views)
         size = feature.shape[-2:]
-        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"logits": [], "feature": []}
+        losses: dict[str, list[Tensor]] = {name: [] for name, weight in self.kinds().items() if weight}
         for name, target in seen.items():
-            with torch.no_grad():
-                target = self.teachers[name].over_image(target, views.valid.shape[-2:])
-                target_logits = _resized(self.teachers[name].classifier(target), size)
-                target = _resized(target, size)
-            pairs["logits"].append((self.student.classifier(feature), target_logits))
-            projected = self.projections[name](feature) if name in self.projections else feature
-            pairs["feature"].append((projected, target))
-        return {
-            name: torch.stack([self._channel_wise(*pair, views) for pair in pairs[name]]).mean()
-            for name, weight in self.kinds().items()
-            if weight
-        }
+            target = self.teachers[name].over_image(target, views.valid.shape[-2:])
+            if "logits" in losses:
+                with torch.no_grad():
+                    logits = _resized(self.teachers[name].classifier(target), size)
+                losses["logits"].append(self._channel_wise(self.student.classifier(feature), logits, views))
+            if "feature" in losses:
+                projected = self.projections[name](feature) if name in self.projections else feature
+                losses["feature"].append(self._channel_wise(projected, _resized(target, size), views))
+        return {name: torch.stack(of_teachers).mean() for name, of_teachers in losses.items()}
 
     def _channel_wise(self, student: Tensor, teacher: Tensor, views: Views) -> Tensor:
         return channel_wise_loss(student, teacher, temperature=self.config.temperature, valid=views.valid)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mgd.config import MeanTeacher
-from mgd.data.batch import Batch, Views
+from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
 from mgd.distillation_losses import squared_probability_loss
 from mgd.models.network import SegmentationNetwork
@@ -45,7 +45,7 @@ class MeanTeacherObjective(Objective):
 
     def passes(self, batch: Batch) -> list[Pass]:
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
-        if batch.iteration < self.config.burn_in_iterations:
+        if self.burns_in(batch.iteration):
             return [labeled]
         mixed = batch.hardened(batch.mixed())
         return [labeled, Pass({"consistency": mixed.valid.sum()}, lambda: self._consistency(batch, mixed))]
@@ -63,5 +63,7 @@ class MeanTeacherObjective(Objective):
     def _target(self, batch: Batch) -> Tensor:
         """(N,K,H,W) float32: the teacher's probabilities of the unmixed images, mixed."""
         first, second, mask = batch.pair()
-        own, partner = (self.average.logits(views).float().softmax(dim=1) for views in (first, second))
-        return mix(own, partner, mask)
+        own = self.average.logits(first).float().softmax(dim=1)
+        if batch.second is None:
+            return mix(own, neighbours(own), mask)
+        return mix(own, self.average.logits(second).float().softmax(dim=1), mask)

@@ -41,12 +41,12 @@ class AdaptiveThresholds(nn.Module):
     def sure(self, confidence: Tensor, label: Tensor, valid: Tensor) -> Tensor:
         """(N,H,W) of labels and their probabilities -> bool: where these reach the class's threshold.
 
-        Takes note of the `valid` (N,H,W) ones.
+        Takes note of the `valid` (N,H,W) ones whose probability is finite.
         """
         classes = torch.arange(len(self.learned), device=label.device)[:, None, None]
         for one, own, where in zip(confidence, label, valid, strict=True):
-            held = (own == classes) & where
-            self.seen += torch.stack([(held * one).sum(dim=(1, 2)), held.sum(dim=(1, 2))])
+            held = (own == classes) & where & one.isfinite()  # one that is not would switch off all for good
+            self.seen += torch.stack([torch.where(held, one, 0.0).sum(dim=(1, 2)), held.sum(dim=(1, 2))])
         return confidence >= self()[label]
 
     @torch.no_grad()

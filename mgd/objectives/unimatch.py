@@ -53,7 +53,7 @@ class UniMatchObjective(Objective):
 
     def passes(self, batch: Batch) -> list[Pass]:
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
-        if batch.iteration < self.config.burn_in_iterations:
+        if self.burns_in(batch.iteration):
             return [labeled]
         views = [batch.hardened(batch.mixed(view), view) for view in (0, 1)]
         first, _, _ = batch.pair()
