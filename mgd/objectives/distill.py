@@ -149,17 +149,20 @@ class CWDObjective(DistillObjective):
     def compare(self, feature: Tensor, views: Views, batch: Batch) -> Terms:
         feature, seen = self.student.over_image(feature, views.valid.shape[-2:]), self._teach(views)
         size = feature.shape[-2:]
-        losses: dict[str, list[Tensor]] = {name: [] for name, weight in self.kinds().items() if weight}
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name, weight in self.kinds().items() if weight}
         for name, target in seen.items():
             target = self.teachers[name].over_image(target, views.valid.shape[-2:])
-            if "logits" in losses:
+            if "logits" in pairs:
                 with torch.no_grad():
                     logits = _resized(self.teachers[name].classifier(target), size)
-                losses["logits"].append(self._channel_wise(self.student.classifier(feature), logits, views))
-            if "feature" in losses:
+                pairs["logits"].append((self.student.classifier(feature), logits))
+            if "feature" in pairs:
                 projected = self.projections[name](feature) if name in self.projections else feature
-                losses["feature"].append(self._channel_wise(projected, _resized(target, size), views))
-        return {name: torch.stack(of_teachers).mean() for name, of_teachers in losses.items()}
+                pairs["feature"].append((projected, _resized(target, size)))
+        return {
+            name: torch.stack([self._channel_wise(*pair, views) for pair in of_teachers]).mean()
+            for name, of_teachers in pairs.items()
+        }
 
     def _channel_wise(self, student: Tensor, teacher: Tensor, views: Views) -> Tensor:
         return channel_wise_loss(student, teacher, temperature=self.config.temperature, valid=views.valid)
