@@ -5,8 +5,13 @@
 # share the run folder: NNODES, NODE_RANK (0 on the machine MASTER_ADDR, 1, 2, ... on the others), MASTER_ADDR, MASTER_PORT.
 set -euo pipefail
 
+unset CDPATH # with it cd says where it went
 experiment=$(cd "$1" && pwd -P)
 shift
+changes=() # what evaluate takes as well: no option of train
+for argument in "$@"; do
+    if [[ $argument != -* && $argument == *=* ]]; then changes+=("$argument"); fi
+done
 cd "$(dirname "${BASH_SOURCE[0]}")" # the repository's root: relative paths such as data.root=DATA/city start there
 config=${experiment#"$(pwd -P)/"}/config.py
 
@@ -53,4 +58,4 @@ done
 trap - TERM USR1 HUP INT
 if [[ $stopped && ($status == 1 || $status -gt 128) ]]; then status=75; fi
 if [[ $status != 0 ]]; then exit "$status"; fi
-if [[ $NNODES == 1 || $NODE_RANK == 0 ]]; then launch 1 evaluate "$config" "$@"; fi
+if [[ $NNODES == 1 || $NODE_RANK == 0 ]]; then launch 1 evaluate "$config" ${changes[@]+"${changes[@]}"}; fi

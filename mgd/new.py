@@ -33,18 +33,28 @@ Decision = tuple[str, object, str]  # field, value, why
 SCRIPT = """#!/usr/bin/env bash
 # Trains the config.py beside this file, or goes on from its last.pt, then scores it: bash script.sh [key.sub=value ...]
 # launch.sh tells what NGPUS, NNODES and the like in the environment do.
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 exec bash LAUNCH "$here" "$@"
 """
 RUN = """#!/usr/bin/env bash
 # Trains both teachers, the student's network on labels alone to compare with, and the student; scores each.
-#   bash run.sh [key.sub=value ...]     a run that was stopped goes on
+#   bash run.sh [key.sub=value ...]                a run that was stopped goes on
+#   RUN=run-seed1 bash run.sh train.seed=1         once more, in run folders of that name
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-bash "$here/DEEP/script.sh" "$@"
-bash "$here/WIDE/script.sh" "$@"
-bash "$here/STUDENT/script.sh" method=supervised run.dir="$here/STUDENT/run-labels" "$@"
-bash "$here/STUDENT/script.sh" "$@"
+for argument in "$@"; do
+    if [[ $argument == run.dir=* ]]; then
+        echo "run.sh: four runs cannot share $argument; name the run folders of each: RUN=run2 bash run.sh" >&2
+        exit 2
+    fi
+done
+here=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+run=${RUN:-run}
+bash "$here/DEEP/script.sh" run.dir="{experiment}/$run" "$@"
+bash "$here/WIDE/script.sh" run.dir="{experiment}/$run" "$@"
+bash "$here/STUDENT/script.sh" method=supervised run.dir="{experiment}/$run-labels" "$@"
+bash "$here/STUDENT/script.sh" run.dir="{experiment}/$run" method.deep_teacher="{experiment}/../DEEP/$run/last.pt" \\
+    method.wide_teacher="{experiment}/../WIDE/$run/last.pt" \\
+    method.baseline="{experiment}/$run-labels/evaluation/last.json" "$@"
 """
 NETWORKS = {  # as experiments' folders call them: (what it is, backbone)
     "resnet101": ("Deep teacher T_D (CPS): DeepLabV3+ with ResNet-101", "resnet101"),
@@ -78,6 +88,8 @@ def write_family(folder: Path, root: Path, given: Mapping[str, object] | None = 
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder, such as exp.{root.name}")
+    if strange := re.search(r"[^\w .+=()'@&-]", folder.name):
+        raise UserError(f"{folder.name!r} has the sign {strange[0]!r} in it; use letters, digits, spaces and . _ -")
     mine: list[Decision] = [(field, value, "as told") for field, value in (given or {}).items()]
     data = _apply(Data(root=str(root), partition=1), mine)
     known = {field for field, *_ in mine}

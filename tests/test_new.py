@@ -1,5 +1,6 @@
 """Test `mgd new`: what is looked up from the data, told in the configs, and trained by run.sh."""
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,6 +11,8 @@ from helpers import BACKBONE, write_image
 
 from mgd.__main__ import main
 from mgd.config import MGD, load
+from mgd.errors import UserError
+from mgd.new import write_family
 from mgd.published import VOC_CPS
 
 TINY = [f"model.backbone={BACKBONE}", "model.pretrained=false", "model.channels=16", "train.max_iterations=1"]
@@ -66,6 +69,40 @@ def test_a_family_is_looked_up_from_the_data_and_says_so(tmp_path: Path) -> None
         teacher = load(tmp_path / f"exp.leaves/leaves1.{network}_deeplabv3plus")
         assert (teacher.method, teacher.train.lr, teacher.data) == (VOC_CPS, rate, data)
     assert subprocess.run(["bash", "-n", tmp_path / "exp.leaves/run.sh"], check=False).returncode == 0
+
+
+def test_a_family_is_run_again_in_other_folders_and_options_of_training_are_not_evaluations(tmp_path: Path) -> None:
+    assert main(["new", str(tmp_path / "exp.my leaves"), "--data", str(data_set(tmp_path / "data"))]) == 0
+    told = tmp_path / "python"  # stands for Python: says what it was given
+    told.write_text('#!/usr/bin/env bash\necho "$@" | sed "s#^-m mgd ##"\n')
+    told.chmod(0o755)
+
+    def ran(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(tmp_path / "exp.my leaves/run.sh"), *arguments]
+        environment = os.environ | {"PYTHON": str(told), "NGPUS": "1", "CDPATH": f".:{tmp_path}"} | variables
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    found = ran("train.seed=1", "--accept-changes", RUN="run2")
+    assert found.returncode == 0, found.stderr
+    lines = [line.partition("config.py ")[2].split() for line in found.stdout.splitlines()]
+    folders = ["run2", "run2", "run2-labels", "run2"]
+    assert [line[:2] for line in lines[::2]] == [["--resume", f"run.dir={{experiment}}/{f}"] for f in ("run2",) * 2] + [
+        ["--resume", "method=supervised"],
+        ["--resume", "run.dir={experiment}/run2"],
+    ]
+    assert all(f"run.dir={{experiment}}/{f}" in line for f, line in zip(folders, lines[1::2], strict=True))
+    assert all("--accept-changes" in line and "train.seed=1" in line for line in lines[::2])
+    assert not any("--accept-changes" in line or "train.seed=1" not in line for line in lines[1::2])
+    assert "/run2/last.pt" in " ".join(lines[-1])
+    refused = ran("run.dir=run2")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "four runs cannot share run.dir=run2" in refused.stderr
+
+
+@pytest.mark.parametrize("sign", list('"$`\\,{}'))
+def test_a_name_that_a_script_would_read_otherwise_is_refused(sign: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="in it; use letters, digits, spaces"):
+        write_family(tmp_path / f"exp.a{sign}b", data_set(tmp_path / "data"))
 
 
 def test_large_photos_are_shrunk_and_labels_serve_without_unlabelled_photos(tmp_path: Path) -> None:

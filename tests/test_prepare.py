@@ -204,6 +204,10 @@ def test_broken_polygons_are_named(city: tuple[Path, Path], tmp_path: Path):
     polygons.write_text('{"imgHeight": 12}')
     with pytest.raises(UserError, match=f"{polygons} holds no Cityscapes polygons"):
         prepare_city(*city, tmp_path / "out")
+    thing = {"label": "car", "polygon": [[1, 1]]}
+    polygons.write_text(json.dumps({"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": [thing]}))
+    with pytest.raises(UserError, match=r"polygons.json: object 0 \(car\) has 1 points, expected 3 or more"):
+        prepare_city(*city, tmp_path / "out")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *command: object) -> str:

@@ -4,12 +4,14 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,8 @@ from helpers import BACKBONE, CROP
 
 from mgd.__main__ import main
 from mgd.config import load, to_dict
+from mgd.data.datasets import open_splits
+from mgd.engine.inputs import data_of, end_of
 from mgd.errors import UserError
 from mgd.statistics import Difference, paired_difference, spread, verdict
 from mgd.study.plan import plan
@@ -407,10 +411,79 @@ def test_two_sweeps_on_one_folder_are_refused(
         assert main(["sweep", str(write())]) == 2
         assert main(["sweep", str(write()), "--table"]) == 0  # what is done by now
     assert f"another sweep is at work in {tmp_path / 'runs'}" in capsys.readouterr().err
-    with locked(tmp_path / "runs/kd.p4.s0", what="run"):  # such as a task of a job array
-        assert main(["sweep", str(write())]) == 1
-    assert "kd.p4.s0 failed: another run is at work" in capsys.readouterr().err
-    assert "kd.p4.s0" not in fake
+
+
+@pytest.fixture
+def recorded(write: Callable[..., Path], fake: list[str], tmp_path: Path) -> Callable[..., None]:
+    """Of a finished sweep: let the runs of row "kd" say what they were trained on, with these changes."""
+    main(["sweep", str(write())])
+    cells = {cell.name: cell for cell in plan(load_sweep(write()))}
+
+    def record(**changes: Any) -> None:
+        for name, cell in cells.items():
+            if cell.row == "kd":
+                teacher = cells[cell.waits_for[0]].folder / "run/last.pt"
+                teacher.write_bytes(b"a teacher")
+                inputs = {**data_of(open_splits(cell.config.data)), "teachers": {"deep": end_of(teacher)}}
+                inputs |= changes.get(name.replace(".", "_"), {})
+                (cell.folder / "run/config.json").write_text(json.dumps({"inputs": inputs}))
+
+    record()
+    assert main(["sweep", str(write()), "--table"]) == 0
+    return record
+
+
+def test_scores_of_students_whose_teacher_was_trained_anew_are_refused(
+    write: Callable[..., Path], recorded: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tmp_path / "runs/deep.p4.s0/run"
+    (teacher / "last.pt").write_bytes(b"another")
+    for arguments in ([], ["--table"]):
+        assert main(["sweep", str(write()), *arguments]) == 2
+        said = capsys.readouterr().err
+        assert f"kd.p4.s0 was taught by another deep teacher than {teacher / 'last.pt'} is now; delete that f" in said
+    shutil.rmtree(teacher.parent)
+    assert main(["sweep", str(write()), "--table"]) == 0  # whose teachers' files are gone may be tabulated
+    capsys.readouterr()
+    assert main(["sweep", str(write())]) == 2
+    assert "deep.p4.s0 is to be trained, and kd.p4.s0, which learned from it, is done; del" in capsys.readouterr().err
+
+
+def test_scores_on_other_photos_are_refused(
+    write: Callable[..., Path], recorded: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(kd_p2_s1={"validation images": {"count": 3, "digest": "of others"}})
+    for arguments in ([], ["--table"]):
+        assert main(["sweep", str(write()), *arguments]) == 2
+        said = capsys.readouterr().err
+        assert "kd.p2.s1 holds a run on other data: 3 validation images, now as many others; put them back" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--slurm", "data.short_side=9"], "--slurm takes options of sbatch, found data.short_side=9; write --slurm="),
+        (["--only", "nothing"], "--only nothing is no run of"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["sweep", str(write()), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_that_a_killed_sweep_began_is_waited_for(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(locked(tmp_path / "runs/kd.p4.s0", what="run"))
+        timer = threading.Timer(2, stack.pop_all().close)
+        timer.start()
+        assert main(["sweep", str(write())]) == 1  # row "all" fails
+        timer.join()
+    assert f"waits for another run that is at work in {tmp_path / 'runs/kd.p4.s0'}" in capsys.readouterr().err
+    assert "kd.p4.s0" in fake
 
 
 def test_job_arrays_come_in_generations_and_hold_what_is_not_done(

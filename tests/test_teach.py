@@ -220,7 +220,7 @@ def small_store(folder: Path, count: int = 5) -> Contents:
     with closing(MapsWriter(folder, contents, KINDS)) as store:
         for place in range(count):
             if place not in store.done:
-                store.add(Photo(place, 6, 9, 100 + place), maps_of(place))
+                store.add(Photo(place, 6, 9, 100 + place, 0, 0), maps_of(place))
     return contents
 
 
@@ -235,7 +235,7 @@ def maps_of(place: int) -> dict[str, np.ndarray]:
 def test_what_was_stored_is_read_at_random(tmp_path: Path) -> None:
     store = Maps(tmp_path, small_store(tmp_path))
     for place in (3, 0, 4):
-        assert store.photo(place) == (place, 6, 9, 100 + place)
+        assert store.photo(place) == (place, 6, 9, 100 + place, 0, 0)
         assert np.array_equal(store.full(place, "deep.label"), maps_of(place)["deep.label"])
         assert np.array_equal(store.coarse(place, "deep.logits"), maps_of(place)["deep.logits"].astype("<f2"))
     assert store.find("3.jpg") == 3
@@ -245,7 +245,7 @@ def test_a_coarse_map_is_mirrored_as_its_photo_is(tmp_path: Path) -> None:
     maps = maps_of(0) | {"deep.logits": np.arange(12.0).reshape(2, 2, 3)}  # cells of 4 pixels
     contents = Contents(("0.jpg",), {"teachers": {"deep": "abc"}})
     with closing(MapsWriter(tmp_path, contents, KINDS)) as store:
-        store.add(Photo(0, 8, 8, 100), maps | {"deep.label": np.zeros((8, 8), np.uint8)})
+        store.add(Photo(0, 8, 8, 100, 0, 0), maps | {"deep.label": np.zeros((8, 8), np.uint8)})
     cells_of, mirrored = (
         Maps(tmp_path, contents).crop_coarse(0, "deep.logits", Geometry(flip, 8, 8, 0, 0, 8)) for flip in (False, True)
     )
@@ -292,7 +292,7 @@ def test_a_disk_that_fills_ends_in_a_sentence_and_what_is_there_stays(
     before = files_of(tmp_path)
     contents = Contents(("0.jpg", "1.jpg"), {"teachers": {"deep": "abc"}})
     store = MapsWriter(tmp_path, contents, KINDS)
-    store.add(Photo(0, 6, 9, 100), maps_of(0))
+    store.add(Photo(0, 6, 9, 100, 0, 0), maps_of(0))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=r"cannot be written .*No space left.*what was taught before stays"):
@@ -428,9 +428,15 @@ def test_a_photo_that_changed_since_is_refused(tmp_path: Path, small_scenes: Pat
     config, overrides = taught(tmp_path / "student", root, teachers)
     experiment = load(config, overrides)
     photo = open_splits(experiment.data).unlabeled[0].image
-    write_image(photo, np.zeros((48, 64, 3), np.uint8))
-    with pytest.raises(UserError, match=rf"{photo.name} has changed since its maps were made"):
-        batch_of(experiment, 20)
+    whole = photo.read_bytes()
+    os.utime(photo, (1e9, 1e9))  # as a copy has
+    batch_of(experiment, 2)
+    for content in (whole[:-9] + bytes(9), whole + b"0"):  # as long as it was, and not
+        photo.write_bytes(content)
+        os.utime(photo, (1e9, 1e9))
+        with pytest.raises(UserError, match=rf"{photo.name} changed since the teachers saw them \(1 of 12 photos\)"):
+            batch_of(experiment, 2)
+        assert main(["teach", str(config), *overrides]) == 2
 
 
 def test_a_dry_run_tells_size_and_time_and_writes_nothing(

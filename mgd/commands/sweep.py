@@ -34,6 +34,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs} must be 1 or more")
+    if options.slurm and not options.slurm.startswith("-"):
+        raise UserError(
+            f'--slurm takes options of sbatch, found {options.slurm}; write --slurm="--gres=gpu:1", or --slurm last'
+        )
     sweep = load_sweep(options.file, options.overrides)
     if options.reference:
         sweep = replace(sweep, reference=options.reference)

@@ -10,17 +10,20 @@ import numpy as np
 from mgd.config import KD, MGD, Experiment, Teachable
 from mgd.data.store import Contents, Format, Store, StoreWriter
 from mgd.data.transforms import Geometry, cut
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
+from mgd.files import states_of
 from mgd.metrics import IGNORE_INDEX
 
 MAPS = Format(
-    version="mgd-maps-1",
+    version="mgd-maps-2",
     description="maps.json",
     holds="the teachers' maps",
     command="teach",
     done="taught",
     setting="method.teach.dir",
-    facts=(("place", "<u4"), ("height", "<u4"), ("width", "<u4"), ("bytes", "<u8")),
+    facts=(
+        *(("place", "<u4"), ("height", "<u4"), ("width", "<u4"), ("bytes", "<u8"), ("mtime", "<i8"), ("crc", "<u4")),
+    ),
 )
 FULL = {"label": "labels", "confidence": "confidence"}  # maps of a value for each pixel, and where a batch has them
 PUBLISHED_WIDTH = 256  # channels of a decoder feature
@@ -42,12 +45,14 @@ class Kind(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """An image whose maps are stored: its size in pixels, and the bytes of its file when the teachers saw it."""
+    """An image whose maps are stored: its size in pixels, and what tells its file, as the teachers saw it, again."""
 
     place: int  # in the list
     height: int
     width: int
     bytes: int
+    mtime: int  # in whole seconds
+    crc: int  # of the file's content
 
 
 class MapsWriter(StoreWriter):
@@ -77,7 +82,11 @@ class Maps(Store):
 
     def photo(self, index: int) -> Photo:
         record = self.records[index]
-        return Photo(index, int(record["height"]), int(record["width"]), int(record["bytes"]))
+        return Photo(index, *(int(record[name]) for name in Photo._fields[1:]))
+
+    def check_photos(self, root: Path) -> None:
+        """Raise UserError where photos are not the files that the teachers saw."""
+        check_unchanged(self.folder, [root / name for name in self.contents.photos], self.records)
 
     def full(self, index: int, name: str) -> np.ndarray:
         """(H,W) uint8: a label map or a confidence (255 is certain)."""
@@ -108,6 +117,24 @@ class Maps(Store):
         rows = cells(photo.height, stride, geometry.height, geometry.top - top, geometry.crop, flip=False)
         columns = cells(photo.width, stride, geometry.width, geometry.left - left, geometry.crop, flip=geometry.flip)
         return _weigh(rows, columns, self.coarse(index, name)).astype(self.kind(name).dtype)
+
+
+def check_unchanged(folder: Path, files: Sequence[Path], facts: np.ndarray) -> None:
+    """Raise UserError where files are not those that were looked at: by size, by content where the time alone differs.
+
+    Args:
+        folder: of the store.
+        facts: (N,) with the fields bytes, mtime and crc of each.
+    """
+    now = states_of([str(file) for file in files])
+    other = now[:, 0] != facts["bytes"].astype(np.int64)
+    for i in np.flatnonzero(~other & (now[:, 1] != facts["mtime"])).tolist():  # perhaps a copy
+        other[i] = zlib.crc32(files[i].read_bytes()) != facts["crc"][i]
+    if changed := [files[i] for i in np.flatnonzero(other).tolist()]:
+        share = f"{len(changed):,} of {len(files):,} photos"
+        raise UserError(
+            f"{first_few(changed)} changed since the teachers saw them ({share}); delete {folder} and teach again"
+        )
 
 
 def wanted_maps(config: Experiment) -> dict[str, list[str]]:

@@ -25,13 +25,18 @@ def inputs_of(config: Experiment, splits: Splits) -> Inputs:
     Raises:
         UserError: a teacher is missing.
     """
-    items = (splits.labeled, splits.unlabeled, splits.val)
     teachers = teacher_paths(config.method) if isinstance(config.method, Taught) else {}
     return {
-        "classes": list(splits.classes.names),
-        **{part: {"count": len(of), "digest": _digest(of)} for part, of in zip(PARTS, items, strict=True)},
-        "teachers": {name: _end_of(find_teacher(files, name)) for name, files in teachers.items()},
+        **data_of(splits),
+        "teachers": {name: end_of(find_teacher(files, name)) for name, files in teachers.items()},
     }
+
+
+def data_of(splits: Splits) -> Inputs:
+    """Of the record, classes and images."""
+    items = (splits.labeled, splits.unlabeled, splits.val)
+    parts = {part: {"count": len(of), "digest": _digest(of)} for part, of in zip(PARTS, items, strict=True)}
+    return {"classes": list(splits.classes.names), **parts}
 
 
 def changes(old: Inputs, new: Inputs) -> list[str]:
@@ -81,7 +86,7 @@ def _content(label: str) -> str:
     return hashlib.sha256(Path(label).read_bytes()).hexdigest()
 
 
-def _end_of(file: Path) -> str:
+def end_of(file: Path) -> str:
     """Digest of a checkpoint's size and end."""
     size = file.stat().st_size
     with open(file, "rb") as content:

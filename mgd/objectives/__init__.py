@@ -119,11 +119,14 @@ def open_maps(config: Experiment, splits: Splits) -> Maps | None:
     """The teachers' maps that an experiment with `method.teachers="offline"` trains on; None for any other.
 
     Raises:
-        UserError: there are none, or they are of another teacher, list, class set, option or version.
+        UserError: there are none, or they are of another teacher, list, class set, option or version, or of photos that
+            have changed.
     """
     if not is_offline(config.method):
         return None
-    return Maps(Path(config.method.teach.dir), maps_contents(config, splits))
+    maps = Maps(Path(config.method.teach.dir), maps_contents(config, splits))
+    maps.check_photos(Path(config.data.root))
+    return maps
 
 
 def find_teacher(files: tuple[str, ...], name: str) -> Path:

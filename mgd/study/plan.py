@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from mgd.check import needs
 from mgd.config import MGD, Experiment, Taught, fill_in, is_offline, load, override, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.samples import TrainingSamples
+from mgd.engine.inputs import Inputs, changes, data_of, end_of
 from mgd.engine.resume import differences
 from mgd.errors import UserError, first_few
 from mgd.files import write_text
 from mgd.objectives import find_teacher, teacher_paths
 from mgd.scores import check_excluded, scored_otherwise
 from mgd.study.sweep import FIXED, Row, Sweep
+from mgd.weights import checkpoint_file
 
 PLACE = re.compile(r"\{run:([^{}]*)\}")
 
@@ -86,11 +89,14 @@ def plan(sweep: Sweep) -> list[Cell]:
 def check(cells: Sequence[Cell]) -> None:
     """Raise UserError where a cell cannot be trained, or its folder or maps hold what is of other settings."""
     for data in {cell.config.data: None for cell in cells}:
-        splits = open_splits(data)
-        for cell in cells:
-            if cell.config.data == data and not cell.is_done:
+        splits, mine = open_splits(data), [cell for cell in cells if cell.config.data == data]
+        for cell in mine:
+            if not cell.is_done:
                 with _named(cell):
                     _check_needs(cell, splits)
+        if done := [cell for cell in mine if cell.is_done]:
+            _check_data(done, data_of(splits))
+    _check_order(cells)
     for cell in {cell.config.model: cell for cell in cells if not cell.is_done}.values():
         with _named(cell):
             needs.network(cell.config, 0)
@@ -99,7 +105,9 @@ def check(cells: Sequence[Cell]) -> None:
 
 
 def check_folders(cells: Sequence[Cell]) -> None:
-    """Raise UserError where the folder of a cell holds a run with other settings."""
+    """Raise UserError where the folder of a cell holds a run with other settings, teachers or photos than its like."""
+    for data in {cell.config.data: None for cell in cells}:
+        _check_data([cell for cell in cells if cell.config.data == data and cell.is_done])
     for cell in cells:
         if (cell.folder / "run").is_dir() and (cell.folder / "config.py").is_file():
             before, now = to_dict(load(cell.folder)), to_dict(fill_in(cell.config, cell.folder.resolve()))
@@ -109,6 +117,59 @@ def check_folders(cells: Sequence[Cell]) -> None:
                     f"{cell.folder} holds a run with another {first_few(changed)}; set it back, delete that folder, or "
                     "name another in Sweep(folder=...)"
                 )
+        if cell.is_done:
+            _check_teachers(cell)
+
+
+def _check_data(cells: Sequence[Cell], now: Inputs | None = None) -> None:
+    """Raise UserError where finished cells of one data config are of other photos than each other, or than `now`."""
+    for cell in cells:
+        if (before := _inputs(cell)) is None:
+            continue
+        now = before if now is None else now
+        if found := changes(before | {"teachers": {}}, now | {"teachers": {}}):
+            raise UserError(
+                f"{cell.folder} holds a run on other data: {'; '.join(found)}; put them back, delete that folder, or "
+                "name another in Sweep(folder=...)"
+            )
+
+
+def _check_teachers(cell: Cell) -> None:
+    """Raise UserError where a finished cell's teacher is there and another than it learned from."""
+    config, before = fill_in(cell.config, cell.folder.resolve()), _inputs(cell)
+    if before is None or not isinstance(config.method, Taught):
+        return
+    for name, files in teacher_paths(config.method).items():
+        file = next(filter(Path.is_file, map(checkpoint_file, files)), None)
+        if file is not None and name in before["teachers"] and end_of(file) != before["teachers"][name]:
+            raise UserError(
+                f"{cell.folder} was taught by another {name} teacher than {file} is now; delete that folder, to train "
+                "it anew, or put the teacher back"
+            )
+
+
+def _check_order(cells: Sequence[Cell]) -> None:
+    """Raise UserError where a cell is done and one that it learned from is not: what that becomes did not teach it."""
+    by_name = {cell.name: cell for cell in cells}
+    for cell in filter(lambda one: one.is_done, cells):
+        method, init = cell.config.method, cell.config.model.init_from
+        files = chain([init], *teacher_paths(method).values()) if isinstance(method, Taught) else [init]
+        learned = {Path(file).parent for file in files}
+        for other in (by_name[name] for name in cell.waits_for):
+            if not other.is_done and other.folder / "run" in learned:
+                raise UserError(
+                    f"{other.name} is to be trained, and {cell.name}, which learned from it, is done; delete "
+                    f"{cell.folder}, to train it anew, or put {other.folder} back"
+                )
+
+
+def _inputs(cell: Cell) -> Inputs | None:
+    """What a cell's run was trained on, by its own record; None where there is none."""
+    try:
+        found = json.loads((cell.folder / "run/config.json").read_text())["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _learned_and_scored(config: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,10 @@ class Workers:
         slot, started = self.slots.get(), time.perf_counter()
         output = cell.folder / "output.txt"
         try:
-            with locked(cell.folder, what="run") as lock:
+            # What a sweep that was killed began goes on by itself.
+            with locked(cell.folder, what="run", waits=lambda: not self.stopping) as lock:
+                if cell.is_done:  # by whom we waited for
+                    return ""
                 config = str(write_config(cell, self.sweep_file))
                 log.info("%s: started; its messages are in %s", cell.name, output)
                 if cell.maps is not None:
@@ -189,9 +192,13 @@ def locked(folder: Path, *, what: str, waits: Callable[[], bool] = lambda: False
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error}); choose another folder in the sweep file") from error
     try:
+        told = False
         while not _acquired(lock):
             if not waits():
                 raise UserError(f"another {what} is at work in {folder}; wait for it, or stop it")
+            if not told:
+                log.info("waits for another %s that is at work in %s", what, folder)
+            told = True
             time.sleep(WAIT)
         yield lock
     finally:

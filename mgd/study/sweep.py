@@ -10,7 +10,7 @@ from typing import Any
 from mgd.config import Experiment, override
 from mgd.errors import UserError
 
-NAME = re.compile(r"[\w.+=-]+( [\w.+=-]+)*")  # a row's name is the name of a folder
+NAME = re.compile(r"[\w.+=][\w.+=-]*( [\w.+=-]+)*")  # a row's name is the name of a folder
 FIXED = {"data.partition": "partitions", "train.seed": "seeds", "run.dir": "folder"}  # what a sweep sets, and by what
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import zlib
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from mgd.config import Experiment, Teachable
 from mgd.data.datasets import Splits
 from mgd.data.images import load_image
 from mgd.data.loaders import make_loader
-from mgd.data.maps import MAPS, MapsWriter, Photo
+from mgd.data.maps import MAPS, MapsWriter, Photo, check_unchanged
 from mgd.data.store import check_contents, known_facts
 from mgd.data.transforms import shrink
 from mgd.objectives import maps_contents
@@ -38,7 +39,7 @@ class Estimate:
 
 
 class Photos(Dataset):
-    """Index -> photo as training reads it, before augmentation, and the size of its file."""
+    """Index -> photo as training reads it, before augmentation, and what tells its file again."""
 
     def __init__(self, photos: tuple[str, ...], config: Experiment) -> None:
         self.photos, self.root, self.short_side = photos, Path(config.data.root), config.data.short_side
@@ -46,7 +47,9 @@ class Photos(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.root / self.photos[index]
         image = shrink(load_image(path), self.short_side)
-        return {"index": index, "image": torch.from_numpy(image).permute(2, 0, 1), "bytes": path.stat().st_size}
+        content = path.read_bytes()
+        file = {"bytes": len(content), "mtime": int(path.stat().st_mtime), "crc": zlib.crc32(content)}
+        return {"index": index, "image": torch.from_numpy(image).permute(2, 0, 1), **file}
 
 
 def teach(
@@ -66,7 +69,8 @@ def teach(
         precision: the autocast type; float32 means none.
 
     Raises:
-        UserError: the folder holds maps of something else; a teacher, a photo or space on the disk is missing.
+        UserError: the folder holds maps of something else, or of photos that have changed; a teacher, a photo or space
+            on the disk is missing.
     """
     assert isinstance(config.method, Teachable)
     contents, device = maps_contents(config, splits), teachers[0].device
@@ -76,6 +80,8 @@ def teach(
     with closing(MapsWriter(folder, contents, kinds, rank=rank)) as store:
         if world > 1 and not rank:
             dist.barrier()
+        done = np.array([store.done[index] for index in sorted(store.done)], [*MAPS.facts])
+        check_unchanged(folder, [Path(config.data.root, contents.photos[index]) for index in done["place"]], done)
         left = [index for index in range(rank, len(contents.photos), world) if index not in store.done]
         errors: list[float] = []
         photos = _load_photos(config, contents.photos, left, device)
@@ -138,4 +144,4 @@ def _look(
 
 def _photo(sample: dict[str, Any]) -> Photo:
     _, height, width = sample["image"].shape
-    return Photo(sample["index"], height, width, sample["bytes"])
+    return Photo(sample["index"], height, width, sample["bytes"], sample["mtime"], sample["crc"])

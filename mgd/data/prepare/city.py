@@ -113,7 +113,10 @@ def _from_polygons(source: Path, target: Path) -> None:
         content = json.loads(read_text(source))
         label = Image.new("L", (content["imgWidth"], content["imgHeight"]), IGNORE_INDEX)
         pen = ImageDraw.Draw(label)
-        for thing in content["objects"]:
+        for number, thing in enumerate(content["objects"]):
+            if len(thing["polygon"]) < 3:
+                told = f"object {number} ({thing['label']}) has {len(thing['polygon'])} points"
+                raise UserError(f"{source}: {told}, expected 3 or more; correct or remove it")
             if (name := thing["label"]) not in NOT_DRAWN and not thing.get("deleted"):
                 single = name if name in LABELS else name.removesuffix("group")
                 pen.polygon([tuple(point) for point in thing["polygon"]], fill=TRAIN_IDS.get(single, IGNORE_INDEX))
