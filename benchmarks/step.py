@@ -112,7 +112,7 @@ def reading(config: Experiment) -> Step:
             F.interpolate(torch.randn(1, CLASSES, 8, 10), (height, width), mode="bicubic").argmax(1)[0].byte().numpy()
         )
         writer.add(
-            Photo(place, height, width, 0),
+            Photo(place, height, width, 0, 0, 0),
             {k.name: rng.normal(size=k.shape(height, width)) if k.channels else areas for k in kinds},
         )
     writer.close()
