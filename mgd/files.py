@@ -85,14 +85,17 @@ def link(source: Path, target: Path) -> None:
     if target.exists() and os.path.samefile(source, target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
+    linked = target.with_name(f".{target.name}.link")  # not atomic's: who writes into it writes into the source
     try:
-        temporary.unlink(missing_ok=True)
-        os.link(os.path.realpath(source), temporary)  # of a symbolic link what it leads to
-        os.replace(temporary, target)
+        linked.unlink(missing_ok=True)
+        os.link(os.path.realpath(source), linked)  # of a symbolic link what it leads to
+        os.replace(linked, target)
     except OSError:
         with atomic(target) as file, open(source, "rb") as content:
             shutil.copyfileobj(content, file)
+    finally:
+        with suppress(OSError):
+            linked.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -29,6 +29,7 @@ from mgd.data.formats.rules import Rules, values
 from mgd.data.formats.table import READERS, WRITERS
 from mgd.data.images import read_indices
 from mgd.errors import UserError
+from mgd.files import link
 
 ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 12, 16
@@ -451,6 +452,7 @@ def test_corrected_meanings_of_masks_are_not_passed_over(tmp_path: Path, capsys:
         ("Validation", "val"),
         ("Train", "train"),
         ("test", "test"),
+        ("testset", "test"),
         *((name, "") for name in ("labels_latest", "interval", "default", "strain")),
     ],
 )
@@ -480,11 +482,47 @@ def test_photos_of_another_folder_are_found_where_jsons_lie(tmp_path: Path) -> N
     assert class_names(tmp_path / "out") == LABELS
 
 
+def test_with_images_a_json_in_a_folder_of_its_own_finds_its_photo_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, options = labelme_json(tmp_path / "export")
+    (source / "anns").mkdir()
+    (tmp_path / "photos/site").mkdir(parents=True)
+    for name in NAMES:
+        (source / f"{name}.json").rename(source / f"anns/{name}.json")
+        (source / f"{name}.jpg").rename(tmp_path / f"photos/site/{name}.jpg")
+    images = ["--images", str(tmp_path / "photos")]
+    assert prepare(source, "labelme", tmp_path / "out", *options, *images) == 0
+    assert np.array_equal(label(tmp_path / "out", "anns/a"), np.where(PICTURE == 2, 2, PICTURE))
+    (tmp_path / "photos/site/b.jpg").unlink()
+    capsys.readouterr()
+    assert prepare(source, "labelme", tmp_path / "other", *options, *images) == 2
+    assert "b.json names b.jpg, which is not in" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_linked_leaves_its_source_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a photo")
+    (tmp_path / "out/b.jpg").mkdir(parents=True)  # nothing can take its place
+    with pytest.raises(UserError, match="cannot be written"):
+        link(tmp_path / "a.jpg", tmp_path / "out/b.jpg")
+    assert (tmp_path / "a.jpg").read_bytes() == b"a photo"
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["b.jpg"]
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    link(tmp_path / "a.jpg", tmp_path / "out/c.jpg")
+    assert (tmp_path / "out/c.jpg").read_bytes() == b"a photo"
+
+
 def test_a_project_of_supervisely_has_data_sets_in_data_sets(tmp_path: Path) -> None:
     source, options = supervisely_json(tmp_path / "export")
     shutil.copytree(source / "ds0", source / "ds0/datasets/inner")
+    shutil.move(source / "ds0", tmp_path / "far")
+    (source / "ds0").symlink_to(tmp_path / "far")
+    (source / "ds1").mkdir()
+    shutil.copytree(tmp_path / "far/img", source / "ds1/img")
+    shutil.copytree(tmp_path / "far/ann", source / "ds1/ann")
+    shutil.copytree(tmp_path / "far/datasets", source / "ds1/datasets")
     assert prepare(source, "supervisely", tmp_path / "out", *options) == 0
-    assert np.array_equal(label(tmp_path / "out", "ds0/inner/a"), label(tmp_path / "out", "ds0/a"))
+    assert np.array_equal(label(tmp_path / "out", "ds1/inner/a"), label(tmp_path / "out", "ds0/a"))
 
 
 def test_bitmasks_of_label_studio_are_read(tmp_path: Path) -> None:

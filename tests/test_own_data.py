@@ -184,6 +184,10 @@ def test_photos_above_the_pixel_limit_of_pillow_are_read_and_its_limit_stays(
         assert np.array_equal(read_indices(label), PHOTO[..., 0])
         assert read_palette(label) is None
     assert Image.MAX_IMAGE_PIXELS == 100
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as programs set it that want no limit
+        load_image(path)
+        assert Image.MAX_IMAGE_PIXELS is None
     entered, left = threading.Event(), threading.Event()
 
     def another() -> None:

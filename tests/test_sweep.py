@@ -442,6 +442,9 @@ def test_scores_of_students_whose_teacher_was_trained_anew_are_refused(
         assert main(["sweep", str(write()), *arguments]) == 2
         said = capsys.readouterr().err
         assert f"kd.p4.s0 was taught by another deep teacher than {teacher / 'last.pt'} is now; delete that f" in said
+    (teacher / "last.pt").write_bytes(b"a teacher")
+    (teacher / "evaluation/last.json").rename(tmp_path / "aside.json")
+    assert main(["sweep", str(write())]) == 1  # it is only scored again; row "all" fails
     shutil.rmtree(teacher.parent)
     assert main(["sweep", str(write()), "--table"]) == 0  # whose teachers' files are gone may be tabulated
     capsys.readouterr()

@@ -32,7 +32,7 @@ LOSSLESS_IN_TIFF = {
 }
 _SUBFILE, _PHOTOMETRIC, _SAMPLES = 254, 262, 277  # tags of TIFF 6.0
 _LIMITING = threading.Lock()
-_LIMITED: list[Path] = []  # what is being decoded now
+_LIMITED: list[dict[tuple[ModuleType, str], int]] = []  # those of the files that are being decoded now
 _PILLOWS: dict[tuple[ModuleType, str], Any] = {}  # its limits as they were
 _SMALLER, _MASK = 1, 4  # bits of 254: what belongs to another page
 _BANDS = (
@@ -181,7 +181,7 @@ def _limits_for(path: Path) -> Iterator[None]:
 
     A broken head may still claim more pixels than memory holds: more than the file's bytes could say are refused.
     """
-    limits = {
+    limits: dict[tuple[ModuleType, str], int] = {
         (Image, "MAX_IMAGE_PIXELS"): max(LARGE, PIXELS_A_BYTE * path.stat().st_size),
         (PngImagePlugin, "MAX_TEXT_CHUNK"): 2**30,
         (PngImagePlugin, "MAX_TEXT_MEMORY"): 2**30,
@@ -189,14 +189,14 @@ def _limits_for(path: Path) -> Iterator[None]:
     with _LIMITING:  # they are the process's: of several threads the largest hold, until the last has decoded
         if not _LIMITED:
             _PILLOWS.update({key: getattr(*key) for key in limits})
-        _LIMITED.append(path)
-        for key, value in limits.items():
-            setattr(*key, max(getattr(*key), value))
+        _LIMITED.append(limits)
+        for key in limits:
+            setattr(*key, max(one[key] for one in _LIMITED))
     try:
         yield
     finally:
         with _LIMITING:
-            _LIMITED.remove(path)
+            _LIMITED.remove(limits)
             if not _LIMITED:
                 for key, value in _PILLOWS.items():
                     setattr(*key, value)

@@ -127,6 +127,8 @@ def check_unchanged(folder: Path, files: Sequence[Path], facts: np.ndarray) -> N
         facts: (N,) with the fields bytes, mtime and crc of each.
     """
     now = states_of([str(file) for file in files])
+    if gone := [files[i] for i in np.flatnonzero(now[:, 0] < 0).tolist()]:
+        raise UserError(f"{first_few(gone)} of the teachers' maps in {folder} does not exist; put it back")
     other = now[:, 0] != facts["bytes"].astype(np.int64)
     for i in np.flatnonzero(~other & (now[:, 1] != facts["mtime"])).tolist():  # perhaps a copy
         other[i] = zlib.crc32(files[i].read_bytes()) != facts["crc"][i]

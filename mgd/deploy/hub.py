@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,18 @@ def write_folder(source: Source, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; choose another --out")
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary, was_there = folder / ".writing", folder.exists()
     try:
         HubStudent(source).save_pretrained(temporary)
-        temporary.replace(folder)
+        for file in list(temporary.iterdir()):
+            file.replace(folder / file.name)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); free space or choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not was_there:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def _data(source: Source) -> str:

@@ -152,10 +152,14 @@ def _check_order(cells: Sequence[Cell]) -> None:
     """Raise UserError where a cell is done and one that it learned from is not: what that becomes did not teach it."""
     by_name = {cell.name: cell for cell in cells}
     for cell in filter(lambda one: one.is_done, cells):
+        taught = (_inputs(cell) or {}).get("teachers", {}).values()
         method, init = cell.config.method, cell.config.model.init_from
         files = chain([init], *teacher_paths(method).values()) if isinstance(method, Taught) else [init]
         learned = {Path(file).parent for file in files}
         for other in (by_name[name] for name in cell.waits_for):
+            file = other.folder / "run/last.pt"
+            if file.is_file() and end_of(file) in taught:  # it is only to be scored again
+                continue
             if not other.is_done and other.folder / "run" in learned:
                 raise UserError(
                     f"{other.name} is to be trained, and {cell.name}, which learned from it, is done; delete "

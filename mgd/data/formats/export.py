@@ -16,9 +16,9 @@ from mgd.errors import UserError, first_few
 from mgd.files import read_text
 
 PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "trainset", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
 }  # words in the names of files and folders
 IGNORE = "__ignore__"  # labelme's name for "look away"; here the name of ignored pixels in every format
 Size = tuple[int, int]  # height, width

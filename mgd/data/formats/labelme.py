@@ -50,10 +50,9 @@ def read(source: Path, reading: Reading) -> Export:
         raise UserError(f"{source} has no JSON file; expected one beside each photo; {guess(source)}")
     found: list[Photo] = []
     drawn: set[str] = set()
-    photos = Photos([reading.images], source) if reading.images else None
+    photos = Photos([reading.images], source) if reading.images else None  # one, which knows them all by name
     for file, (path, size, things) in zip(files, in_order(_read, files), strict=True):
-        inner = file.relative_to(source).parent
-        image = photos.find((inner / path).as_posix()) if photos else Photos([file.parent], file).find(path)
+        image = _image(file, path, source, photos)
         name = photo_name(file.relative_to(source).with_suffix("").as_posix())
         found.append(Photo(name, image, file, partial(regions, file, things, reading.line_width), size))
         drawn |= {thing["label"] for thing in things}
@@ -64,6 +63,15 @@ def read(source: Path, reading: Reading) -> Export:
     if strange := sorted(drawn - {*names, IGNORE}):
         raise UserError(f"{labels} does not name {strange[0]}, which is drawn; add a line, or delete the file")
     return Export(names, (*found, *_bare(source, reading, found)), covers=False)
+
+
+def _image(file: Path, path: str, source: Path, photos: Photos | None) -> Path:
+    """The photo of a JSON file: beside it, or where `photos` are, first in a folder as its own."""
+    if photos is None:
+        return Photos([file.parent], file).find(path)
+    photos.source, inner = file, file.relative_to(source).parent
+    near = (folder / inner / path for folder in photos.folders)
+    return next(filter(Path.is_file, near), None) or photos.find(path)
 
 
 def _read(file: Path) -> tuple[str, Size, list[dict[str, Any]]]:

@@ -45,7 +45,7 @@ def read(source: Path, reading: Reading) -> Export:
     with understood(meta, EXPECTED):
         colors = {str(one["title"]): _color(one["color"]) for one in content["classes"]}
     photos = []
-    for file in sorted(source.glob("**/ann/*.json")):
+    for file in sorted({*source.glob("*/ann/*.json"), *source.glob("**/ann/*.json")}):  # ** follows no link
         base = file.parent.parent
         inner = base.relative_to(source).as_posix().replace("/datasets/", "/")  # where a data set's own ones lie
         image = (reading.images / inner if reading.images else base / "img") / file.stem

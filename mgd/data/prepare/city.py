@@ -114,10 +114,10 @@ def _from_polygons(source: Path, target: Path) -> None:
         label = Image.new("L", (content["imgWidth"], content["imgHeight"]), IGNORE_INDEX)
         pen = ImageDraw.Draw(label)
         for number, thing in enumerate(content["objects"]):
-            if len(thing["polygon"]) < 3:
-                told = f"object {number} ({thing['label']}) has {len(thing['polygon'])} points"
-                raise UserError(f"{source}: {told}, expected 3 or more; correct or remove it")
             if (name := thing["label"]) not in NOT_DRAWN and not thing.get("deleted"):
+                if len(thing["polygon"]) < 2:
+                    told = f"object {number} ({name}) has {len(thing['polygon'])} points"
+                    raise UserError(f"{source}: {told}, expected 3 or more; correct or remove it")
                 single = name if name in LABELS else name.removesuffix("group")
                 pen.polygon([tuple(point) for point in thing["polygon"]], fill=TRAIN_IDS.get(single, IGNORE_INDEX))
     except (KeyError, TypeError, ValueError) as error:
