@@ -1,4 +1,7 @@
-"""A function over many items on all cores, in order, in memory that does not grow with their number."""
+"""A function over many items on all cores, in order, in memory that does not grow with their number.
+
+And what a process may know of its cores and its memory.
+"""
 
 import ctypes
 import os

@@ -32,7 +32,7 @@ LOSSLESS_IN_TIFF = {
 }
 _SUBFILE, _PHOTOMETRIC, _SAMPLES = 254, 262, 277  # tags of TIFF 6.0
 _LIMITING = threading.Lock()
-_LIMITED: list[dict[tuple[ModuleType, str], int]] = []  # those of the files that are being decoded now
+_LIMITED: list[dict[tuple[ModuleType, str], int]] = []  # the limits of each file that is being decoded
 _PILLOWS: dict[tuple[ModuleType, str], Any] = {}  # its limits as they were
 _SMALLER, _MASK = 1, 4  # bits of 254: what belongs to another page
 _BANDS = (

@@ -157,10 +157,10 @@ def _check_order(cells: Sequence[Cell]) -> None:
         files = chain([init], *teacher_paths(method).values()) if isinstance(method, Taught) else [init]
         learned = {Path(file).parent for file in files}
         for other in (by_name[name] for name in cell.waits_for):
-            file = other.folder / "run/last.pt"
-            if file.is_file() and end_of(file) in taught:  # it is only to be scored again
+            if other.is_done or other.folder / "run" not in learned:
                 continue
-            if not other.is_done and other.folder / "run" in learned:
+            file = other.folder / "run/last.pt"
+            if not (file.is_file() and end_of(file) in taught):  # else it is only to be scored again
                 raise UserError(
                     f"{other.name} is to be trained, and {cell.name}, which learned from it, is done; delete "
                     f"{cell.folder}, to train it anew, or put {other.folder} back"
