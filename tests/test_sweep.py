@@ -26,7 +26,7 @@ from mgd.engine.inputs import data_of, end_of
 from mgd.errors import UserError
 from mgd.statistics import Difference, paired_difference, spread, verdict
 from mgd.study.plan import plan
-from mgd.study.run import Workers, locked
+from mgd.study.run import Workers, _acquired, locked
 from mgd.study.slurm import generations
 from mgd.study.sweep import load_sweep
 from mgd.study.table import Result, compare_with, markdown
@@ -477,14 +477,24 @@ def test_arguments_that_cannot_be_are_refused(
 
 
 def test_a_run_that_a_killed_sweep_began_is_waited_for(
-    write: Callable[..., Path], fake: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write: Callable[..., Path],
+    fake: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with ExitStack() as stack:
-        stack.enter_context(locked(tmp_path / "runs/kd.p4.s0", what="run"))
-        timer = threading.Timer(2, stack.pop_all().close)
-        timer.start()
+    with ExitStack() as held:
+        held.enter_context(locked(tmp_path / "runs/kd.p4.s0", what="run"))
+
+        def acquired(lock: int) -> bool:
+            """It ends when it is waited for."""
+            free = _acquired(lock)
+            if not free:
+                held.close()
+            return free
+
+        monkeypatch.setattr("mgd.study.run._acquired", acquired)
         assert main(["sweep", str(write())]) == 1  # row "all" fails
-        timer.join()
     assert f"waits for another run that is at work in {tmp_path / 'runs/kd.p4.s0'}" in capsys.readouterr().err
     assert "kd.p4.s0" in fake
 
