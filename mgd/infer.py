@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgd.config import Evaluate
+from mgd.models.any_size import any_size
 from mgd.models.network import SegmentationNetwork
 from mgd.models.normalise import NormalisingNetwork
 from mgd.rows import Resized
@@ -135,7 +136,7 @@ def _forward(network: NormalisingNetwork, pixels: Tensor, how: Evaluate, *, coar
 
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     bf16 = torch.autocast(pixels.device.type, torch.bfloat16) if how.precision == "bf16" else contextlib.nullcontext()
-    with bf16:
+    with bf16, any_size(pixels.device):
         scores = logits(pixels)
         return scores + logits(pixels.flip(-1)).flip(-1) if how.flip else scores
 

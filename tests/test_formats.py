@@ -31,6 +31,7 @@ from mgd.data.images import read_indices
 from mgd.errors import UserError
 from mgd.files import link
 
+pytest.importorskip("pycocotools", reason="polygons and run-length codes need it")
 ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 12, 16
 SIZE = HEIGHT, WIDTH

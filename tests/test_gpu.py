@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from test_engine import metrics
 
 from mgd.__main__ import main
-from mgd.config import Experiment, load, override
+from mgd.config import Evaluate, Experiment, load, override
 from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
 from mgd.engine import distributed
@@ -23,7 +24,8 @@ from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.history import History
 from mgd.engine.step import Stepper
-from mgd.infer import predict_labels
+from mgd.infer import predict_labels, predict_scores
+from mgd.models import build_model
 from mgd.objectives import build_objective
 from mgd.student import load_student
 
@@ -205,6 +207,21 @@ def test_a_network_labels_a_photo_on_the_gpu_as_on_the_cpu(
         on_cpu = predict_labels(network.to(CPU), image, how)
         on_gpu = predict_labels(network.to(GPU), image.to(GPU), how).cpu()
         assert float((on_cpu == on_gpu).float().mean()) > 0.995
+
+
+def test_photos_of_any_size_are_labelled_at_once(exact: None) -> None:
+    """cuDNN compiles depthwise convolutions for every shape: more than a second for each of these."""
+    network = build_model("mobilenet_v2", 5, channels=64).eval()
+    sizes = [(64 + 10 * i, 90 + 14 * i) for i in range(8)]
+    photos = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in sizes]
+    how = Evaluate(mode="whole")
+    on_cpu = [predict_scores(network, photo, how) for photo in photos]
+    network, started = network.to(GPU), 0.0
+    for photo, expected in zip(photos, on_cpu, strict=True):
+        found = predict_scores(network, photo.to(GPU), how).cpu()
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+        started = started or time.perf_counter()  # the first sets things up
+    assert time.perf_counter() - started < 5
 
 
 def test_commands_run_on_the_gpu(small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

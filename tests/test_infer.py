@@ -1,14 +1,18 @@
 """Test inference: windows, whole image, scales, flip, size of the result."""
 
+from typing import Any
+
 import cv2
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mgd.config import Evaluate
 from mgd.infer import predict_confidence, predict_labels, predict_scores, resize_photo, windows_at_once
 from mgd.models import build_model
+from mgd.models.any_size import any_size
 from mgd.models.normalise import NormalisingNetwork
 from mgd.rows import Resized
 
@@ -267,3 +271,40 @@ def test_bf16_is_close_and_not_the_same(deeplab: NormalisingNetwork) -> None:
     rough = predict_scores(deeplab, image, Evaluate(mode="whole", precision="bf16"))
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+class _ByCudnn(TorchFunctionMode):
+    """Notes of every convolution whether it is depthwise, and whether cuDNN may do it, or try what is fastest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[bool, bool, bool]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.conv2d:
+            cudnn = torch.backends.cudnn
+            self.seen.append((args[6] > 1, cudnn.enabled, cudnn.benchmark))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "timm:tf_efficientnet_lite0"])
+def test_on_a_gpu_nothing_is_compiled_or_tried_out_for_the_size_of_a_photo(
+    monkeypatch: pytest.MonkeyPatch, backbone: str
+) -> None:
+    network, image = build_model(backbone, 3, channels=8).eval(), torch.zeros(1, 3, 64, 64)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)  # as in training
+    with torch.no_grad(), _ByCudnn() as usual, any_size(torch.device("cpu")):
+        expected = network(image)
+    with torch.no_grad(), _ByCudnn() as noted, any_size(torch.device("cuda")):
+        assert torch.equal(network(image), expected)
+    assert all(enabled and tries for _, enabled, tries in usual.seen)
+    assert {depthwise for depthwise, *_ in noted.seen} == {True, False}
+    assert all(enabled != depthwise and not tries for depthwise, enabled, tries in noted.seen)
+    assert torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.benchmark
+
+
+def test_a_convolution_that_fails_leaves_cudnn_on() -> None:
+    with pytest.raises(RuntimeError), any_size(torch.device("cuda")):
+        F.conv2d(torch.zeros(1, 4, 8, 8), torch.zeros(4, 1, 3, 3), groups=3)
+    assert torch.backends.cudnn.enabled

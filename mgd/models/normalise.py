@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mgd.data.images import load_image
 from mgd.errors import UserError
+from mgd.models.any_size import any_size
 from mgd.models.photo import PhotoGraph
 
 Statistics = tuple[float, float, float]  # RGB, of pixels scaled to 0..1
@@ -43,7 +44,8 @@ class NormalisingNetwork(nn.Module):
         was_training = self.training
         graph.eval()
         batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].to(graph.get_buffer("scale").device)
-        label = graph(batch)[0].cpu().numpy()
+        with any_size(batch.device):
+            label = graph(batch)[0].cpu().numpy()
         self.train(was_training)
         return label
 
