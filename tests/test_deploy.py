@@ -288,13 +288,19 @@ def test_of_a_video_is_written_what_is_asked_for(run: Path, tmp_path: Path, caps
     assert "there is no color, cvat; write label, overlay, confidence as well" in capsys.readouterr().err
 
 
-def test_frames_and_photos_that_would_be_written_into_one_folder_are_refused(tmp_path: Path) -> None:
-    write_image(tmp_path / "photos/street/000001.png", np.zeros((2, 2, 3), np.uint8))
-    (tmp_path / "street.mp4").touch()
-    with pytest.raises(
-        UserError, match=r"000001.png and the frames of .*street.mp4 would be written into one folder, s"
-    ):
-        find_media([str(tmp_path / "photos"), str(tmp_path / "street.mp4")])
+def test_frames_and_photos_that_would_be_written_into_one_folder_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, out = tmp_path / "photos/clip/000001.png", tmp_path / "out"
+    write_image(photo, np.zeros((48, 64, 3), np.uint8))
+    video = clip(tmp_path / "clip.mkv", 48, 64, frames=2)
+    arguments = ["predict", str(run / "last.pt"), str(tmp_path / "photos"), str(video), "--out", str(out)]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert f"{photo} and the frames of {video} would be written into one folder, clip; choose an --out" in told
+    assert not out.exists()
+    assert main([*arguments, "--write", "overlay"]) == 0  # of a video one file
+    assert {path.name for path in (out / "overlay").iterdir()} == {"clip", "clip.mp4"}
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,16 @@ def find_media(paths: Sequence[str], *, label_pattern: str = "") -> list[Photo |
         both = first_few(m.file if isinstance(m, Photo) else m.source for m in found if m.name == twice[0])
         remedy = "rename one, or predict them into different --out folders"
         raise UserError(f"{both} would be written under one name, {twice[0]}; {remedy}")
-    videos = {medium.name: medium.source for medium in found if isinstance(medium, Video)}
-    for medium in found:
+    return found
+
+
+def check_frames(media: Sequence[Photo | Video]) -> None:
+    """Raise UserError where a photo's results would lie among a video's, which are written frame by frame."""
+    videos = {medium.name: medium.source for medium in media if isinstance(medium, Video)}
+    for medium in media:
         if isinstance(medium, Photo) and (name := next(filter(videos.get, medium.name.parents), None)):
             both = f"{medium.file} and the frames of {videos[name]}"
             raise UserError(f"{both} would be written into one folder, {name}; choose an --out for each")
-    return found
 
 
 def without_results(media: Sequence[Photo | Video], folders: Sequence[Path]) -> list[Photo | Video]:

@@ -19,12 +19,13 @@ from mgd.data.formats.back import check_empty, write_one, write_rest
 from mgd.data.formats.table import WRITERS
 from mgd.data.images import load_image
 from mgd.data.transforms import resize, shrink
-from mgd.deploy.media import Frames, Photo, Video, new_video
+from mgd.deploy.media import Frames, Photo, Video, check_frames, new_video
 from mgd.deploy.source import Source
 from mgd.draw import legend, overlay
 from mgd.errors import UserError, first_few
 from mgd.files import write_png
 from mgd.infer import predict_confidence
+from mgd.models.any_size import any_size
 from mgd.models.folding import for_inference
 from mgd.models.normalise import NormalisingNetwork
 from mgd.models.photo import PhotoGraph, shrunk_size
@@ -32,6 +33,7 @@ from mgd.progress import Progress
 
 KINDS = ("label", "color", "overlay", "confidence")
 OF_VIDEOS = ("label", "overlay", "confidence")
+OF_FRAMES = ("label", "confidence")  # of a video, frame by frame; its overlay is one file
 TOOLS = tuple(WRITERS)  # annotation tools that take label maps to correct
 WHOLE = 4_000_000  # pixels of a photo, as the network sees it, above which it is cut into tiles
 SCORES = 2**28  # scores (classes x pixels) that may be in memory at once: 1 GiB; more are made row by row
@@ -81,7 +83,7 @@ def predict_media(
 
     Raises:
         UserError: the folder of an annotation tool's format is not empty, a file cannot be written, there is a video
-            and no kind that is written of these.
+            and no kind that is written of these, or photos are named as its frames are.
     """
     videos = [medium for medium in media if isinstance(medium, Video)]
     if videos and not {*job.kinds} & {*OF_VIDEOS}:
@@ -89,6 +91,8 @@ def predict_media(
             f"of a video, such as {videos[0].source}, there is no {first_few(job.kinds)}; write {', '.join(OF_VIDEOS)} "
             "as well, or leave it out"
         )
+    if {*job.kinds} & {*OF_FRAMES}:
+        check_frames(media)
     tally = Tally()
     made: dict[str, list[Any]] = {kind: [] for kind in job.kinds if kind in TOOLS}
     for form in made:
@@ -164,7 +168,8 @@ def _segmenter(source: Source, job: Job, device: torch.device) -> Callable[[np.n
 
     @torch.inference_mode()
     def whole(photos: np.ndarray) -> list[Maps]:
-        label, share = graph(torch.from_numpy(photos).to(device))
+        with any_size(device):
+            label, share = graph(torch.from_numpy(photos).to(device))
         return [*zip(label.cpu().numpy(), grey(share), strict=True)]
 
     def in_bands(photo: np.ndarray) -> Maps:
@@ -225,7 +230,7 @@ def _predict_video(
 ) -> None:
     """As far as they are asked for: <out>/overlay/<name>.mp4 (a whole file or none), maps frame by frame."""
     frames = Frames(video.source)
-    other = replace(job, kinds=tuple(kind for kind in job.kinds if kind in OF_VIDEOS and kind != "overlay"))
+    other = replace(job, kinds=tuple(kind for kind in job.kinds if kind in OF_FRAMES))
     shown = new_video(job.out / "overlay" / f"{video.name}.mp4", frames.fps)
     with shown if "overlay" in job.kinds else nullcontext() as write:
         try:
