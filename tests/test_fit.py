@@ -34,7 +34,7 @@ def one_gib_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("one_gib_an_image")
 @pytest.mark.parametrize(
     ("processes", "limit", "sizes"),
-    [(1, 5.0, [2, 4, 8]), (1, 100.0, [2, 4, 8]), (1, 2.5, [2, 4]), (2, 3.5, [2, 4]), (4, 100.0, [2])],
+    [(1, 5.0, [2, 4, 8]), (1, 100.0, [2, 4, 8]), (1, 2.5, [2, 4]), (2, 3.5, [2, 4]), (4, 100.0, [2]), (8, 100.0, [1])],
 )
 def test_sizes_that_divide_the_batch_are_tried_until_one_does_not_fit(
     config: Experiment, processes: int, limit: float, sizes: list[int]

@@ -46,6 +46,13 @@ def test_what_happens_to_an_image_depends_on_its_own_number_and_the_view_alone()
     assert torch.equal(images, pictures())
 
 
+def test_images_are_strengthened_in_float32_wherever_that_is_done() -> None:
+    many, noise = pictures(1).expand(40, -1, -1, -1), torch.arange(40)
+    with torch.autocast("cpu", torch.bfloat16):
+        strengthened = strengthen(many, noise)
+    assert torch.equal(strengthened, strengthen(many, noise))
+
+
 def test_shares_of_grey_and_changed_images_are_those_of_the_settings() -> None:
     many = strengthen(pictures(1).expand(400, -1, -1, -1), torch.arange(400))
     grey = ((many[:, 0] == many[:, 1]) & (many[:, 1] == many[:, 2])).flatten(1).all(dim=1)

@@ -16,7 +16,8 @@ from test_engine import metrics
 from torch import Tensor, nn
 
 import mgd.engine.loop as loop
-from mgd.config import Experiment, load
+from mgd.config import Experiment, load, override
+from mgd.data import batch as data_batch
 from mgd.data.batch import Batch
 from mgd.data.datasets import open_splits
 from mgd.data.samples import TrainingSamples
@@ -25,9 +26,10 @@ from mgd.engine.distributed import Processes
 from mgd.engine.fit import made_batch
 from mgd.engine.history import History
 from mgd.engine.resume import Wish
-from mgd.engine.step import Stepper
+from mgd.engine.step import Stepper, keep_cast
 from mgd.engine.sync_batch_norm import SyncBatchNorm2d
 from mgd.models import build_model
+from mgd.objectives import build_objective
 from mgd.objectives.base import Objective, Pass, Terms
 from mgd.objectives.supervised import SupervisedObjective
 
@@ -254,6 +256,61 @@ def test_a_step_casts_as_its_precision_says(config: Experiment, precision: str, 
     assert outputs == [torch.bfloat16 if expected else torch.float32]
 
 
+@pytest.mark.parametrize("method", ["mgd", "kd", "cwd"])
+def test_frozen_teachers_are_cast_once_and_teach_the_same(
+    config: Experiment, teachers: list[str], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(config, [f"method={method}", *teachers[1:], "train.precision=bf16"])
+    outcomes, dtypes = [], []
+    for cast in (keep_cast, lambda networks, dtype: None):
+        monkeypatch.setattr(step, "keep_cast", cast)
+        torch.manual_seed(0)
+        stepper = Stepper(build_objective(config, 8), config.train, ALONE, 10)
+        assert next(stepper.objective.teachers["deep"].parameters()).dtype == torch.float32  # scored as it is
+        outcomes.append([stepper([batch_of(config, iteration)]).terms for iteration in range(2)])
+        dtypes.append(
+            {p.dtype for net in stepper.objective.teachers.values() for p in net.parameters() if p.dim() == 4}
+        )
+    assert dtypes == [{torch.bfloat16}, {torch.float32}]
+    for one, other in zip(*outcomes, strict=True):
+        assert {name: term.item() for name, term in one.items()} == {name: term.item() for name, term in other.items()}
+
+
+@pytest.mark.parametrize("method", ["cps", "mean_teacher"])
+def test_gradients_of_passes_are_added_as_autograd_does(
+    config: Experiment, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = ["method.burn_in_iterations=0", "method.rampup_iterations=0"]
+    config = override(config, [f"method={method}", *late])
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        stepper = Stepper(build_objective(config, 8), config.train, ALONE, 10)
+        for iteration in range(2):
+            torch.manual_seed(iteration)
+            stepper([batch_of(config, iteration) for _ in range(2)])
+        weights.append(stepper.objective.state_dict())
+        monkeypatch.setattr(Stepper, "_set_aside", lambda self: [])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("method", ["cps", "mean_teacher", "unimatch", "mgd"])
+def test_images_are_strengthened_once_though_ddp_asks_twice_what_is_due(
+    config: Experiment, teachers: list[str], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [f"method.{key}=0" for key in ("burn_in_iterations", "rampup_iterations") if method != "mgd"]
+    config = override(
+        config, [f"method={method}", "data.strong=true", *late, *(teachers[1:] if method == "mgd" else [])]
+    )
+    objective, batch, calls = build_objective(config, 8), batch_of(config), []
+    monkeypatch.setattr(data_batch, "strengthen", lambda image, *args, **options: calls.append(1) or image)
+    counts = objective.due(batch)
+    assert counts
+    assert not calls
+    objective(batch)
+    assert len(calls) == (2 if method == "unimatch" else 1)  # it has two views
+
+
 def test_networks_are_trained_channels_last(config: Experiment) -> None:
     stepper = make_stepper(config, ema=0.9)
     for network in (stepper.objective.student, stepper.network):
@@ -282,8 +339,8 @@ def test_batch_norm_is_synchronised_over_several_processes(
 def test_ddp_shares_memory_between_gradients_and_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(distributed, "DistributedDataParallel", lambda module, **options: asked.update(options))
-    distributed.distribute(nn.Linear(1, 1), Processes(0, 2, CPU))
-    assert asked == {"device_ids": None, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+    distributed.distribute(nn.Linear(1, 1), Processes(0, 2, torch.device("cuda", 0)))  # no device_ids there either
+    assert asked == {"broadcast_buffers": False, "gradient_as_bucket_view": True}
 
 
 # The best, and steps without labels

@@ -368,6 +368,16 @@ def test_a_projection_to_more_channels_than_there_are_is_one_sentence(
     assert "method.teach.projection=25 is more than the 24 channels" in capsys.readouterr().err
 
 
+def test_a_projection_of_teachers_in_bf16_is_that_of_float32(
+    tmp_path: Path, small_scenes: Path, teachers: list[str]
+) -> None:
+    options = [*teachers, "method.teachers=offline", "method.teach.projection=8", "method.teach.feature_stride=4"]
+    for precision in ("fp32", "bf16"):
+        path = write_config(tmp_path / precision, small_scenes)
+        maps = f"method.teach.dir={tmp_path / precision / 'maps'}"
+        assert main(["teach", str(path), *options, f"method.teach.precision={precision}", maps]) == 0
+
+
 @pytest.mark.parametrize("method", [["method=mgd", "method.soft=0.5", "method.teach.projection=16"], ["method=kd"]])
 def test_shared_memory_is_planned_for_all_of_a_sample(
     tmp_path: Path, small_scenes: Path, teachers: list[str], method: list[str]

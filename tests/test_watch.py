@@ -64,10 +64,11 @@ def test_the_hidden_truth_is_of_the_unlabelled_part_alone(small_scenes: Path) ->
     assert all(item.label is None for item in splits.unlabeled)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_tells_every_class_its_pseudo_labels_and_panels_and_trains_the_same(
-    small_scenes: Path, tmp_path: Path, teachers: list[str]
+    small_scenes: Path, tmp_path: Path, teachers: list[str], precision: str
 ) -> None:
-    options = [*teachers, "train.max_iterations=2", "evaluate.mode=whole"]
+    options = [*teachers, "train.max_iterations=2", "evaluate.mode=whole", f"train.precision={precision}"]
     run = train(tmp_path / "watched", small_scenes, *options, "evaluate.watch=2", "evaluate.every=1")
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (evaluation,) = [line for line in told if "miou" in line]

@@ -25,7 +25,8 @@ def strengthen(image: Tensor, noise: Tensor, *, view: int = 0) -> Tensor:
         (N,3,H,W) uint8, channels last.
     """
     rngs = (np.random.default_rng([number, view]) for number in noise.tolist())
-    changed = [_strengthen_one(one, rng) for one, rng in zip(image, rngs, strict=True)]
+    with torch.autocast(image.device.type, enabled=False):  # a blur in half precision would be off by a level or more
+        changed = [_strengthen_one(one, rng) for one, rng in zip(image, rngs, strict=True)]
     return torch.stack(changed).contiguous(memory_format=torch.channels_last)
 
 

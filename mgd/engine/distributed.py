@@ -150,10 +150,10 @@ def distribute(module: nn.Module, team: Processes) -> nn.Module:
     """`module` under DDP when there are several processes, else as it is."""
     if team.world == 1:
         return module
-    ids = [team.device.index] if team.device.type == "cuda" else None
     # Of a few 1x1 kernels: their strides say the same, and DDP copies 256 KB each.
     warnings.filterwarnings("ignore", message=".*Grad strides do not match bucket view strides.*")
     with warnings.catch_warnings():
         # Its replacement, forward_sync_buffers, is not in every torch that we support.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # No device_ids: with them it sends a batch's noise to the GPU, and the step waits for it where it is read.
+        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)

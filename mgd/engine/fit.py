@@ -62,14 +62,13 @@ def fit(config: Experiment, device: torch.device, *, processes: int, limit: floa
     own, left = divmod(config.train.batch_size, processes)
     if left:
         raise UserError(f"train.batch_size={config.train.batch_size} does not divide among {processes} processes")
-    if own < 2:
-        raise UserError(
-            f"train.batch_size={config.train.batch_size} / {processes} processes leaves 1 image; use 2 or more"
-        )
+    if config.train.batch_size < 2:
+        raise UserError("train.batch_size=1 is too small for batch norm; use 2 or more")
     config = _with_own_width(config)
-    sizes = [size for size in range(2, own + 1) if own % size == 0]  # batch norm needs 2
+    sizes = [size for size in range(2, own + 1) if own % size == 0] or [1]
     for size in sizes:
-        change = replace(config.train, batch_size=size, accumulate=1)
+        # Batch norm needs 2 here, where no other process has any: of 1 image the figures are those of 2.
+        change = replace(config.train, batch_size=max(size, 2), accumulate=1)
         gib, seconds = _measure(replace(config, train=change), device, alone=processes == 1)
         yield Trial(size, own // size, gib, seconds * own / size)
         if gib > limit:

@@ -1,13 +1,13 @@
 """A training step: gradients of an objective's terms over the parts of a batch; an update where all are finite."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
@@ -16,6 +16,7 @@ from mgd.data.batch import Batch
 from mgd.engine.distributed import Processes, distribute, shares_of
 from mgd.engine.optim import make_optimizer, make_schedule, move_schedule, pick_precision
 from mgd.engine.sync_batch_norm import synchronise
+from mgd.models.folding import PLAIN
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import Objective, Pass, Terms, total
 from mgd.objectives.thresholds import AdaptiveThresholds
@@ -40,6 +41,14 @@ def compile_networks(objective: Objective) -> None:
             part.compile(**COMPILE)
 
 
+def keep_cast(networks: Iterable[SegmentationNetwork], dtype: torch.dtype) -> None:
+    """Keep frozen networks' convolutions as autocast casts them in every step: less to do, and the same numbers."""
+    for network in networks:
+        for module in network.modules():
+            if type(module) in PLAIN:
+                module.to(dtype)
+
+
 class Stepper:
     """Everything that training changes: the objective's weights, optimiser, schedule, loss scale, averaged weights."""
 
@@ -58,6 +67,7 @@ class Stepper:
         self.averaged = ModelEmaV3(self.objective.student, decay=train.ema, **warmup) if train.ema else None
         self.thresholds = [one for one in self.objective.modules() if isinstance(one, AdaptiveThresholds)]
         self._statistics = [b for b in self.objective.buffers() if b.is_floating_point()]  # of batch norm, thresholds
+        self._casts_teachers = self.precision == torch.bfloat16
         if train.compile:
             compile_networks(self.objective)
         self.model = distribute(self.objective, team)
@@ -80,6 +90,9 @@ class Stepper:
 
     def __call__(self, parts: list[Batch]) -> Outcome:
         """One update from the micro-batches of this process. Nothing in it waits for the device."""
+        if self._casts_teachers:  # not before the first step: they are scored in float32
+            keep_cast(self.objective.teachers.values(), self.precision)
+            self._casts_teachers = False
         before = self._flat_statistics()
         passes = [self.objective.due(part) for part in parts]
         counts = [{name: n for one in part for name, n in one.counts.items()} for part in passes]
@@ -119,8 +132,17 @@ class Stepper:
             loss = torch.stack(list(terms.values())).sum()
             # A loss that is not finite makes all gradients NaN, so that every process leaves the step out.
             loss = loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+            held = self._set_aside() if self.model is self.objective else []
             self.scaler.scale(loss).backward()
+            _add_gradients(held)
             yield {name: term.detach() for name, term in terms.items()}
+
+    def _set_aside(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """The gradients so far, so that those to come are not added one by one: a launch for each weight."""
+        held = [(p, p.grad) for p in self.objective.parameters() if p.grad is not None]
+        for parameter, _ in held:
+            parameter.grad = None
+        return held
 
     def _update(self) -> Tensor:
         """Step unless a gradient is not finite, move the schedule on, and return the gradients' norm."""
@@ -167,3 +189,13 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.module.load_state_dict(state["averaged"])
+
+
+def _add_gradients(held: list[tuple[nn.Parameter, Tensor]]) -> None:
+    """Add gradients that were set aside to their parameters' own."""
+    again = [(p.grad, gradient) for p, gradient in held if p.grad is not None]
+    for parameter, gradient in held:
+        if parameter.grad is None:
+            parameter.grad = gradient
+    if again:
+        torch._foreach_add_([new for new, _ in again], [old for _, old in again])

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class Watch:
         modes = {name: network.training for name, network in networks.items()}
         # As in training a network looks once; summed over scales and mirror images its logits would be too sure.
         how = Evaluate(mode="whole", precision=self.config.evaluate.precision)
+        hows = {name: replace(how, precision="bf16") if _is_cast(net) else how for name, net in networks.items()}
         for network in networks.values():
             network.eval()
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -81,12 +83,18 @@ class Watch:
                 sample = self.samples[first + rank]
                 size = tuple(sample["label"].shape)
                 image = sample["image"].to(device)
-                scores = {name: predict_scores(net, image, how, size=size).cpu() for name, net in networks.items()}
+                scores = {name: predict_scores(net, image, hows[name], size=size) for name, net in networks.items()}
+                scores = {name: one.cpu() for name, one in scores.items()}
                 counts.add(sample["label"], scores)
         for name, network in networks.items():
             network.train(modes[name])
         counts.share()
         return counts.read(self.classes.names) if len(self.samples) else {}
+
+
+def _is_cast(network: NormalisingNetwork) -> bool:
+    """Whether it is kept as autocast wants it (`mgd.engine.step.keep_cast`)."""
+    return any(parameter.dtype == torch.bfloat16 for parameter in network.parameters())
 
 
 class Counts:

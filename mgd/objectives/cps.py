@@ -58,14 +58,15 @@ class CPSObjective(Objective):
 
     def _crossed(self, batch: Batch) -> list[Pass]:
         """Each copy on the mixed images, with the other's pseudo-labels."""
-        mixed, criterion = batch.hardened(batch.mixed()), self.config.criterion
+        mixed, criterion = batch.mixed(), self.config.criterion
+        seen = cache(partial(batch.hardened, mixed))
         # Both before either learns from the other's: a forward in train mode changes running statistics.
         labels = cache(lambda: [self._pseudo_label(name, batch) for name in ("peer", "student")])
         # A pseudo-label is valid where an image is; one that is not sure enough counts as 0.
         counted = torch.where(mixed.valid, 0, IGNORE_INDEX)
 
         def terms(network: SegmentationNetwork, teacher: int) -> Terms:
-            loss = criterion_loss(network, mixed, labels()[teacher], criterion, counted=counted)
+            loss = criterion_loss(network, seen(), labels()[teacher], criterion, counted=counted)
             return self.weighted({"cps": loss}, batch.iteration)
 
         counts = {"cps": supervised_count(counted, criterion)}

@@ -47,14 +47,14 @@ class MeanTeacherObjective(Objective):
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         if self.burns_in(batch.iteration):
             return [labeled]
-        mixed = batch.hardened(batch.mixed())
+        mixed = batch.mixed()
         return [labeled, Pass({"consistency": mixed.valid.sum()}, lambda: self._consistency(batch, mixed))]
 
     def after_update(self, iteration: int) -> None:
         self.average.follow(self.student, iteration)
 
     def _consistency(self, batch: Batch, mixed: Views) -> Terms:
-        logits, target = self.student(see(self.student, mixed)), self._target(batch)
+        logits, target = self.student(see(self.student, batch.hardened(mixed))), self._target(batch)
         counted = mixed.valid & is_sure(*target.max(dim=1), self.confidence["teacher"], valid=mixed.valid)
         loss = squared_probability_loss(logits, target, valid=mixed.valid, counted=counted)
         return self.weighted({"consistency": loss}, batch.iteration)

@@ -55,7 +55,7 @@ class UniMatchObjective(Objective):
         labeled = supervised_pass(self.student, batch.labeled, self.config.criterion, self.class_weights)
         if self.burns_in(batch.iteration):
             return [labeled]
-        views = [batch.hardened(batch.mixed(view), view) for view in (0, 1)]
+        views = [batch.mixed(view) for view in (0, 1)]
         first, _, _ = batch.pair()
         counts = {f"strong_{i}": view.valid.sum() for i, view in enumerate(views)}
         if self.config.drop == "weak":
@@ -71,7 +71,8 @@ class UniMatchObjective(Objective):
         labels, (first, _, _) = self._labels(batch), batch.pair()
         kept = channel_dropout(batch.noise, self.student.classifier.in_channels, rate=RATE, stream=2)
         kept = kept.to(first.image.device, non_blocking=True)
-        features = [self.student.feature(see(self.student, view)) for view in views]
+        seen = [batch.hardened(view, i) for i, view in enumerate(views)]
+        features = [self.student.feature(see(self.student, view)) for view in seen]
         if self.config.drop == "complementary":
             features = [features[0] * kept, features[1] * (1 / (1 - RATE) - kept)]
         terms = {

@@ -120,7 +120,10 @@ class Teacher:
         return logits.mean()[:, :, top : top + height, left : left + width], own
 
     def _project(self, feature: Tensor) -> Tensor:
-        return feature if self.projection is None else torch.einsum("ncHW,cd->ndHW", feature, self.projection)
+        if self.projection is None:
+            return feature
+        with torch.autocast(feature.device.type, enabled=False):  # the mean over windows is float32, and stays it
+            return torch.einsum("ncHW,cd->ndHW", feature, self.projection)
 
     def error(self, feature: Tensor, maps: Mapping[str, np.ndarray]) -> float:
         """What the region loss would be for a student whose feature is the teacher's: of what is stored, the error."""
