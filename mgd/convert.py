@@ -23,7 +23,7 @@ from mgd.models.network import SegmentationNetwork
 from mgd.models.normalise import IMAGENET_MEAN, IMAGENET_STD
 from mgd.models.pretrained import HEADS, SOURCES, our_name
 from mgd.tensors import State, find_networks, flat_state
-from mgd.weights import is_ours, read
+from mgd.weights import check_numbers, is_ours, read
 
 TEACHER_BRANCHES = ("branch2", "branch3")  # of a student's file: T_W and T_D
 PUBLISHED_STRIDE = dict.fromkeys(BACKBONES, 16) | {"mobilenet_v2": 32}  # not in an official file, hence implied
@@ -62,6 +62,7 @@ def _import_network(content: Any, file: Path, out: Path | None, role: str, backb
     if role == "teacher" and {MAIN_BRANCH, *TEACHER_BRANCHES} <= branches:
         branch = _choose_teacher(content, file, backbone)
     found = recognise(content, file, network=branch, backbone=backbone)
+    check_numbers(found.state, file)
     network = network_of(found, file)
     target = _target(file, out, file.stem + ("" if branch == MAIN_BRANCH else f".{branch}") + ".pt")
     save(target, network, **found.extra)
@@ -108,6 +109,7 @@ def _import_backbone(state: State, beside: list[str], file: Path, out: Path | No
     # Files older than PyTorch 0.4.1 do not count batches; nothing here uses the count.
     needed = {key: t for key, t in expected.items() if key in clean or not key.endswith("num_batches_tracked")}
     check_fit(clean, needed, file, f"the backbone {name}")
+    check_numbers(clean, file)
     target = _target(file, out, SOURCES[name].files[0])
     with atomic(target) as opened:
         torch.save(clean, opened)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgd.checkpoint import config_of, network_of, recognise
+from mgd.checkpoint import config_of, recognise
 from mgd.config import Evaluate, Experiment, Model, load, override
 from mgd.data.classes import Classes
 from mgd.data.items import Item
@@ -29,7 +29,7 @@ from mgd.models.normalise import NormalisingNetwork
 from mgd.progress import Progress
 from mgd.published import experiment_for
 from mgd.scores import ImageScores, Report, check_excluded
-from mgd.student import load_student
+from mgd.student import load_student, student_in
 from mgd.weights import checkpoint_file, read
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ def open_target(
     found = recognise(read(checkpoint), checkpoint)
     own = config_of(found, checkpoint)
     config = own or experiment_for(found.arch["backbone"], found.arch["num_classes"], checkpoint)
-    config, network = override(config, overrides), network_of(found, checkpoint).eval()
+    config, network = override(config, overrides), student_in(found, checkpoint)
     check_network(network, config.model, overrides, checkpoint)
     return config, network, checkpoint
 

@@ -10,7 +10,7 @@ import torch
 from mgd.checkpoint import Recognised, network_of, recognise
 from mgd.errors import UserError, first_few
 from mgd.models.network import SegmentationNetwork
-from mgd.weights import read
+from mgd.weights import check_numbers, read
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,7 @@ def start_from(network: SegmentationNetwork, path: str | Path, *, classes: Seque
         raise UserError(
             f"model.init_from={path} holds a {theirs} network, model.backbone is {own}; choose one of its kind"
         )
-    if broken := [name for name, tensor in found.state.items() if not tensor.isfinite().all()]:
-        raise UserError(f"model.init_from={path} has values that are not finite: {first_few(broken)}; use another file")
+    check_numbers(found.state, f"model.init_from={path}")
     other_classes = bool(classes) and found.classes is not None and tuple(classes) != found.classes
     expected = network.state_dict()
     fitting = {

@@ -1,5 +1,6 @@
 """Files of tensors and plain values, of torch.save or safetensors: read without running code that is in them."""
 
+import hashlib
 import json
 import re
 import struct
@@ -14,10 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file as load_safetensors
 
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 
 FORMAT = "mgd-1"  # our own, which `mgd.checkpoint` writes
 METADATA = "mgd"  # key in a safetensors file under which all but the tensors stands, as JSON
+TAIL = 2**20  # bytes at the end of a checkpoint, where its zip directory has a checksum of every tensor
 WEIGHTS = "model.safetensors"  # in a folder laid out as on the Hugging Face Hub
 
 
@@ -25,6 +27,24 @@ def checkpoint_file(path: str | Path) -> Path:
     """What is read where a checkpoint is named: of a folder as on the Hugging Face Hub its model.safetensors."""
     file = Path(path) / WEIGHTS
     return file if file.is_file() else Path(path)
+
+
+def end_of(file: Path) -> str:
+    """Digest of a checkpoint's size and end: another one of the same network has another."""
+    size = file.stat().st_size
+    with open(file, "rb") as content:
+        content.seek(max(0, size - TAIL))
+        return hashlib.sha256(f"{size}\n".encode() + content.read()).hexdigest()
+
+
+def check_numbers(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Raise UserError where a file's weights are no finite floating point numbers, naming the first tensors."""
+    learned = {name: tensor for name, tensor in state.items() if name.endswith((".weight", ".bias"))}
+    if whole := [name for name, tensor in learned.items() if not tensor.is_floating_point()]:
+        found = f"{learned[whole[0]].dtype}".removeprefix("torch.")
+        raise UserError(f"{path} has {found} where weights are expected: {first_few(whole)}; use a file in float")
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{path} has values that are not finite: {first_few(broken)}; use another file")
 
 
 def read(path: str | Path) -> Any:

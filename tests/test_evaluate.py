@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import copy_of, differences, run_processes, train, write_config, write_image, write_network
+from helpers import broken_off, copy_of, differences, run_processes, train, write_config, write_image, write_network
 from PIL import Image
 from torch import Tensor
 
@@ -194,6 +194,20 @@ def test_a_report_of_other_settings_that_is_replaced_is_told_and_is_no_score_of_
         assert told in out
         assert ("is replaced" in out) is bool(told)
         assert evaluated_miou(checkpoint) == kept
+
+
+def test_a_score_is_none_of_a_run_that_has_gone_on_since(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("train.max_iterations=4", "run.save_every=1")
+    with broken_off(at=2):
+        main(["train", str(write_config(tmp_path, small_scenes)), *changes])
+    checkpoint = tmp_path / "run/last.pt"
+    assert main(["evaluate", str(checkpoint)]) == 0
+    assert "is a run in the middle: iteration 2 of 4" in capsys.readouterr().err
+    assert evaluated_miou(checkpoint) is not None
+    train(tmp_path, small_scenes, *changes, "--resume")
+    assert evaluated_miou(checkpoint) is None
 
 
 def test_networks_are_compared_in_one_table_and_one_picture(

@@ -1,5 +1,6 @@
 """Files of ImageNet weights become what `model.pretrained` finds and takes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from helpers import differences, read
 from official import State, prefixed, sentence, write
 
 from mgd.__main__ import main
+from mgd.errors import UserError
 from mgd.models import build_model
 from mgd.models.pretrained import load_imagenet
 from mgd.tensors import flat_state
@@ -51,3 +53,21 @@ def test_imagenet_weights_without_the_stem_are_refused(tmp_path: Path, capsys: p
     said = sentence(capsys, "import", str(write(tmp_path / "r.pth", weights)))
     assert "lacks" in said
     assert "conv1.0.weight" in said
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (lambda tensor: tensor * torch.nan, "has values that are not finite: layer1.0.conv1.weight; use another file"),
+        (lambda tensor: tensor.to(torch.int8), "has int8 where weights are expected: layer1.0.conv1.weight"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: Callable[[torch.Tensor], torch.Tensor], told: str
+) -> None:
+    net = network("resnet18")
+    weights = net.backbone.state_dict()
+    weights["layer1.0.conv1.weight"] = broken(weights["layer1.0.conv1.weight"])
+    assert told in sentence(capsys, "import", str(write(tmp_path / "resnet18_v1c.pth", weights)))
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_imagenet(net.backbone, "resnet18", tmp_path, read=lambda file: weights)

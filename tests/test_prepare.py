@@ -118,12 +118,48 @@ def test_preparing_again_writes_no_image_or_label_and_a_missing_one_is_made(voc:
     assert after == before
 
 
+def test_a_label_of_vocs_own_lists_that_is_missing_is_told_and_not_taken_from_sbd(
+    voc: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    devkit, sbd = voc
+    label = devkit / "SegmentationClass/v.png"
+    label.unlink()  # SBD has one too, without borders
+    assert main(["prepare", "voc", "--devkit", str(devkit), "--sbd", str(sbd), "--out", str(tmp_path / "out")]) == 2
+    assert f"1 files are missing, first {label}" in capsys.readouterr().err
+
+
+def test_a_photo_whose_archive_is_unpacked_again_is_linked_again(voc: tuple[Path, Path], tmp_path: Path):
+    photo, made = voc[0] / "JPEGImages/b.jpg", tmp_path / "out/train_aug/image/b.jpg"
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:100])
+    prepare_voc(*voc, tmp_path / "out")
+    photo.unlink()
+    photo.write_bytes(whole)
+    prepare_voc(*voc, tmp_path / "out")
+    assert made.read_bytes() == whole
+    photo.unlink()  # who throws the archive away keeps what was made
+    prepare_voc(*voc, tmp_path / "out")
+    assert made.read_bytes() == whole
+
+
+def test_partitions_of_half_an_archive_are_made_anew_with_the_whole(voc: tuple[Path, Path], tmp_path: Path):
+    names = voc[1] / "val.txt"
+    whole = names.read_text()
+    names.write_text("v\n")
+    prepare_voc(*voc, tmp_path / "out")
+    names.write_text(whole)
+    told = prepare_voc(*voc, tmp_path / "out")
+    assert "is kept" not in told
+    listed = tmp_path / "out/subset_train_aug/train_aug_unlabeled_1-2.txt"
+    assert listed.read_text().split() == ["b", "d"]
+
+
 def test_a_list_of_the_users_own_is_kept_and_its_difference_told(voc: tuple[Path, Path], tmp_path: Path):
     own = tmp_path / "out/subset_train_aug/train_aug_labeled_1-2.txt"
     write_list(own, "a", "d")
     told = prepare_voc(*voc, tmp_path / "out")
     assert own.read_text() == "a\nd\n"
-    assert f"WARNING: {own} is kept; it is not this partition: line 2 is 'd', not 'c'" in told
+    assert f"WARNING: {own} is kept; it is not this partition: line 2 is 'd', not 'c'; delete it to have" in told
 
 
 def test_what_is_missing_or_broken_is_named_and_what_was_made_stays(

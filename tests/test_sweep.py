@@ -22,7 +22,7 @@ from helpers import BACKBONE, CROP
 from mgd.__main__ import main
 from mgd.config import load, to_dict
 from mgd.data.datasets import open_splits
-from mgd.engine.inputs import data_of, end_of
+from mgd.engine.inputs import data_of
 from mgd.errors import UserError
 from mgd.statistics import Difference, paired_difference, spread, verdict
 from mgd.study.plan import plan
@@ -30,6 +30,7 @@ from mgd.study.run import Workers, _acquired, locked
 from mgd.study.slurm import generations
 from mgd.study.sweep import load_sweep
 from mgd.study.table import Result, compare_with, markdown
+from mgd.weights import end_of
 
 SWEEP = f'''
 from mgd.config import *

@@ -26,9 +26,10 @@ def run(options: argparse.Namespace) -> int:
     from mgd.engine.log import log_to_terminal
     from mgd.evaluate import evaluate, open_target
     from mgd.student import check_classes
+    from mgd.weights import end_of
 
     config, network, file = open_target(options.target, options.overrides, file=options.checkpoint)
-    folder = options.out or file.parent / "evaluation"
+    folder, end = options.out or file.parent / "evaluation", end_of(file)
     with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)
         classes = read_classes(config.data.classes, Path(config.data.root))
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         what = (network.to(team.device), items, classes, config, team.device)
         report = evaluate(*what, pictures=pictures, per_image=True, progress=caption)
         if team.is_main:
-            facts = {"checkpoint": str(file), "config": to_dict(config)}
+            facts = {"checkpoint": str(file), "end": end, "config": to_dict(config)}
             others = _replaced(folder / f"{file.stem}.json", to_dict(config))
             report.write(folder, file.stem, **facts)
             if options.json:

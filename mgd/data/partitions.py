@@ -1,5 +1,6 @@
 """Which training images are labelled: every r-th of the list, as published, or chosen otherwise; the lists of it."""
 
+import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -147,6 +148,17 @@ def write_partition(
     record = {"scheme": scheme, "seed": seed, "ratio": ratio, "labeled": len(parts[0]), "sha256": sha256}
     write_json(paths[0].with_suffix(".json"), record)
     return f"{paths[0]}: {len(parts[0])} labelled, {len(parts[1])} unlabelled, sha256 {sha256}"
+
+
+def is_of_scheme(pattern: Path, ratio: int, scheme: str) -> bool:
+    """Whether a partition's labelled list is as `write_partition` wrote it by this scheme."""
+    path = pattern.with_name(pattern.name.format(part=PARTS[0], ratio=ratio))
+    try:
+        record = json.loads(path.with_suffix(".json").read_text())
+        names = [name_of(line) for line in read_lines(path)]
+        return bool(record["scheme"] == scheme and record["sha256"] == digest(names))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def first_difference(found: Sequence[str], wanted: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from mgd.models.network import SegmentationNetwork
 from mgd.objectives import build_network
 from mgd.scores import scored_otherwise
 from mgd.student import load_student
-from mgd.weights import checkpoint_file
+from mgd.weights import checkpoint_file, end_of
 
 MODES = ("eager", "channels-last", "compile")
 
@@ -293,11 +293,13 @@ def plot(found: Sequence[Profile], out: Path) -> None:
 
 
 def evaluated_miou(checkpoint: Path) -> float | None:
-    """The mIoU (0..1) of the evaluation beside a run's checkpoint; None where none is as the run's config says."""
+    """The mIoU (0..1) of the evaluation beside a run's checkpoint; None where none is of it and its config."""
     run, report = checkpoint.with_name("config.json"), checkpoint.parent / "evaluation" / f"{checkpoint.stem}.json"
     try:
         found, own = json.loads(report.read_text()), json.loads(run.read_text()) if run.is_file() else {}
         if "config" in found and "config" in own and scored_otherwise(own["config"], found["config"]):
+            return None
+        if found.get("end", own_end := end_of(checkpoint)) != own_end:  # the run has gone on since
             return None
         return float(found["miou"])
     except (OSError, ValueError, KeyError, TypeError):

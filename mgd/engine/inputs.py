@@ -11,8 +11,8 @@ from mgd.config import Experiment, Taught
 from mgd.data.datasets import Splits
 from mgd.data.items import Items
 from mgd.objectives import find_teacher, teacher_paths
+from mgd.weights import end_of
 
-TAIL = 2**20  # bytes at the end of a checkpoint, where its zip directory has a checksum of every tensor
 PARTS = ("labelled images", "unlabelled images", "validation images")
 Inputs = dict[str, Any]  # plain values, as a checkpoint may hold them
 
@@ -84,11 +84,3 @@ def _digest(items: Items) -> str:
 
 def _content(label: str) -> str:
     return hashlib.sha256(Path(label).read_bytes()).hexdigest()
-
-
-def end_of(file: Path) -> str:
-    """Digest of a checkpoint's size and end."""
-    size = file.stat().st_size
-    with open(file, "rb") as content:
-        content.seek(max(0, size - TAIL))
-        return hashlib.sha256(f"{size}\n".encode() + content.read()).hexdigest()

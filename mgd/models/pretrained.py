@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mgd.errors import UserError
 from mgd.models.backbones import TIMM_PREFIX
 from mgd.models.timm_backbone import TimmBackbone
+from mgd.weights import check_numbers
 
 log = logging.getLogger(__name__)
 State = dict[str, Tensor]
@@ -145,6 +146,7 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
             f"{origin} does not fit {name}: {len(lost)} tensors are missing, such as {lost[:2]}, {len(strange)} "
             f"unknown, such as {strange[:2]}; use weights of this architecture or model.pretrained=False"
         )
+    check_numbers(fitting, origin)
     backbone.load_state_dict(fitting, strict=False)  # what is missing was checked above
     log.info("ImageNet weights of %s from %s: %d tensors loaded", name, origin, len(fitting))
     if changed:

@@ -15,14 +15,14 @@ from mgd.check import needs
 from mgd.config import MGD, Experiment, Taught, fill_in, is_offline, load, override, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.samples import TrainingSamples
-from mgd.engine.inputs import Inputs, changes, data_of, end_of
+from mgd.engine.inputs import Inputs, changes, data_of
 from mgd.engine.resume import differences
 from mgd.errors import UserError, first_few
 from mgd.files import write_text
 from mgd.objectives import find_teacher, teacher_paths
 from mgd.scores import check_excluded, scored_otherwise
 from mgd.study.sweep import FIXED, Row, Sweep
-from mgd.weights import checkpoint_file
+from mgd.weights import checkpoint_file, end_of
 
 PLACE = re.compile(r"\{run:([^{}]*)\}")
 

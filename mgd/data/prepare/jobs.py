@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgd.data.partitions import write_partition
+from mgd.data.partitions import is_of_scheme, write_partition
 from mgd.errors import UserError, first_few
-from mgd.files import read_lines
+from mgd.files import link, read_lines
 from mgd.parallel import in_order
 from mgd.progress import Progress
 
@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
 
 def run_jobs(jobs: Iterable[Job], caption: str) -> None:
-    """Make every target that does not exist, on all cores; what was made before an error or Ctrl-C stays.
+    """Make every target that is not there yet, on all cores; what was made before an error or Ctrl-C stays.
 
     Raises:
         UserError: two jobs have one target, a source is missing, or one cannot be read: the first of them, by name.
@@ -34,13 +34,24 @@ def run_jobs(jobs: Iterable[Job], caption: str) -> None:
     twice = [target for target, count in Counter(job.target for job in jobs).items() if count > 1]
     if twice:
         raise UserError(f"{twice[0]} would be made from {sum(job.target == twice[0] for job in jobs)} sources")
-    todo = [job for job in jobs if not job.target.exists()]
+    todo = [job for job in jobs if not _is_made(job)]
     if missing := [job.source for job in todo if not job.source.is_file()]:
         raise UserError(f"{len(missing)} files are missing, first {missing[0]}; unpack the archive again, whole")
     progress = Progress(total=len(jobs), initial=len(jobs) - len(todo), desc=caption, unit="file", disable=None)
     with progress:
         for _ in in_order(_make, todo):
             progress.update()
+
+
+def _is_made(job: Job) -> bool:
+    """Whether the target is there; a photo of another size is one whose archive was unpacked again since."""
+    if not job.target.exists():
+        return False
+    return job.make is not link or not job.source.is_file() or _size(job.source) == _size(job.target)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
 
 
 def _make(job: Job) -> None:
@@ -90,12 +101,24 @@ def need_folder(path: Path, what: str) -> Path:
 
 
 def write_partitions(pattern: Path, lines: Sequence[str]) -> str:
-    """Write the published partitions of a list; returns a warning for each that is there already and differs."""
+    """Write the published partitions of a list; returns a warning for each that is there already and differs.
+
+    One that was written here, of fewer photos perhaps, is written anew.
+    """
     told = [
-        write_partition(pattern, lines, range(0, len(lines), ratio), ratio=ratio, scheme="stride", seed=0)
+        write_partition(
+            pattern,
+            lines,
+            range(0, len(lines), ratio),
+            ratio=ratio,
+            scheme="stride",
+            seed=0,
+            force=is_of_scheme(pattern, ratio, "stride"),
+        )
         for ratio in RATIOS
     ]
-    return "\n".join(line for line in told if line.startswith("WARNING"))
+    kept = (line for line in told if line.startswith("WARNING"))
+    return "\n".join(f"{line}; delete it to have the published one" for line in kept)
 
 
 def hold_out(names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
