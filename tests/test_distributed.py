@@ -4,15 +4,17 @@ import re
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from helpers import read, run_processes, write_config
+from torch import Tensor, nn
 
 from mgd.config import Train
-from mgd.engine import distributed, stop
+from mgd.engine import distributed, stop, sync_batch_norm
 from mgd.engine.distributed import Processes, processes
 from mgd.engine.optim import make_optimizer
 from mgd.engine.sync_batch_norm import SyncBatchNorm2d, synchronise
@@ -28,6 +30,97 @@ def test_synchronising_batch_norm_keeps_a_network_that_fuses_activations_into_it
     converted = synchronise(network)
     assert any(isinstance(module, SyncBatchNorm2d) for module in converted.modules())
     torch.testing.assert_close(converted.eval()(image), before)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {}  # of torch's SyncBatchNorm, which has them for a GPU alone
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    KERNELS[function.__name__] = function
+    return function
+
+
+def of_channels(values: Tensor) -> Tensor:
+    return values[None, :, None, None]
+
+
+@kernel
+def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+    return mean, (variance + eps).rsqrt()
+
+
+@kernel
+def batch_norm_gather_stats_with_counts(
+    x: Tensor,
+    means: Tensor,
+    inverses: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+    counts: Tensor,
+) -> tuple[Tensor, Tensor]:
+    assert counts.shape == means.shape[:1] == inverses.shape[:1]
+    share, total = counts[:, None] / counts.sum(), counts.sum()
+    mean = (means * share).sum(dim=0)
+    variance = ((inverses**-2 - eps + (means - mean) ** 2) * share).sum(dim=0)
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(variance * total / (total - 1), momentum)
+    return mean, (variance + eps).rsqrt()
+
+
+@kernel
+def batch_norm_elemt(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor, eps: float) -> Tensor:
+    unit = (x.float() - of_channels(mean)) * of_channels(inverse)
+    return (unit * of_channels(weight) + of_channels(bias)).to(x.dtype)
+
+
+@kernel
+def batch_norm_backward_reduce(
+    gradient: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor, *wanted: bool
+) -> tuple[Tensor, ...]:
+    assert wanted == (True, True, True)
+    along = gradient.float().sum((0, 2, 3))
+    turned = (gradient.float() * (x.float() - of_channels(mean))).sum((0, 2, 3))
+    return along, turned, turned * inverse, along.clone()
+
+
+@kernel
+def batch_norm_backward_elemt(
+    gradient: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    weight: Tensor,
+    along: Tensor,
+    turned: Tensor,
+    counts: Tensor,
+) -> Tensor:
+    assert counts.dtype == torch.int32
+    centred = (x.float() - of_channels(mean)) * of_channels(inverse**2 * turned / counts.sum())
+    rest = gradient.float() - of_channels(along / counts.sum()) - centred
+    return (rest * of_channels(inverse * weight)).to(x.dtype)
+
+
+def run_the_kernels() -> None:
+    """Give the CPU what the kernels are documented to do, and let batch norm call them."""
+    for name, function in KERNELS.items():
+        setattr(torch, name, function)
+    sync_batch_norm._has_kernels = lambda x: True
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batch_norm_by_kernels_of_a_gpu_is_that_without(small_scenes: Path, tmp_path: Path, precision: str) -> None:
+    changes = ["train.max_iterations=2", f"train.precision={precision}", "train.lr=0.01"]
+    found = {}
+    for name, first in (("plain", None), ("kernels", run_the_kernels)):
+        path = write_config(tmp_path / name, small_scenes)
+        run_processes(2, "train", str(path), *changes, first=first)
+        found[name] = read(tmp_path / name / "run/last.pt")["model"]
+    for name, tensor in found["plain"].items():
+        close = {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.05, "atol": 5e-3}
+        torch.testing.assert_close(found["kernels"][name], tensor, **close, msg=name)
 
 
 @pytest.fixture

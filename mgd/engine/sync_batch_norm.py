@@ -33,11 +33,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
+        self.num_batches_tracked += 1
+        if _has_kernels(x):
+            running = self.running_mean, self.running_var, self.momentum
+            return _NormaliseByKernels.apply(x, self.weight, self.bias, *running, self.eps)
         with torch.no_grad():
             mean, variance, count = _statistics(x)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked += 1
         return _Normalise.apply(x, self.weight, self.bias, mean, variance, self.eps)
 
 
@@ -65,6 +68,55 @@ class _Normalise(torch.autograd.Function):
         result = torch.addcmul(_of_channels(-scale * along), centred, _of_channels(-scale * turned * inverse))
         result.addcmul_(gradient.float(), _of_channels(scale))
         return result.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None, None, None
+
+
+class _NormaliseByKernels(torch.autograd.Function):
+    """The same by the kernels of torch's own SyncBatchNorm: half the launches, a third of the bytes of the above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        x = _dense(x)
+        own = torch.stack(torch.batch_norm_stats(x, eps))
+        every = own.new_zeros(dist.get_world_size(), *own.shape)
+        every[dist.get_rank()] = own
+        dist.all_reduce(every)
+        means, inverses = every.unbind(dim=1)
+        counts = own.new_full((len(every),), x.numel() // x.shape[1])
+        running = running_mean, running_var, momentum  # brought up to date
+        mean, inverse = torch.batch_norm_gather_stats_with_counts(x, means, inverses, *running, eps, counts)
+        ctx.save_for_backward(x, weight, mean, inverse, counts.int())
+        return torch.batch_norm_elemt(x, weight, bias, mean, inverse, eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, counts = ctx.saved_tensors
+        gradient = _dense(gradient)
+        along, turned, of_weight, of_bias = torch.batch_norm_backward_reduce(
+            gradient, x, mean, inverse, weight, True, True, True
+        )
+        sums = torch.stack([along, turned])
+        dist.all_reduce(sums)
+        result = torch.batch_norm_backward_elemt(gradient, x, mean, inverse, weight, sums[0], sums[1], counts)
+        return result, of_weight, of_bias, None, None, None, None
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """They are for a GPU, and no compiler knows them: it makes its own of the other function."""
+    return x.is_cuda and not torch.compiler.is_compiling()
+
+
+def _dense(x: Tensor) -> Tensor:
+    """(N,C,H,W) in one of the two layouts that the kernels read."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
 _OTHERS = (0, 2, 3)  # what a channel's statistics run over
