@@ -75,6 +75,22 @@ def test_a_hub_folder_is_read_by_from_pretrained_and_by_load_student(run: Path, 
     assert np.array_equal(mgd.load_student(hub).predict(PHOTO), expected)
 
 
+def test_a_repository_that_was_downloaded_keeps_its_name(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    from mgd.deploy.hub import HubStudent
+
+    cached = shutil.copytree(hub, tmp_path / "snapshots/0123456789abcdef")
+    find = lambda filename, **_: str(cached / filename)  # noqa: E731
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", find)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", find)
+    card = HubStudent.from_pretrained("someone/leaves").generate_model_card()
+    assert card.data.model_name == "leaves"
+    assert "0123456789abcdef" not in str(card).split("## Training")[0]
+
+
 def test_a_hub_folder_is_a_checkpoint_to_every_command(run: Path, hub: Path, tmp_path: Path) -> None:
     words = {
         "evaluate": [hub, "--out", tmp_path / "evaluation"],

@@ -63,8 +63,9 @@ class HubStudent(_hub.ModelHubMixin):
         source: the network with its classes and config.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, name: str = "") -> None:
+        """`name`: on the card; "" takes that of the run's folder."""
+        self.source, self.name = source, name
 
     @property
     def network(self) -> SegmentationNetwork:
@@ -79,7 +80,7 @@ class HubStudent(_hub.ModelHubMixin):
         """What the network is, its score and how it was trained; README.md of the repository."""
         miou = evaluated_miou(self.source.path)
         folder = self.source.path.absolute().parent
-        name = folder.parent.name if folder.name == "run" else folder.name
+        name = self.name or (folder.parent.name if folder.name == "run" else folder.name)
         results = None
         if miou is not None:
             task = {"task_type": "image-segmentation", "dataset_type": "custom", "dataset_name": _data(self.source)}
@@ -107,6 +108,7 @@ class HubStudent(_hub.ModelHubMixin):
             known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
             wanted = {key: value for key, value in options.items() if key in known}
             file = Path(_hub.hf_hub_download(repo_id=model_id, filename=WEIGHTS, **wanted))
+            return cls(open_source(file), name=model_id.rpartition("/")[2])  # not that of the cache's folder
         return cls(open_source(file))
 
 
