@@ -61,7 +61,7 @@ def _write_weights(options: argparse.Namespace) -> None:
 def _write_graph(options: argparse.Namespace) -> None:
     from mgd.deploy.export import Order, export
     from mgd.deploy.formats import SUFFIXES, Shape
-    from mgd.deploy.page import MODEL, find_runtime, write_page
+    from mgd.deploy.page import LARGEST, MODEL, find_runtime, write_page
     from mgd.deploy.source import open_source
 
     shape = Shape(size=_size(options.size), batch=_batch(options.batch))
@@ -85,6 +85,7 @@ def _write_graph(options: argparse.Namespace) -> None:
         images=options.images,
         count=options.count,
         int8=options.int8,
+        largest=LARGEST if web else None,
     )
     card = export(open_source(options.checkpoint, data_root=options.data_root), order)
     print(_summary(card))

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -17,7 +18,7 @@ from mgd.data.images import load_image
 from mgd.data.items import Item
 from mgd.deploy.card import LICENCE, card_bytes, card_path, golden_bytes, golden_path
 from mgd.deploy.comparison import choose_photos, compare_runners, readable
-from mgd.deploy.formats import WRITERS, Shape
+from mgd.deploy.formats import SMALLEST, WRITERS, Shape
 from mgd.deploy.int8.quantise import quantise
 from mgd.deploy.profile import count
 from mgd.deploy.runtime import Runner, onnx_runner, open_runner, torch_runner
@@ -45,6 +46,7 @@ class Order:
         images: folder of photos to compare on; None: the checkpoint's validation list.
         count: at most so many of them.
         int8: folder of photos to calibrate with, for ONNX; None: float32.
+        largest: longer side of the golden photo, at most, where the file takes any size; None: as it is.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Order:
     images: Path | None = None
     count: int = 200
     int8: Path | None = None
+    largest: int | None = None
 
 
 def export(source: Source, order: Order) -> dict[str, Any]:
@@ -99,12 +102,12 @@ def export(source: Source, order: Order) -> dict[str, Any]:
             )
         int8 = None
         if order.int8 is not None:
-            photo, pattern = _photo(open_runner(made), items), source.label_pattern
+            photo, pattern = _photo(open_runner(made), items, order.largest), source.label_pattern
             int8 = quantise(made, order.int8, measure, float32=compared, photo=photo, label_pattern=pattern)
             made.write_bytes(int8.model)
             compared = int8.comparison
         runner = open_runner(made, threads=1)
-        photo = _photo(runner, items)
+        photo = _photo(runner, items, order.largest)
         outputs = runner.run(photo)
         card = {
             **_file_facts(made, order, outputs),
@@ -173,9 +176,14 @@ def _with_logits(made: Path) -> Runner:
     return onnx_runner(model.SerializeToString(), made)
 
 
-def _photo(runner: Runner, items: Sequence[Item]) -> np.ndarray:
+def _photo(runner: Runner, items: Sequence[Item], largest: int | None) -> np.ndarray:
     """(batch,H,W,3): the first photo, as the file takes it."""
-    return runner.fit(load_image(items[0].image))
+    photo = load_image(items[0].image)
+    if runner.size is None and largest is not None and max(photo.shape[:2]) > largest:
+        scale = largest / max(photo.shape[:2])
+        height, width = (max(SMALLEST, round(side * scale)) for side in photo.shape[:2])
+        photo = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+    return runner.fit(photo)
 
 
 def _file_facts(made: Path, order: Order, outputs: dict[str, np.ndarray]) -> dict[str, Any]:

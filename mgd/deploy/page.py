@@ -1,5 +1,6 @@
 """A folder with a page that segments photos and the webcam in a browser, and fetches nothing from elsewhere."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from mgd.errors import UserError
 from mgd.files import atomic, write_bytes, write_png
 
 MODEL = "model.onnx"
-PAGE = ("page.js", "index.html")  # the page last: it is whole when it is there
+LARGEST = 1024  # longer side to which page.js shrinks photos
 RUNTIME = (  # of onnxruntime-web: WebAssembly, and WebGPU with its own
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
@@ -46,8 +47,10 @@ def write_page(folder: Path, runtime: Path) -> None:
     for name in RUNTIME:
         with open(runtime / name, "rb") as source, atomic(folder / "runtime" / name) as target:
             shutil.copyfileobj(source, target)
-    for name in PAGE:
-        write_bytes(folder / name, files("mgd.deploy").joinpath("web", name).read_bytes())
+    script, page = (files("mgd.deploy").joinpath("web", name).read_bytes() for name in ("page.js", "index.html"))
+    write_bytes(folder / "page.js", script)
+    named = f"page.js?{hashlib.sha256(script).hexdigest()[:8]}"  # browsers may go on with the one of an older page
+    write_bytes(folder / "index.html", page.replace(b"page.js", named.encode()))  # last: it is whole when it is there
 
 
 def _fetch(cache: Path) -> None:
