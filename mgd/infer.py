@@ -136,7 +136,7 @@ def _forward(network: NormalisingNetwork, pixels: Tensor, how: Evaluate, *, coar
 
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     bf16 = torch.autocast(pixels.device.type, torch.bfloat16) if how.precision == "bf16" else contextlib.nullcontext()
-    with bf16, any_size(pixels.device):
+    with bf16:
         scores = logits(pixels)
         return scores + logits(pixels.flip(-1)).flip(-1) if how.flip else scores
 
@@ -145,7 +145,8 @@ def _whole(network: NormalisingNetwork, image: Tensor, how: Evaluate) -> Rows:
     """The whole image in one forward pass; a DeepLabV3+ keeps its logits at stride 4 and upsamples rows as asked."""
     # Where the backbone's images are padded, its logits are larger than theirs.
     coarse = isinstance(network, SegmentationNetwork) and network.backbone.multiple == 1
-    scores = _Given(_forward(network, network.normalise(image[None]), how, coarse=coarse)[0])
+    with any_size(image.device):
+        scores = _Given(_forward(network, network.normalise(image[None]), how, coarse=coarse)[0])
     return Resized(scores, (image.shape[-2], image.shape[-1]), align_corners=True) if coarse else scores
 
 

@@ -30,10 +30,11 @@ def checkpoint_file(path: str | Path) -> Path:
 
 
 def end_of(file: Path) -> str:
-    """Digest of a checkpoint's size and end: another one of the same network has another."""
+    """Digest of a checkpoint's size and end (of a file that is no zip: of the whole): other weights have another."""
     size = file.stat().st_size
     with open(file, "rb") as content:
-        content.seek(max(0, size - TAIL))
+        is_zip = content.read(4) == b"PK\x03\x04"  # what torch.save writes
+        content.seek(max(0, size - TAIL) if is_zip else 0)
         return hashlib.sha256(f"{size}\n".encode() + content.read()).hexdigest()
 
 

@@ -142,6 +142,31 @@ def test_a_photo_whose_archive_is_unpacked_again_is_linked_again(voc: tuple[Path
     assert made.read_bytes() == whole
 
 
+def test_a_label_that_was_corrected_is_kept(tmp_path: Path):
+    source, out = tmp_path / "camvid", tmp_path / "out"
+    for part in ("train", "val", "test"):
+        photo(source / part / "a.png")
+        write_image(source / f"{part}annot/a.png", values(0, 11))
+        write_list(source / f"{part}.txt", f"/SegNet/CamVid/{part}/a.png /SegNet/CamVid/{part}annot/a.png")
+    prepare_camvid(source, out)
+    label = next((out / "labels/train").iterdir())
+    label.unlink()
+    write_image(label, np.full((30, 40), 3, np.uint8))
+    corrected = label.read_bytes()
+    prepare_camvid(source, out)
+    assert label.read_bytes() == corrected
+
+
+@pytest.mark.parametrize("part", ["labeled", "unlabeled"])
+def test_a_partition_written_here_and_changed_by_hand_is_kept(voc: tuple[Path, Path], tmp_path: Path, part: str):
+    prepare_voc(*voc, tmp_path / "out")
+    own = tmp_path / f"out/subset_train_aug/train_aug_{part}_1-2.txt"
+    own.write_text(own.read_text().splitlines()[0] + "\n")
+    changed = own.read_text()
+    assert f"{own} is kept" in prepare_voc(*voc, tmp_path / "out")
+    assert own.read_text() == changed
+
+
 def test_partitions_of_half_an_archive_are_made_anew_with_the_whole(voc: tuple[Path, Path], tmp_path: Path):
     names = voc[1] / "val.txt"
     whole = names.read_text()

@@ -372,10 +372,17 @@ def test_a_projection_of_teachers_in_bf16_is_that_of_float32(
     tmp_path: Path, small_scenes: Path, teachers: list[str]
 ) -> None:
     options = [*teachers, "method.teachers=offline", "method.teach.projection=8", "method.teach.feature_stride=4"]
+    stores = []
     for precision in ("fp32", "bf16"):
         path = write_config(tmp_path / precision, small_scenes)
-        maps = f"method.teach.dir={tmp_path / precision / 'maps'}"
-        assert main(["teach", str(path), *options, f"method.teach.precision={precision}", maps]) == 0
+        own = [*options, f"method.teach.precision={precision}", f"method.teach.dir={tmp_path / precision / 'maps'}"]
+        assert main(["teach", str(path), *own]) == 0
+        experiment = load(path, own)
+        stores.append(open_maps(experiment, open_splits(experiment.data)))
+    for place in range(12):
+        full, half = (store.coarse(place, "wide.feature").astype(float) for store in stores)
+        assert full.shape[-1] == 8
+        assert np.linalg.norm(full - half) < 0.02 * np.linalg.norm(full)
 
 
 @pytest.mark.parametrize("method", [["method=mgd", "method.soft=0.5", "method.teach.projection=16"], ["method=kd"]])

@@ -144,19 +144,20 @@ def write_partition(
     for path, wanted in zip(paths, parts, strict=True):
         if not path.is_file() or read_lines(path) != list(wanted):
             write_lines(path, wanted)
-    sha256 = digest([name_of(line) for line in parts[0]])
+    sha256, unlabeled = (digest([name_of(line) for line in part]) for part in parts)
     record = {"scheme": scheme, "seed": seed, "ratio": ratio, "labeled": len(parts[0]), "sha256": sha256}
+    record["unlabeled_sha256"] = unlabeled
     write_json(paths[0].with_suffix(".json"), record)
     return f"{paths[0]}: {len(parts[0])} labelled, {len(parts[1])} unlabelled, sha256 {sha256}"
 
 
-def is_of_scheme(pattern: Path, ratio: int, scheme: str) -> bool:
-    """Whether a partition's labelled list is as `write_partition` wrote it by this scheme."""
-    path = pattern.with_name(pattern.name.format(part=PARTS[0], ratio=ratio))
+def is_as_written(pattern: Path, ratio: int, scheme: str) -> bool:
+    """Whether a partition's two lists are as `write_partition` wrote them by this scheme."""
+    paths = [pattern.with_name(pattern.name.format(part=part, ratio=ratio)) for part in PARTS]
     try:
-        record = json.loads(path.with_suffix(".json").read_text())
-        names = [name_of(line) for line in read_lines(path)]
-        return bool(record["scheme"] == scheme and record["sha256"] == digest(names))
+        record = json.loads(paths[0].with_suffix(".json").read_text())
+        found = [digest([name_of(line) for line in read_lines(path)]) for path in paths]
+        return bool(record["scheme"] == scheme and found == [record["sha256"], record["unlabeled_sha256"]])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

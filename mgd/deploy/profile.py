@@ -299,7 +299,7 @@ def evaluated_miou(checkpoint: Path) -> float | None:
         found, own = json.loads(report.read_text()), json.loads(run.read_text()) if run.is_file() else {}
         if "config" in found and "config" in own and scored_otherwise(own["config"], found["config"]):
             return None
-        if found.get("end", own_end := end_of(checkpoint)) != own_end:  # the run has gone on since
+        if "end" in found and found["end"] != end_of(checkpoint):  # the run has gone on since
             return None
         return float(found["miou"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -35,7 +35,7 @@ class DepthwiseByTorch(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.conv2d or not _is_depthwise(*args):
+        if func is not torch.conv2d or not _is_depthwise(*args, **(kwargs or {})):
             return func(*args, **(kwargs or {}))
         cudnn, enabled = torch.backends.cudnn, torch.backends.cudnn.enabled
         cudnn.enabled = False
@@ -45,6 +45,6 @@ class DepthwiseByTorch(TorchFunctionMode):
             cudnn.enabled = enabled
 
 
-def _is_depthwise(image: Tensor, weight: Tensor, *_: Any) -> bool:
-    """Whether there is a filter of one channel for each channel of the image (N,C,H,W)."""
-    return image.shape[1] > 1 and weight.shape[1] == 1
+def _is_depthwise(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> bool:
+    """Whether there is a filter of one channel for each channel of the input (N,C,H,W)."""
+    return input.shape[-3] > 1 and weight.shape[1] == 1

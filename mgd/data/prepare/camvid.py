@@ -31,7 +31,8 @@ def prepare_camvid(source: Path, out: Path) -> str:
             if len(paths) != 2:
                 raise UserError(f"{source / part}.txt: expected two paths, an image and its label, found {line!r}")
             targets = [f"{kind}/{part}/{path.name}" for kind, path in zip(("images", "labels"), paths, strict=True)]
-            jobs += [Job(link, source / path, out / target) for path, target in zip(paths, targets, strict=True)]
+            photo, label = (Job(link, source / path, out / target) for path, target in zip(paths, targets, strict=True))
+            jobs += [photo._replace(photo=True), label]
             lines.append("\t".join(targets))
     run_jobs(jobs, "CamVid")
     for part, lines in lists.items():

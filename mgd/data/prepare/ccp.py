@@ -41,7 +41,7 @@ def prepare_ccp(source: Path, merge: Path, out: Path, *, val_every: int = 7) -> 
     bare = sorted(set(photos) - set(labeled))
     folders = {"images": labeled, "unlabeled": bare}
     jobs = [
-        Job(link, source / "photos" / f"{name}.jpg", out / folder / f"{name}.jpg")
+        Job(link, source / "photos" / f"{name}.jpg", out / folder / f"{name}.jpg", photo=True)
         for folder, chosen in folders.items()
         for name in chosen
     ]

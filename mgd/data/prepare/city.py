@@ -49,7 +49,7 @@ def prepare_city(images: Path, labels: Path, out: Path) -> str:
     need_folder(labels / "train", "gtFine with train and val")
     found = {part: _photos(images / part, needed=part in LABELED) for part in (*COUNTS, "train_extra")}
     jobs = [
-        Job(link, photo, out / "images" / part / f"{name}.png")
+        Job(link, photo, out / "images" / part / f"{name}.png", photo=True)
         for part, photos in found.items()
         for name, photo in photos.items()
     ]

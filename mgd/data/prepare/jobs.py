@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgd.data.partitions import is_of_scheme, write_partition
+from mgd.data.partitions import is_as_written, write_partition
 from mgd.errors import UserError, first_few
-from mgd.files import link, read_lines
+from mgd.files import read_lines
 from mgd.parallel import in_order
 from mgd.progress import Progress
 
@@ -22,6 +22,7 @@ class Job(NamedTuple):
     make: Callable[[Path, Path], None]
     source: Path
     target: Path
+    photo: bool = False  # it is linked; one of another size is of an archive that was unpacked again since
 
 
 def run_jobs(jobs: Iterable[Job], caption: str) -> None:
@@ -44,14 +45,12 @@ def run_jobs(jobs: Iterable[Job], caption: str) -> None:
 
 
 def _is_made(job: Job) -> bool:
-    """Whether the target is there; a photo of another size is one whose archive was unpacked again since."""
+    """Whether the target is there, and of a photo that it is the one that the archive has now."""
     if not job.target.exists():
         return False
-    return job.make is not link or not job.source.is_file() or _size(job.source) == _size(job.target)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size
+    if not job.photo or not job.source.is_file():
+        return True
+    return job.source.stat().st_size == job.target.stat().st_size
 
 
 def _make(job: Job) -> None:
@@ -103,7 +102,7 @@ def need_folder(path: Path, what: str) -> Path:
 def write_partitions(pattern: Path, lines: Sequence[str]) -> str:
     """Write the published partitions of a list; returns a warning for each that is there already and differs.
 
-    One that was written here, of fewer photos perhaps, is written anew.
+    One that was written here, of fewer photos perhaps, and that nobody has changed is written anew.
     """
     told = [
         write_partition(
@@ -113,7 +112,7 @@ def write_partitions(pattern: Path, lines: Sequence[str]) -> str:
             ratio=ratio,
             scheme="stride",
             seed=0,
-            force=is_of_scheme(pattern, ratio, "stride"),
+            force=is_as_written(pattern, ratio, "stride"),
         )
         for ratio in RATIOS
     ]

@@ -42,7 +42,7 @@ def prepare_labelmefacade(source: Path, out: Path, *, val_every: int = 5) -> str
     photos = find(need_folder(source / "images", "the photos of LabelMeFacade"), "*.jpg", "the photos")
     labels = need_folder(source / "labels", "the coloured labels of LabelMeFacade")
     names = [photo.stem for photo in photos]
-    jobs = [Job(link, photo, out / "images" / photo.name) for photo in photos]
+    jobs = [Job(link, photo, out / "images" / photo.name, photo=True) for photo in photos]
     jobs += [Job(_convert, labels / f"{name}.png", out / "labels" / f"{name}.png") for name in names]
     run_jobs(jobs, "LabelMeFacade")
     train, val = hold_out(names, val_every)

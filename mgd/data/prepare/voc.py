@@ -44,7 +44,7 @@ def _jobs(devkit: Path, sbd: Path | None, folder: Path, name: str) -> list[Job]:
         photo = sbd / "img" / f"{name}.jpg"
     target = folder / "label" / f"{name}.png"
     made = Job(_from_palette, label, target) if sbd is None else Job(_from_sbd, sbd / "cls" / f"{name}.mat", target)
-    return [Job(link, photo, folder / "image" / f"{name}.jpg"), made]
+    return [Job(link, photo, folder / "image" / f"{name}.jpg", photo=True), made]
 
 
 def _from_palette(source: Path, target: Path) -> None:
