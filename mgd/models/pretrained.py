@@ -80,6 +80,7 @@ def load_imagenet(backbone: nn.Module, name: str, folder: str | Path, *, read: C
             raise UserError(f"{file} holds no tensors; expected ImageNet weights of {name}")
     else:
         state, origin, note = dict(_download(source, name, folder)), "the library's download", source.note
+    check_numbers(state, origin)
     target = backbone.model if isinstance(backbone, TimmBackbone) else backbone
     _load(target, state, name=name, origin=origin, note=note)
     return origin
@@ -146,7 +147,6 @@ def _load(backbone: nn.Module, state: State, *, name: str, origin: str, note: st
             f"{origin} does not fit {name}: {len(lost)} tensors are missing, such as {lost[:2]}, {len(strange)} "
             f"unknown, such as {strange[:2]}; use weights of this architecture or model.pretrained=False"
         )
-    check_numbers(fitting, origin)
     backbone.load_state_dict(fitting, strict=False)  # what is missing was checked above
     log.info("ImageNet weights of %s from %s: %d tensors loaded", name, origin, len(fitting))
     if changed:
