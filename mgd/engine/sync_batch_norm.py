@@ -71,7 +71,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _NormaliseByKernels(torch.autograd.Function):
-    """The same by the kernels of torch's own SyncBatchNorm: half the launches, a third of the bytes of the above."""
+    """The same by the kernels of torch's own SyncBatchNorm: under half the launches, no float32 copies in between."""
 
     @staticmethod
     def forward(
