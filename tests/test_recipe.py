@@ -143,6 +143,17 @@ def test_unsure_pseudo_labels_are_255() -> None:
     assert 0 < (found[one.labeled.valid] == 255).float().mean() < 1
 
 
+def test_under_autocast_labels_come_from_logits_interpolated_in_float32() -> None:
+    one, teacher = batch(), settled(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        feature = teacher.feature(one.labeled.image)
+        coarse, found = teacher.classifier(feature), hard_label(teacher, feature, torch.ones_like(one.labeled.valid))
+        assert teacher.logits(feature, (SIZE, SIZE)).dtype == torch.float32
+    large = F.interpolate(coarse.float(), size=(SIZE, SIZE), mode="bilinear", align_corners=True)
+    assert coarse.dtype == torch.bfloat16
+    assert torch.equal(found.long(), large.argmax(1))
+
+
 @pytest.mark.parametrize("kind", ["ce", "ohem"])
 def test_unsure_pixels_count_as_0_in_the_mean_of_cps(kind: Any) -> None:
     one, objective = batch(), cps(CPS(confidence=(0.3,), criterion=Criterion(kind=kind, min_kept=10**6)))

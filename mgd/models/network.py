@@ -87,8 +87,17 @@ class SegmentationNetwork(NormalisingNetwork):
 
     def logits(self, feature: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
         """Logits (N,K,*size) of a feature; what the image was padded with is cut off."""
+        return self.enlarge(self.classifier(feature), size)
+
+    def enlarge(self, logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+        """What the classifier made of a feature -> logits (N,K,*size); what the image was padded with is cut off.
+
+        In float32 under autocast too, as in the losses: interpolated in bfloat16 classes tie near their borders, and the
+        first one of the list would have all such pixels.
+        """
         height, width = size
-        return upsample(self.classifier(feature), self.padded(height, width))[..., :height, :width]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return upsample(logits, self.padded(height, width))[..., :height, :width]
 
     def over_image(self, feature: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
         """The cells of a feature, or of what the classifier makes of it, that lie over an image of this size (H,W).

@@ -15,7 +15,6 @@ from mgd.data.batch import Batch, Views, neighbours
 from mgd.data.cutmix import mix
 from mgd.losses import chunks, mean_of_hard, mean_of_valid, pixel_cross_entropy, weigh
 from mgd.metrics import IGNORE_INDEX
-from mgd.models.heads import upsample
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.thresholds import AdaptiveThresholds
 
@@ -213,13 +212,12 @@ def hard_label(network: SegmentationNetwork, feature: Tensor, valid: Tensor, *, 
     Args:
         confidence: 255 also where the label has less probability.
     """
-    height, width = valid.shape[1:]
-    size, logits = network.padded(height, width), network.classifier(feature)
+    logits = network.classifier(feature)
     labels = []
     for part in chunks(logits, valid.shape):
-        one, where = upsample(logits[part], size)[..., :height, :width], valid[part]
+        one, where = network.enlarge(logits[part], valid.shape[1:]), valid[part]
         if confidence:
-            where = where & is_sure(*one.float().softmax(dim=1).max(dim=1), confidence, valid=where)
+            where = where & is_sure(*one.softmax(dim=1).max(dim=1), confidence, valid=where)
         labels.append(torch.where(where, one.argmax(dim=1), IGNORE_INDEX).byte())
     return torch.cat(labels)
 
