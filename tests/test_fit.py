@@ -106,6 +106,15 @@ def test_made_maps_are_as_wide_as_the_wide_teacher(
     projected = override(offline, ["method.teach.projection=3"])
     list(fit(projected, CPU, processes=1, limit=2.0))
     assert tried[-1].method == projected.method
+    channels = override(config, ["method=cwd", *teachers[1:], "method.teachers=offline"])
+    list(fit(channels, CPU, processes=1, limit=2.0))
+    batch = made_batch(tried[-1], 8, CPU)
+    assert batch.labeled.maps is not None
+    assert {name: cells.shape[1] for name, cells in batch.labeled.maps.coarse.items()} == {
+        **{"deep.feature": 24, "wide.feature": 24},  # the wider one's: memory holds them then
+        **{"deep.logits": 8, "wide.logits": 8},
+    }
+    assert all(term.isfinite() for term in build_objective(tried[-1], 8)(batch).values())
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from helpers import (
 from torch.utils._pytree import tree_leaves
 
 from mgd.__main__ import main
-from mgd.config import Experiment, Teachable, load
+from mgd.config import Experiment, Taught, load
 from mgd.data.batch import Batch, StoredMaps, Views, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.images import load_image, read_indices, read_palette
@@ -42,7 +42,7 @@ from mgd.models import build_model
 from mgd.models.backbone import Backbone
 from mgd.models.backbones import build_backbone
 from mgd.objectives import build_objective, open_maps
-from mgd.objectives.teaching import stored_logits
+from mgd.objectives.teaching import stored_cells, stored_logits
 from mgd.teach import open_teachers, teach
 
 CPU = torch.device("cpu")
@@ -67,6 +67,7 @@ def batch_of(config: Experiment, count: int = 4) -> Batch:
 
 
 def terms_of(config: Experiment, batch: Batch) -> dict[str, float]:
+    torch.manual_seed(0)  # for CWD's projections
     objective = build_objective(config, 8).eval()  # without batch statistics
     torch.manual_seed(0)
     objective.student.load_state_dict(build_model(BACKBONE, 8, channels=CHANNELS).state_dict())
@@ -76,7 +77,7 @@ def terms_of(config: Experiment, batch: Batch) -> dict[str, float]:
 def both(config: Path, overrides: list[str], *, mask: bool = True) -> tuple[dict[str, float], dict[str, float]]:
     """A batch's terms from networks and from the store; without CutMix where `mask` is False."""
     offline = load(config, overrides)
-    assert isinstance(offline.method, Teachable)
+    assert isinstance(offline.method, Taught)
     online = replace(offline, method=replace(offline.method, teachers="online"))
     batch = batch_of(offline)
     assert batch.mask is not None
@@ -137,6 +138,25 @@ def test_the_store_of_a_teacher_that_pads_its_images_has_nothing_of_the_padding(
     assert found == pytest.approx(expected, rel=1e-5 if crop == 48 else 0.1)
 
 
+CWD_TERMS = {f"{what}_{part}" for what in ("logits", "feature") for part in ("labeled", "unlabeled")}
+
+
+@pytest.mark.usefixtures("unturned")
+@pytest.mark.parametrize("partner", ["batch", "independent"])
+def test_channels_of_the_store_are_those_of_the_networks(
+    tmp_path: Path, squares: Path, teachers: list[str], partner: str
+) -> None:
+    changes = [*WHOLE, "method.teach.values=fp32", f"data.partner={partner}"]
+    student = taught(tmp_path / "student", squares, ["method=cwd", *teachers[1:]], *changes)
+    expected, found = both(*student, mask=False)
+    assert expected.keys() == found.keys() == CWD_TERMS | {"supervised"}
+    for term, value in expected.items():
+        assert found[term] == pytest.approx(value, rel=0.2 if term.startswith("logits") else 1e-4), term
+    expected, found = both(*student)
+    for term, value in expected.items():  # a network sees what is across the border of a mix
+        assert found[term] == pytest.approx(value, rel=0.3), term
+
+
 @pytest.mark.usefixtures("unturned")
 @pytest.mark.parametrize("partner", ["batch", "independent"])
 @pytest.mark.parametrize(
@@ -164,6 +184,11 @@ def test_stored_logits_are_linear_between_centres_and_padding_does_not_count() -
     (found,) = stored_logits(batch, batch.labeled, 4).values()
     expected = ((torch.arange(16) - 1.5) / 4).clamp(0, 3)
     torch.testing.assert_close(found[..., :16], expected.expand(1, 1, 24, 16))
+    at_their_size = stored_cells(batch, batch.labeled, "wide.feature", 4)
+    assert torch.equal(at_their_size[..., :4], cells[..., :4])
+    coarse = batch.labeled._replace(maps=StoredMaps({}, {}, {"wide.feature": cells[..., :3, ::2]}))  # of 8 pixels
+    found = stored_cells(batch, coarse, "wide.feature", 8)
+    torch.testing.assert_close(found[..., :4], torch.tensor([0.0, 0.5, 1.5, 2.0]).expand(1, 1, 6, 4))
 
 
 @pytest.mark.usefixtures("unturned")
@@ -347,11 +372,11 @@ def test_two_processes_share_the_photos_and_say_what_one_says(
             assert np.array_equal(*values)
 
 
-@pytest.mark.parametrize("method", [[], ["method.soft=0.5"], ["method=kd"]])
+@pytest.mark.parametrize("method", [[], ["method.soft=0.5"], ["method=kd"], ["method=cwd"]])
 def test_a_student_trains_without_its_teachers_and_goes_on_where_it_was_stopped(
     tmp_path: Path, small_scenes: Path, teachers: list[str], method: list[str]
 ) -> None:
-    teachers = [*method, *teachers[1:]] if method == ["method=kd"] else [*teachers, *method]
+    teachers = [*method, *teachers[1:]] if method[:1] in (["method=kd"], ["method=cwd"]) else [*teachers, *method]
     _, overrides = taught(tmp_path / "student", small_scenes, teachers)
     run = train(tmp_path / "student", small_scenes, *overrides)
     whole = read(run / "last.pt")["model"]
@@ -385,7 +410,14 @@ def test_a_projection_of_teachers_in_bf16_is_that_of_float32(
         assert np.linalg.norm(full - half) < 0.02 * np.linalg.norm(full)
 
 
-@pytest.mark.parametrize("method", [["method=mgd", "method.soft=0.5", "method.teach.projection=16"], ["method=kd"]])
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["method=mgd", "method.soft=0.5", "method.teach.projection=16"],
+        ["method=kd"],
+        ["method=cwd", "method.teach.projection=16"],
+    ],
+)
 def test_shared_memory_is_planned_for_all_of_a_sample(
     tmp_path: Path, small_scenes: Path, teachers: list[str], method: list[str]
 ) -> None:
@@ -404,10 +436,11 @@ def test_what_no_store_could_serve_is_refused(
 ) -> None:
     config = write_config(tmp_path / "student", small_scenes)
     for changes, text in {
-        ("method=cwd",): "method=cwd has no teachers that can be offline; name the config of a student with method=mgd",
+        ("method=cps",): "method=cps has no teachers that can be offline; name the config of a student with method=mgd",
         ("method=kd", "method.teach.projection=8"): "projection=8 is of a feature, which KD does not store; leave it 0",
     }.items():
-        assert main(["teach", str(config), changes[0], *teachers[1:], *changes[1:]]) == 2
+        named = [] if changes == ("method=cps",) else teachers[1:]
+        assert main(["teach", str(config), changes[0], *named, *changes[1:]]) == 2
         assert text in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from mgd.config import Teachable, load, method_name
+from mgd.config import Taught, load, method_name
 from mgd.errors import UserError
 
 
@@ -27,9 +27,9 @@ def run(options: argparse.Namespace) -> None:
     from mgd.teach import estimate, export, open_teachers, teach
 
     config = load(options.config, options.overrides)
-    if not isinstance(config.method, Teachable):
+    if not isinstance(config.method, Taught):
         text = f"{options.config}: method={method_name(config.method)} has no teachers that can be offline"
-        raise UserError(f"{text}; name the config of a student with method=mgd or kd")
+        raise UserError(f"{text}; name the config of a student with method=mgd, kd or cwd")
     folder, splits = Path(config.method.teach.dir), open_splits(config.data)
     with processes(config.run.device, timeout=config.run.timeout) as team:
         log_to_terminal(main=team.is_main)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from mgd.config.methods import CPS, KD, MGD, MeanTeacher, Method, Taught, Teachable, UniMatch, is_offline
+from mgd.config.methods import CPS, KD, MGD, MeanTeacher, Method, Taught, UniMatch, is_offline
 from mgd.config.sections import Data, Evaluate, Model, Run, Train
 from mgd.errors import UserError
 from mgd.fields import check_ranges, check_types
@@ -65,10 +65,8 @@ def _check_values(c: Experiment) -> None:
         raise UserError(f"data.rare_crops={c.data.rare_crops} must be at most 1: it is a share of the crops")
     if c.data.rare_crops and not c.data.rare_classes:
         raise UserError(f"data.rare_crops={c.data.rare_crops} needs data.rare_classes: name the classes")
-    if isinstance(c.method, Taught) and not c.method.deep_teacher and not c.method.wide_teacher:
-        raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
-    if isinstance(c.method, Teachable):
-        _check_teach(c.method)
+    if isinstance(c.method, Taught):
+        _check_taught(c.method)
 
 
 def _check_confidence(method: MeanTeacher | CPS | UniMatch | MGD) -> None:
@@ -81,7 +79,9 @@ def _check_confidence(method: MeanTeacher | CPS | UniMatch | MGD) -> None:
         raise UserError(f"method.confidence={confidence} must hold probabilities, 0 to 1: one for all classes or each")
 
 
-def _check_teach(method: Teachable) -> None:
+def _check_taught(method: Taught) -> None:
+    if not method.deep_teacher and not method.wide_teacher:
+        raise UserError("method.deep_teacher and method.wide_teacher are both empty; name a checkpoint for one")
     if is_offline(method) and isinstance(method, MGD) and method.teacher_norm == "batch":
         raise UserError("method.teachers=offline cannot have method.teacher_norm=batch: no teacher runs; use frozen")
     for key in ("feature_stride", "projection") if isinstance(method, KD) else ():

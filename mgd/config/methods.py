@@ -48,7 +48,7 @@ class Teach:
     scales: tuple[float, ...] = (1.0,)  # averaged in labels and logits; the feature is of the photo as it is
     flip: bool = False  # as scales
     logits_stride: PositiveInt = 8  # logits: means over cells of so many pixels; 4 keeps what a network has of them
-    feature_stride: Count = 0  # T_W's decoder feature: a multiple of 4; 0: about a quarter of a region's side
+    feature_stride: Count = 0  # decoder feature: a multiple of 4; 0: about a quarter of MGD's region's side, CWD: 4
     projection: Count = 0  # channels that the feature is projected to, at random; 0: its own
     values: Literal["fp16", "fp32"] = "fp16"  # of logits and feature in the store
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the teachers, as in train
@@ -166,12 +166,23 @@ class CWD:
     weight_feature: NonNegative = 50.0
     labeled: NonNegative = 1.0  # weight of the distillation on labelled images
     unlabeled: NonNegative = 1.0  # on CutMix images
+    teachers: Literal["online", "offline"] = "online"  # as in MGD
+    teach: Teach = Teach(logits_stride=4)
     score_teachers: bool = True  # as in MGD
     baseline: str = ""  # as in MGD
 
+    @property
+    def stored(self) -> dict[str, tuple[str, ...]]:
+        """As in MGD."""
+        wanted = {"feature": self.weight_feature, "logits": self.weight_logits}
+        return dict.fromkeys(("deep", "wide"), tuple(what for what, weight in wanted.items() if weight))
 
-Taught = MGD | KD | CWD  # by frozen teachers
-Teachable = MGD | KD  # by what `mgd teach` left of them as well
+    def feature_stride(self, _: int = 0) -> int:
+        """Pixels of a cell of a stored feature, for crops of any side."""
+        return self.teach.feature_stride or 4
+
+
+Taught = MGD | KD | CWD  # by frozen teachers, or what `mgd teach` left of them
 Method = Supervised | MeanTeacher | CPS | UniMatch | KD | CWD | MGD
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
@@ -189,9 +200,9 @@ def burn_in(method: Method) -> int:
     return method.burn_in_iterations if isinstance(method, CPS | MeanTeacher | UniMatch) else 0
 
 
-def is_offline(method: Method) -> TypeGuard[Teachable]:
+def is_offline(method: Method) -> TypeGuard[Taught]:
     """Whether its teachers are what `mgd teach` left of them."""
-    return isinstance(method, Teachable) and method.teachers == "offline"
+    return isinstance(method, Taught) and method.teachers == "offline"
 
 
 def method_name(method: Method) -> str:

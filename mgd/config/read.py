@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd.config.experiment import Experiment
-from mgd.config.methods import METHODS, Method, Taught, Teachable, method_name
+from mgd.config.methods import METHODS, Method, Taught, method_name
 from mgd.errors import UserError, first_few
 from mgd.fields import hints, parse
 
@@ -104,9 +104,8 @@ def fill_in(config: Experiment, folder: Path) -> Experiment:
             deep_teacher=tuple(map(fill, method.deep_teacher)),
             wide_teacher=tuple(map(fill, method.wide_teacher)),
             baseline=fill(method.baseline),
+            teach=dataclasses.replace(method.teach, dir=fill(method.teach.dir)),
         )
-    if isinstance(method, Teachable):
-        method = dataclasses.replace(method, teach=dataclasses.replace(method.teach, dir=fill(method.teach.dir)))
     model = dataclasses.replace(config.model, init_from=fill(config.model.init_from))
     run = dataclasses.replace(config.run, dir=fill(config.run.dir))
     return dataclasses.replace(config, model=model, method=method, run=run)

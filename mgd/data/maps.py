@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgd.config import KD, MGD, Experiment, Teachable
+from mgd.config import CWD, KD, Experiment, Taught
 from mgd.data.store import Contents, Format, Store, StoreWriter
 from mgd.data.transforms import Geometry, cut
 from mgd.errors import UserError, first_few
@@ -142,11 +142,12 @@ def check_unchanged(folder: Path, files: Sequence[Path], facts: np.ndarray) -> N
 def wanted_maps(config: Experiment) -> dict[str, list[str]]:
     """View -> the kinds of maps that its terms ask for."""
     method = config.method
-    assert isinstance(method, Teachable)
+    assert isinstance(method, Taught)
     teachers = [name for name in ("deep", "wide") if getattr(method, f"{name}_teacher")]
     labels, confidence, logits = ([f"{name}.{what}" for name in teachers] for what in ("label", "confidence", "logits"))
-    if isinstance(method, KD):
-        labeled, unlabeled = (logits if weight else [] for weight in (method.labeled, method.unlabeled))
+    if isinstance(method, KD | CWD):
+        every = [f"{name}.{what}" for name in teachers for what in method.stored[name]]
+        labeled, unlabeled = (every if weight else [] for weight in (method.labeled, method.unlabeled))
         return {"labeled": labeled, "first": unlabeled, "second": unlabeled}
     image = ["deep.logits"] if method.lambda_image and "deep" in teachers else []
     unlabeled = logits if method.soft else image
@@ -159,9 +160,9 @@ def wanted_maps(config: Experiment) -> dict[str, list[str]]:
 def coarse_shapes(config: Experiment, num_classes: int) -> dict[str, tuple[int, int, int]]:
     """(C,g,g) of the stored "logits" and "feature" of a crop; without `teach.projection` a feature is as published."""
     method, crop = config.method, config.data.crop_size
-    assert isinstance(method, Teachable)
+    assert isinstance(method, Taught)
     sizes = {"logits": (num_classes, method.teach.logits_stride)}
-    if isinstance(method, MGD):
+    if not isinstance(method, KD):
         sizes["feature"] = (method.teach.projection or PUBLISHED_WIDTH, method.feature_stride(crop))
     return {what: (channels, -(-crop // stride), -(-crop // stride)) for what, (channels, stride) in sizes.items()}
 

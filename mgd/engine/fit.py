@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mgd.check.needs import network, teachers
-from mgd.config import MGD, Experiment, Taught, UniMatch, is_offline
+from mgd.config import Experiment, Taught, UniMatch, is_offline
 from mgd.data.batch import Batch, to_device
 from mgd.data.datasets import open_splits
 from mgd.data.maps import FULL, coarse_shapes, wanted_maps
@@ -24,7 +24,7 @@ from mgd.engine.loop import run_length
 from mgd.engine.optim import bf16_hint, pick_precision
 from mgd.engine.step import Stepper
 from mgd.errors import UserError, is_out_of_memory
-from mgd.objectives import build_objective, find_teacher, load_teacher, teacher_paths
+from mgd.objectives import build_objective, feature_width, find_teacher, teacher_paths
 from mgd.parallel import peak_memory
 
 GIB = 2**30
@@ -102,13 +102,16 @@ def advice(config: Experiment, trials: list[Trial], device: torch.device, *, pro
 
 
 def _with_own_width(config: Experiment) -> Experiment:
-    """With `method.teach.projection` as a number where maps of the wide teacher's own width are read."""
+    """With `method.teach.projection` as a number, the largest, where maps of the teachers' own width are read."""
     method = config.method
-    if not isinstance(method, MGD) or method.teachers == "online" or method.teach.projection:
+    if not is_offline(method):
         return config
-    if "wide.feature" not in wanted_maps(config)["first"]:
+    kinds = {kind for of_view in wanted_maps(config).values() for kind in of_view}
+    names = [name for name in teacher_paths(method) if f"{name}.feature" in kinds]
+    if not names:
         return config
-    width = load_teacher(config, "wide", len(open_splits(config.data).classes)).classifier.in_channels
+    classes = len(open_splits(config.data).classes)
+    width = max(feature_width(config, name, classes) for name in names)
     return replace(config, method=replace(method, teach=replace(method.teach, projection=width)))
 
 

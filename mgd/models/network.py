@@ -92,8 +92,8 @@ class SegmentationNetwork(NormalisingNetwork):
     def enlarge(self, logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
         """What the classifier made of a feature -> logits (N,K,*size); what the image was padded with is cut off.
 
-        In float32 under autocast too, as in the losses: interpolated in bfloat16 classes tie near their borders, and the
-        first one of the list would have all such pixels.
+        In float32 under autocast too, as in the losses: interpolated in bfloat16 classes tie near their borders, and
+        the first one of the list would have all such pixels.
         """
         height, width = size
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

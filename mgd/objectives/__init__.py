@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mgd.config import (
     CPS,
+    CWD,
     KD,
     MGD,
     Evaluate,
@@ -17,7 +18,6 @@ from mgd.config import (
     Model,
     Supervised,
     Taught,
-    Teachable,
     UniMatch,
     is_offline,
 )
@@ -67,6 +67,9 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
     if is_offline(method):
         if isinstance(method, KD):
             return KDObjective(student, {}, method)
+        if isinstance(method, CWD):
+            widths = {name: feature_width(config, name, num_classes) for name in teacher_paths(method)}
+            return CWDObjective(student, widths, method)
         return MGDObjective(student, StoredTeaching(method, tuple(teacher_paths(method))), method)
     if isinstance(method, Taught):
         loaded = ((name, load_teacher(config, name, num_classes, classes=classes)) for name in teacher_paths(method))
@@ -95,10 +98,10 @@ def maps_contents(config: Experiment, splits: Splits) -> Contents:
         UserError: a teacher's file is missing.
     """
     method, root = config.method, Path(config.data.root)
-    assert isinstance(method, Teachable)
+    assert isinstance(method, Taught)
     crop = config.data.crop_size
     teach = asdict(method.teach) | {"crop_size": method.teach.crop_size or crop}
-    if isinstance(method, MGD):
+    if not isinstance(method, KD):
         teach["feature_stride"] = method.feature_stride(crop)
     if method.stored != MGD().stored:  # stores of the default are older than this key
         teach["stored"] = method.stored
@@ -149,6 +152,15 @@ def load_teacher(
     network = load_student(path, num_classes=num_classes, classes=classes)
     log.info("%s teacher: %s from %s", name, network.arch["backbone"], path)
     return network
+
+
+def feature_width(config: Experiment, name: str, num_classes: int) -> int:
+    """Channels of a teacher's decoder feature as `mgd teach` stores it."""
+    method = config.method
+    assert isinstance(method, Taught)
+    if method.teach.projection:
+        return method.teach.projection
+    return load_student(find_teacher(teacher_paths(method)[name], name), num_classes=num_classes).classifier.in_channels
 
 
 def _check_confidence(method: Method, num_classes: int) -> None:

@@ -1,5 +1,6 @@
 """Plain distillation from frozen teachers: pixel by pixel (KD) and channel by channel (CWD)."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from mgd.distillation_losses import channel_wise_loss, pixel_kl_loss
 from mgd.models.folding import for_inference
 from mgd.models.network import SegmentationNetwork
 from mgd.objectives.base import Objective, Pass, Terms, pixel_losses, see, supervised_count, supervised_loss
-from mgd.objectives.teaching import Teachers, stored_logits
+from mgd.objectives.teaching import Teachers, stored_cells, stored_logits
 
 
 class DistillObjective(Objective):
@@ -130,14 +131,17 @@ class CWDObjective(DistillObjective):
     brings the student's to them, as in the paper: it is trained with the student and is no part of its checkpoint.
     """
 
-    def __init__(self, student: SegmentationNetwork, teachers: Teachers, config: CWD) -> None:
-        super().__init__(student, teachers)
+    def __init__(self, student: SegmentationNetwork, teachers: Teachers | Mapping[str, int], config: CWD) -> None:
+        """`teachers`: with method.teachers="offline" the channels of their features, which come with the batch."""
+        widths = {name: one if isinstance(one, int) else one.classifier.in_channels for name, one in teachers.items()}
+        super().__init__(student, {name: one for name, one in teachers.items() if not isinstance(one, int)})
         self.config: CWD = config
+        self.names = tuple(widths)
         self.projections = nn.ModuleDict()
         own = student.classifier.in_channels
-        for name, teacher in teachers.items():
-            if config.weight_feature and (config.labeled or config.unlabeled) and teacher.classifier.in_channels != own:
-                self.projections[name] = nn.Conv2d(own, teacher.classifier.in_channels, 1)
+        for name, width in widths.items():
+            if config.weight_feature and (config.labeled or config.unlabeled) and width != own:
+                self.projections[name] = nn.Conv2d(own, width, 1)
 
     def kinds(self) -> dict[str, float]:
         return {"logits": self.config.weight_logits, "feature": self.config.weight_feature}
@@ -147,22 +151,40 @@ class CWDObjective(DistillObjective):
         return {name: images for name, weight in self.kinds().items() if weight}
 
     def compare(self, feature: Tensor, views: Views, batch: Batch) -> Terms:
-        feature, seen = self.student.over_image(feature, views.valid.shape[-2:]), self._teach(views)
-        size = feature.shape[-2:]
-        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name, weight in self.kinds().items() if weight}
-        for name, target in seen.items():
-            target = self.teachers[name].over_image(target, views.valid.shape[-2:])
-            if "logits" in pairs:
-                with torch.no_grad():
-                    logits = _resized(self.teachers[name].classifier(target), size)
-                pairs["logits"].append((self.student.classifier(feature), logits))
-            if "feature" in pairs:
-                projected = self.projections[name](feature) if name in self.projections else feature
-                pairs["feature"].append((projected, _resized(target, size)))
+        feature = self.student.over_image(feature, views.valid.shape[-2:])
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {what: [] for what in self._compared}
+        for name, targets in self._targets(views, batch).items():
+            for what, target in targets.items():
+                own = self.student.classifier(feature) if what == "logits" else self._projected(feature, name)
+                pairs[what].append((own, _resized(target, feature.shape[-2:])))
         return {
-            name: torch.stack([self._channel_wise(*pair, views) for pair in of_teachers]).mean()
-            for name, of_teachers in pairs.items()
+            what: torch.stack([self._channel_wise(*pair, views) for pair in of_teachers]).mean()
+            for what, of_teachers in pairs.items()
         }
+
+    @torch.no_grad()
+    def _targets(self, views: Views, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        """Teacher -> what is compared of its answers."""
+        if is_offline(self.config):
+            strides = {"logits": self.config.teach.logits_stride, "feature": self.config.feature_stride()}
+            return {
+                name: {what: stored_cells(batch, views, f"{name}.{what}", strides[what]) for what in self._compared}
+                for name in self.names
+            }
+        targets = {}
+        for name, feature in self._teach(views).items():
+            own = self.teachers[name].over_image(feature, views.valid.shape[-2:])
+            targets[name] = {
+                what: self.teachers[name].classifier(own) if what == "logits" else own for what in self._compared
+            }
+        return targets
+
+    @property
+    def _compared(self) -> list[str]:
+        return [what for what, weight in self.kinds().items() if weight]
+
+    def _projected(self, feature: Tensor, name: str) -> Tensor:
+        return self.projections[name](feature) if name in self.projections else feature
 
     def _channel_wise(self, student: Tensor, teacher: Tensor, views: Views) -> Tensor:
         return channel_wise_loss(student, teacher, temperature=self.config.temperature, valid=views.valid)

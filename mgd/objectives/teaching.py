@@ -185,18 +185,40 @@ def stored_logits(batch: Batch, views: Views, stride: int) -> dict[str, Tensor]:
     return {name: mix(x, partner[name], batch.mask) for name, x in own.items()}
 
 
+def stored_cells(batch: Batch, views: Views, kind: str, stride: int) -> Tensor:
+    """A stored logits or feature map of a batch's labelled or mixed images, (N,C,h,w) float32 at `FEATURE_STRIDE`.
+
+    A cell of mixed images is the mean over its pixels of what the teacher said of the photo that each is from.
+    """
+    if views.maps is not None:
+        cells, pixels = views.maps.coarse[kind].float(), _pixels_in_cells(views.valid, stride)
+    else:
+        first, second, mask = batch.pair()
+        cells, pixels = _mixed_cells(first, second, mask, kind, stride)
+    height, width = (-(-side // FEATURE_STRIDE) for side in views.valid.shape[1:])
+    return _enlarge(cells, pixels > 0, stride / FEATURE_STRIDE, (height, width))
+
+
 def _enlarged(views: Views, stride: int) -> dict[str, Tensor]:
-    """Teacher -> its stored logits, bilinear between the centres of those cells that hold a part of the image."""
+    """Teacher -> its stored logits at every pixel."""
     assert views.maps is not None
-    height, width = views.valid.shape[1:]
-    known = (_pixels_in_cells(views.valid, stride) > 0).float()[:, None]
-
-    def enlarge(cells: Tensor) -> Tensor:
-        return F.interpolate(cells, scale_factor=float(stride), mode="bilinear")[..., :height, :width]
-
-    share = enlarge(known).clamp(min=torch.finfo(known.dtype).tiny)
+    holds, size = _pixels_in_cells(views.valid, stride) > 0, (views.valid.shape[1], views.valid.shape[2])
     coarse = {kind.partition("."): values for kind, values in views.maps.coarse.items()}
-    return {name: enlarge(x.float() * known) / share for (name, _, what), x in coarse.items() if what == "logits"}
+    return {
+        name: _enlarge(cells.float(), holds, stride, size)
+        for (name, _, what), cells in coarse.items()
+        if what == "logits"
+    }
+
+
+def _enlarge(cells: Tensor, holds: Tensor, factor: float, size: tuple[int, int]) -> Tensor:
+    """(N,C,h,w) -> (N,C,*size), bilinear between the centres of those cells that hold a part of an image, (N,h,w)."""
+    known = holds.float()[:, None]
+
+    def enlarge(x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=float(factor), mode="bilinear")[..., : size[0], : size[1]]
+
+    return enlarge(cells * known) / enlarge(known).clamp(min=torch.finfo(known.dtype).tiny)
 
 
 def _pixels_in_cells(valid: Tensor, stride: int) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd.check import needs
-from mgd.config import MGD, Experiment, Taught, fill_in, is_offline, load, override, to_dict
+from mgd.config import KD, Experiment, Taught, fill_in, is_offline, load, override, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.samples import TrainingSamples
 from mgd.engine.inputs import Inputs, changes, data_of
@@ -228,7 +228,7 @@ def _taught(config: Experiment) -> dict[str, Any]:
     facts = {f"method.{name}": values["method"][name] for name in ("deep_teacher", "wide_teacher")}
     teach = values["method"]["teach"] | {"dir": "", "crop_size": method.teach.crop_size or crop}
     teach |= {"stride": config.evaluate.stride, "stored": method.stored}
-    if isinstance(method, MGD):
+    if not isinstance(method, KD):
         teach["feature_stride"] = method.feature_stride(crop)
     keys = ("root", "train_list", "train_folder", "partition_lists", "unlabeled", "classes", "short_side")
     return facts | {f"data.{key}": values["data"][key] for key in keys} | {"method.teach": teach}

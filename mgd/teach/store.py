@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from mgd.config import Experiment, Teachable
+from mgd.config import MGD, Experiment, Taught
 from mgd.data.datasets import Splits
 from mgd.data.images import load_image
 from mgd.data.loaders import make_loader
@@ -72,7 +72,7 @@ def teach(
         UserError: the folder holds maps of something else, or of photos that have changed; a teacher, a photo or space
             on the disk is missing.
     """
-    assert isinstance(config.method, Teachable)
+    assert isinstance(config.method, Taught)
     contents, device = maps_contents(config, splits), teachers[0].device
     folder, kinds = Path(config.method.teach.dir), [kind for teacher in teachers for kind in teacher.kinds]
     if rank:
@@ -86,7 +86,8 @@ def teach(
         errors: list[float] = []
         photos = _load_photos(config, contents.photos, left, device)
         for sample in Progress(photos, desc="teachers look", unit="photo", disable=True if rank else None):
-            maps, error = _look(teachers, sample, device, precision, measure=len(errors) < PROBES)
+            measure = isinstance(config.method, MGD) and len(errors) < PROBES
+            maps, error = _look(teachers, sample, device, precision, measure=measure)
             errors += error
             store.add(_photo(sample), maps)
     if errors:
@@ -101,7 +102,7 @@ def estimate(config: Experiment, splits: Splits, teachers: list[Teacher], *, pre
     Raises:
         UserError: as `teach` does, of these few.
     """
-    assert isinstance(config.method, Teachable)
+    assert isinstance(config.method, Taught)
     contents, device, place = maps_contents(config, splits), teachers[0].device, Path(config.method.teach.dir)
     kinds = [kind for teacher in teachers for kind in teacher.kinds]
     if (place / MAPS.description).is_file():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgd.config import MGD, Experiment, Teachable
+from mgd.config import CWD, KD, Experiment, Taught
 from mgd.data.datasets import Splits
 from mgd.data.maps import Kind
 from mgd.errors import UserError
@@ -26,13 +26,14 @@ class Teacher:
 
     def __init__(self, name: str, network: SegmentationNetwork, config: Experiment, device: torch.device) -> None:
         method = config.method
-        assert isinstance(method, Teachable)
+        assert isinstance(method, Taught)
         self.name, self.how, self.device, self.stored = name, method.teach, device, method.stored[name]
         self.network = for_inference(network).to(device)
         if "feature" in self.stored:
-            assert isinstance(method, MGD)
+            assert not isinstance(method, KD)
             self.stride = method.feature_stride(config.data.crop_size)
-            self._check_stride()
+            without = "weight_feature=0" if isinstance(method, CWD) else "lambda_region=0 and method.wide_teacher="
+            self._check_stride(f"method.{without}")
         window = self.how.crop_size or config.data.crop_size
         self.window = -(-window // FEATURE_STRIDE) * FEATURE_STRIDE
         self.step = max(1, math.ceil(window * config.evaluate.stride) // FEATURE_STRIDE) * FEATURE_STRIDE
@@ -40,7 +41,7 @@ class Teacher:
         width, projection = self.network.classifier.in_channels, self.how.projection
         if "feature" in self.stored and projection > width:
             raise UserError(
-                f"method.teach.projection={projection} is more than the {width} channels of the wide "
+                f"method.teach.projection={projection} is more than the {width} channels of the {name} "
                 "teacher's feature; use fewer, or 0 for its own"
             )
         self.projection = _projection(width, projection).to(device) if projection else None
@@ -52,13 +53,14 @@ class Teacher:
             self.kinds.append(Kind(f"{name}.logits", self.how.logits_stride, network.num_classes, values))
 
     @torch.inference_mode()
-    def _check_stride(self) -> None:
+    def _check_stride(self, without: str) -> None:
+        """Raise UserError where the network's feature cannot be stored; `without`: settings that do without it."""
         side = self.network.padded(64, 64)[0]
         own = side // self.network.feature(torch.zeros(1, 3, 64, 64, device=self.device)).shape[-1]
         if own != FEATURE_STRIDE:
             raise UserError(
-                f"the wide teacher's feature has a cell for {own} pixels, storing it needs {FEATURE_STRIDE}, as the "
-                "published head has: leave this teacher online, or set method.lambda_region=0 and method.wide_teacher="
+                f"the {self.name} teacher's feature has a cell for {own} pixels, storing it needs {FEATURE_STRIDE}, as "
+                f"the published head has: leave the teachers online, or set {without}"
             )
 
     @torch.inference_mode()
@@ -153,7 +155,7 @@ class _Mean:
 
 def open_teachers(config: Experiment, splits: Splits, device: torch.device) -> list[Teacher]:
     """The teachers that the config names. Raises UserError as `load_teacher` does."""
-    assert isinstance(config.method, Teachable)
+    assert isinstance(config.method, Taught)
     classes = splits.classes.names
     loaded = {name: load_teacher(config, name, len(classes), classes=classes) for name in teacher_paths(config.method)}
     return [Teacher(name, network, config, device) for name, network in loaded.items()]
