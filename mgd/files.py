@@ -25,6 +25,7 @@ from mgd.errors import UserError
 
 log = logging.getLogger(__name__)
 
+COARSE = 2.0  # seconds: how far apart times may be where a file system rounds them
 ASKED = 1000  # files that one thread asks for at a time
 SLOW = 5e-5  # seconds a file; a local disk answers in a tenth of that
 BYTE_ORDER_MARKS = {  # the longest first: UTF-32's begins with UTF-16's
@@ -93,9 +94,21 @@ def link(source: Path, target: Path) -> None:
     except OSError:
         with atomic(target) as file, open(source, "rb") as content:
             shutil.copyfileobj(content, file)
+        times = source.stat()
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))  # by which `is_linked` knows it again
     finally:
         with suppress(OSError):
             linked.unlink()
+
+
+def is_linked(source: Path, target: Path) -> bool:
+    """Whether `target` is what `link` made of `source`: the same file, or a copy of its size and time."""
+    if not source.is_file() or not target.is_file():
+        return False
+    if os.path.samefile(source, target):
+        return True
+    own, other = source.stat(), target.stat()
+    return own.st_size == other.st_size and abs(own.st_mtime - other.st_mtime) <= COARSE
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from helpers import write_image
 from PIL import Image
 
 from mgd.__main__ import main
+from mgd.config import Data
+from mgd.data.datasets import open_splits, read_list
 from mgd.data.formats import shapes
 from mgd.data.formats.back import export_labels
 from mgd.data.formats.brush import decode, encode
@@ -337,6 +341,92 @@ def test_photos_held_out_before_stay_when_more_are_labelled(tmp_path: Path) -> N
     lists = [(tmp_path / f"out/{part}.txt").read_text().splitlines() for part in ("train", "val")]
     assert sum(map(len, lists)) == 8
     assert not set(lists[0]) & set(lists[1])
+
+
+def test_a_photo_that_took_the_place_of_another_of_its_size_is_taken_over(tmp_path: Path) -> None:
+    source, options = index_masks(tmp_path / "export")
+    for name in NAMES:
+        Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(source / f"images/{name}.bmp")
+        (source / f"images/{name}.jpg").unlink()
+    assert prepare(source, "index", tmp_path / "out", *options) == 0
+    (source / "images/a.bmp").unlink()
+    Image.fromarray(np.full((*SIZE, 3), 200, np.uint8)).save(source / "images/a.bmp")
+    os.utime(source / "images/a.bmp", (0, 0))
+    assert prepare(source, "index", tmp_path / "out", *options) == 0
+    assert (tmp_path / "out/images/a.bmp").read_bytes() == (source / "images/a.bmp").read_bytes()
+
+
+def test_a_copy_is_known_again_and_not_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, options = index_masks(tmp_path / "export")
+    os.utime(source / "images/a.jpg", (10**9, 10**9))
+    assert prepare(source, "index", tmp_path / "out", *options) == 0
+    assert prepare(source, "index", tmp_path / "out", *options) == 0
+    assert "5 photos, 0 of them made now" in capsys.readouterr().out
+
+
+def test_options_with_several_values_may_be_repeated(tmp_path: Path) -> None:
+    source, _ = index_masks(tmp_path / "export")
+    options = ["--classes", "background,leaf,blight,stem", "--map", "1..3=0..2", "--map", "0=ignore"]
+    assert prepare(source, "index", tmp_path / "out", *options, "--ignore", "leaf", "--ignore", "blight") == 0
+    assert class_names(tmp_path / "out") == ["background", "stem"]
+    assert np.array_equal(label(tmp_path / "out"), np.where(PICTURE, 255, 0))
+    assert class_names(tmp_path / "out") == ["background"] or (tmp_path / "out/classes.csv").exists()
+
+
+def test_a_comma_in_a_folders_name_makes_no_classes_of_it(tmp_path: Path) -> None:
+    source, options = index_masks(tmp_path / "leaves, 2024")
+    (source / "classes.csv").write_text(CLASSES)
+    assert prepare(source, "index", tmp_path / "out", *options[2:]) == 0
+    assert class_names(tmp_path / "out") == LABELS
+    assert prepare(source, "index", tmp_path / "more", "--classes", str(source / "classes.csv"), *options[2:]) == 0
+    assert class_names(tmp_path / "more") == LABELS
+
+
+def test_a_photos_name_in_another_form_of_unicode_is_found(tmp_path: Path) -> None:
+    source, options = coco_json(tmp_path / "export")
+    composed, apart = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    (source / "images/a.jpg").rename(source / f"images/{apart}")
+    edit_json(source / COCO_FILE, lambda c: c["images"][0].update(file_name=composed))
+    assert prepare(source, "coco", tmp_path / "out", *options) == 0
+    assert np.array_equal(label(tmp_path / "out", composed[:-4]), PICTURE)
+
+
+def test_only_an_uploaded_file_has_a_prefix_before_its_name(tmp_path: Path) -> None:
+    source, options = label_studio_json(tmp_path / "export")
+    task = tmp_path / "export/project-1-at-2026.json"
+    change(task, "/data/upload/1/0a1b2c3d-b.jpg", "/data/local-files/?d=images/20240101-b.jpg")
+    assert prepare(source, "label-studio", tmp_path / "out", *options) == 2  # b.jpg is another photo
+    photo(source / "images/20240101-b.jpg")
+    assert prepare(source, "label-studio", tmp_path / "out", *options) == 0
+    assert (tmp_path / "out/labels/20240101-b.png").exists()
+
+
+def test_spaces_before_further_suffixes_cut_no_name(tmp_path: Path) -> None:
+    source, options = labelme_json(tmp_path / "export")
+    names = ["IMG 1.jpg", "IMG 1.jpg (2).jpg", "IMG 1.jpg 3.jpg"]
+    for name in names:
+        photo(source / name)
+    assert prepare(source, "labelme", tmp_path / "out", *options) == 0
+    out = tmp_path / "out"
+    expected = sorted(f"unlabeled/{name}" for name in names)
+    assert sorted(item.name for item in read_list(out / "unlabeled.txt", out, "", labels=False)) == expected
+    splits = open_splits(Data(root=str(out), unlabeled="unlabeled", partition=1))
+    assert sorted(item.name for item in splits.unlabeled) == expected
+
+
+def test_cvat_gets_no_class_that_it_could_not_give_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, _ = index_masks(tmp_path / "in")
+    for name in ("road: wet", "#1 weed"):
+        (source / "classes.csv").write_text(CLASSES.replace("leaf", name) + "3,other,1,1,1\n")
+        arguments = ["prepare", "export-labels", str(source), "--format", "cvat", "--out", str(tmp_path / "tool")]
+        assert main(arguments) == 2
+        assert f"CVAT cannot read back a class called {name!r}" in capsys.readouterr().err
 
 
 def test_other_options_in_the_same_folder_are_refused(tmp_path: Path) -> None:
@@ -730,20 +820,21 @@ def test_label_maps_come_back_from_each_tool_without_a_pixel_changed(
     form: str, names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng, maps = np.random.default_rng(3), {}
-    for name in ("a", "b", "day/c"):
+    for name in ("a", "b", "day/c", "d+e & f#1 %41"):
         photo(tmp_path / f"in/images/{name}.jpg")
         maps[name] = rng.choice(np.array([0, 1, 2, 255], np.uint8), SIZE)
     maps["b"] = np.full(SIZE, 1, np.uint8)  # one class alone; the last occurs nowhere
-    maps["a"][maps["a"] == 2] = maps["day/c"][maps["day/c"] == 2] = 0
+    for drawn in maps.values():
+        drawn[drawn == 2] = 0
     for name, drawn in maps.items():
         write_image(tmp_path / f"in/labels/{name}.png", drawn)
     rows = "".join(f"{i},{name},{i},{2 * i},9\n" for i, name in enumerate(names))
     (tmp_path / "in/classes.csv").write_text("index,name,red,green,blue\n" + rows)
-    tool = tmp_path / "tool"
+    tool = tmp_path / "to correct"
     arguments = ["prepare", "export-labels", str(tmp_path / "in"), "--format", form, "--out", str(tool)]
     assert main(arguments) == 0
     back = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("back: "))
-    options = back.split(f"--format {form} ")[1].replace(" --out DIR", "").split()
+    options = shlex.split(back.split(f"--format {form} ")[1].replace(" --out DIR", ""))
     source = tool / "tasks.json" if form == "label-studio" else tool
     options += ["--predictions"] if form == "label-studio" else []
     options += ["--images", str(tmp_path / "in/images")] if form == "cvat" else []
@@ -827,6 +918,72 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         "coco",
         annotation(segmentation={"size": [12, 16], "counts": "!"}),
         r"annotation 10 \(leaf\) is a broken run-length code",
+    ),
+    "two images of one id": (
+        "coco",
+        lambda source: edit_json(source / COCO_FILE, lambda c: c["images"][1].update(id=c["images"][0]["id"])),
+        "has two images of the id 1, a.jpg and b.jpg; export it again",
+    ),
+    "a flat outline": (
+        "coco",
+        annotation(segmentation=[0, 0, 9, 0, 9, 9]),
+        r"annotation 10 \(leaf\) has no list of polygons, each x1, y1, x2, y2",
+    ),
+    "an outline of five numbers": (
+        "coco",
+        annotation(segmentation=[[0, 0, 9, 0, 9]]),
+        r"annotation 10 \(leaf\) has no list of polygons, each x1, y1, x2, y2",
+    ),
+    "a class called null": (
+        "coco",
+        lambda source: edit_json(source / COCO_FILE, lambda c: c["categories"][0].update(name=None)),
+        r"instances_default.json has a class without a name \(null\)",
+    ),
+    "a shape called null": (
+        "labelme",
+        lambda source: edit_json(source / "b.json", lambda c: c["shapes"][0].update(label=None)),
+        r"b.json has a class without a name \(null\)",
+    ),
+    "a rectangle of four points": (
+        "labelme",
+        lambda source: edit_json(source / "b.json", lambda c: c["shapes"][1].update(points=LEAF)),
+        r"shape 2 \(blight\) has 4 points, expected 2",
+    ),
+    "a circle of three points": (
+        "labelme",
+        lambda source: edit_json(
+            source / "b.json", lambda c: c["shapes"][1].update(points=LEAF[:3], shape_type="circle")
+        ),
+        r"shape 2 \(blight\) has 3 points, expected 2",
+    ),
+    "two classes of one name": (
+        "yolo",
+        lambda source: change(source / "data.yaml", "1: blight", "1: leaf"),
+        "has leaf as the name of more than one class",
+    ),
+    "a folder for two parts, spelled otherwise": (
+        "yolo",
+        lambda source: change(source / "data.yaml", "images/val", "./images/train/"),
+        "data.yaml names images/train for two parts; give each photos of its own",
+    ),
+    "a task of two images": (
+        "label-studio",
+        lambda source: edit_json(
+            source / "project-1-at-2026.json", lambda c: c[1].update(data={"left": "images/a.jpg", "right": "b.jpg"})
+        ),
+        "task 1 is of several images, images/a.jpg, b.jpg; make a task of each",
+    ),
+    "regions of two images": (
+        "label-studio",
+        lambda source: edit_json(
+            source / "project-1-at-2026.json", lambda c: c[1]["annotations"][1]["result"][1].update(to_name="right")
+        ),
+        "task 1 is of several images, /data/upload/1/0a1b2c3d-b.jpg; make a task of each",
+    ),
+    "a mask with transparent pixels": (
+        "rgb",
+        lambda source: write_image(source / "labels/b.png", np.zeros((*SIZE, 4), np.uint8)),
+        "b.png has pixels that are transparent, so they have no colour; fill them",
     ),
     "a class without a name": (
         "coco",
@@ -983,6 +1140,24 @@ def test_what_is_broken_is_skipped_and_counted_when_asked(
     assert re.search(f"skipped: .*{text}", told)
     lists = "".join((tmp_path / f"out/{part}.txt").read_text() for part in ("train", "val"))
     assert len(lists.splitlines()) == 4
+
+
+@pytest.mark.parametrize("form", ["coco", "coco-panoptic", "labelme", "label-studio", "cvat"])
+def test_a_photo_that_is_not_there_is_skipped_when_asked(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, options = EXPORTS[form](tmp_path / "export")
+    next((tmp_path / "export").rglob("b.jpg")).unlink()
+    assert prepare(source, form, tmp_path / "out", *options) == 2
+    assert "b" in capsys.readouterr().err
+    assert prepare(source, form, tmp_path / "out", *options, "--skip-broken") == 0
+    told = capsys.readouterr().out
+    assert "4 photos, 4 of them made now, 1 skipped" in told
+    assert re.search(r"skipped: .*b(.jpg)? does not exist", told), told
+    shutil.rmtree(tmp_path / "out")
+    for file in (tmp_path / "export").rglob("*.jpg"):
+        file.unlink()
+    assert prepare(source, form, tmp_path / "out", *options, "--skip-broken") == 2
 
 
 @pytest.mark.parametrize(

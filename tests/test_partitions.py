@@ -163,3 +163,15 @@ def test_a_folder_may_have_braces_in_its_name(tmp_path: Path) -> None:
 def test_a_seed_below_0_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert partition(root, "--scheme", "random", "--seed", "-1") == 2
     assert "--seed -1 must not be negative" in capsys.readouterr().err
+
+
+def test_labels_beside_their_photos_are_found_by_their_pattern(tmp_path: Path) -> None:
+    for name in "abcd":
+        write_image(tmp_path / f"mine/{name}.png", np.zeros((8, 8, 3), np.uint8))
+        write_image(tmp_path / f"mine/{name}_mask.png", np.full((8, 8), ord(name) % 2, np.uint8))
+    options = ["--root", str(tmp_path), "--ratio", "2", "--scheme", "balanced"]
+    pattern = ["--label-pattern", "{stem}_mask.png"]
+    assert main(["partition", str(tmp_path / "mine"), *options, *pattern]) == 0
+    lines = (tmp_path / "subset_mine/train_aug_labeled_1-2.txt").read_text().splitlines()
+    assert len(lines) == 2
+    assert all(line == f"mine/{line[5]}.png\tmine/{line[5]}_mask.png" for line in lines)

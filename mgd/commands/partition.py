@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of random and balanced (default 0)")
     text = "for balanced: what label values mean, as data.label_map, such as 255=1 or 1..8=0..7"
     parser.add_argument("--label-map", default="", metavar="MAP", help=text)
+    text = "of a folder whose labels lie beside the photos, as data.label_pattern: {stem}_mask.png"
+    parser.add_argument("--label-pattern", default="", metavar="PATTERN", help=text)
     parser.add_argument("--root", type=Path, help="what the list's paths are relative to (default: its folder)")
     parser.add_argument("--force", action="store_true", help="write over lists that differ")
 
@@ -32,6 +34,7 @@ def run(options: argparse.Namespace) -> None:
             scheme=options.scheme,
             seed=options.seed,
             label_map=tuple(split(options.label_map)),
+            label_pattern=options.label_pattern,
             force=options.force,
         )
     )

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     speed = f"{1 / rate:.0f} s an {unit}" if 0 < rate < 0.1 else f"{rate:.1f} {unit}s/s"
     done = f"{tally.photos} images" + f" and {tally.frames} frames" * bool(tally.frames)
     written = kinds if tally.photos else [kind for kind in kinds if kind in OF_VIDEOS]
-    print(f"{done}, {speed}; {', '.join(written)} in {options.out}")
+    print(f"{done}, {speed}; {', '.join(written)} in {options.out}" if tally.photos or tally.frames else "nothing made")
     if results := len(everything) - len(media):
         print(f"left out: {results} pictures in {options.out} that an earlier prediction wrote")
     for line in missed:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mgd.data.formats.table import READERS, WRITERS
 
@@ -52,22 +53,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_labels(one: argparse.ArgumentParser) -> None:
+    several: dict[str, Any] = {"type": _names, "action": "extend", "default": []}  # at once, or the option repeated
     one.add_argument("source", type=Path, metavar="SOURCE", help="the export: a folder, or the format's main file")
     one.add_argument("--format", required=True, choices=list(READERS), help="what wrote it")
     one.add_argument("--images", type=Path, help="the photos, when not where the tool puts them")
     one.add_argument("--label-pattern", default="", help="index, rgb: masks beside photos, as {stem}_mask.png")
-    one.add_argument("--map", type=_names, default=(), metavar="A=B,...", help="index: 255=1 1..8=0..7 0=ignore")
+    one.add_argument("--map", **several, metavar="A=B,...", help="index: 255=1 1..8=0..7 0=ignore")
     one.add_argument("--colors", type=Path, help="rgb: a CSV file name,red,green,blue (see mgd prepare colors)")
-    one.add_argument("--tolerance", type=int, default=0, help="rgb, cvat: how far a colour may be off (default 0)")
+    one.add_argument("--tolerance", type=_count, default=0, help="rgb, cvat: how far a colour may be off (default 0)")
     one.add_argument("--line-width", type=float, default=10, help="labelme: of lines and points, in pixels (10)")
     one.add_argument("--predictions", action="store_true", help="label-studio: take them where nobody annotated")
     one.add_argument("--classes", default="", help="classes in their order: names, or a CSV file; index needs it")
     one.add_argument("--merge", action="append", default=[], metavar="NEW=OLD,OLD", help="these become one class")
-    one.add_argument("--drop", type=_names, default=(), metavar="NAME,NAME", help="as if nobody had drawn these")
-    one.add_argument("--ignore", type=_names, default=(), metavar="NAME,NAME", help="pixels of these become 255")
+    one.add_argument("--drop", **several, metavar="NAME,NAME", help="as if nobody had drawn these")
+    one.add_argument("--ignore", **several, metavar="NAME,NAME", help="pixels of these become 255")
     one.add_argument("--unmarked", choices=("background", "ignore"), default="", help="pixels that no region covers")
     one.add_argument("--val-every", type=int, default=5, help="one photo in so many for validation (5)")
     one.add_argument("--skip-broken", action="store_true", help="leave out what cannot be read, and tell it")
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -116,14 +124,16 @@ def _labels(options: argparse.Namespace) -> str:
     reading = Reading(
         images=options.images,
         label_pattern=options.label_pattern,
-        label_map=options.map,
+        label_map=tuple(options.map),
         classes=options.classes,
         colors=options.colors,
         tolerance=options.tolerance,
         line_width=options.line_width,
         predictions=options.predictions,
+        skip_missing=options.skip_broken,
     )
-    rules = Rules(merge=tuple(options.merge), drop=options.drop, ignore=options.ignore, unmarked=options.unmarked)
+    lists = {name: tuple(getattr(options, name)) for name in ("merge", "drop", "ignore")}
+    rules = Rules(**lists, unmarked=options.unmarked)
     return convert(
         options.source,
         options.format,

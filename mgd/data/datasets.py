@@ -11,10 +11,10 @@ import numpy as np
 from mgd.config import Data
 from mgd.data.classes import Classes, read_classes
 from mgd.data.folders import pairs_in, photos_in
-from mgd.data.images import load_image, load_label
+from mgd.data.images import is_turned, load_image, load_label
 from mgd.data.items import Item, Items
 from mgd.data.label_map import value_table, with_ignored
-from mgd.data.names import are_plain_images, below, digest, inside, is_image, located, name_of, split_line
+from mgd.data.names import are_plain_images, below, digest, inside, is_image, located, path_name, split_line
 from mgd.data.transforms import shrink
 from mgd.errors import UserError, first_few
 from mgd.files import read_lines, states_of
@@ -169,7 +169,7 @@ def load_pair(item: Item, data: Data, num_classes: int) -> tuple[np.ndarray, np.
         return image, None
     label = load_label(item.label, num_classes, data.ignore_values, data.label_map)
     if image.shape[:2] != label.shape:
-        turned = " when upright as its EXIF says" if image.shape[1::-1] == label.shape else ""
+        turned = " when upright as its EXIF says" if is_turned(item.image) else ""
         raise UserError(
             f"{item.label} is {label.shape[1]}x{label.shape[0]} but its image {item.image} is "
             f"{image.shape[1]}x{image.shape[0]}{turned}; replace one of them or take both out of the list",
@@ -223,7 +223,7 @@ def _photos(data: Data, root: Path, problems: Problems) -> Items:
     """Photos of a folder or of a list."""
     path = root / data.unlabeled
     if path.is_dir():
-        return Items.of(Item(name_of(below(root, file)), file, None) for file in photos_in(path, data.label_pattern))
+        return Items.of(Item(path_name(below(root, file)), file, None) for file in photos_in(path, data.label_pattern))
     if not path.is_file():
         raise UserError(f"data.unlabeled: {path.absolute()} does not exist; name a list or a folder of photos")
     return read_list(path, root, "", labels=False, problems=problems)
@@ -235,7 +235,7 @@ def _paired(folder: Path, root: Path, pattern: str, problems: Problems) -> Items
     for error in wrong:
         with collect_errors(problems):
             raise error
-    return Items.of(Item(name_of(below(root, image)), image, label) for image, label in pairs)
+    return Items.of(Item(path_name(below(root, image)), image, label) for image, label in pairs)
 
 
 def _parse_line(line: str, root: str, folder: str) -> tuple[str, str, str]:
@@ -246,10 +246,10 @@ def _parse_line(line: str, root: str, folder: str) -> tuple[str, str, str]:
     """
     image, label = split_line(line)
     if label:
-        return name_of(image), located(image, root), located(label, root)
+        return path_name(image), located(image, root), located(label, root)
     if is_image(image):
-        return name_of(image), located(image, root), ""
-    return name_of(image), located(f"image/{image}.jpg", folder), located(f"label/{image}.png", folder)
+        return path_name(image), located(image, root), ""
+    return path_name(image), located(f"image/{image}.jpg", folder), located(f"label/{image}.png", folder)
 
 
 def _hint(lines: Sequence[str]) -> str:

@@ -44,13 +44,22 @@ def are_plain_images(lines: Sequence[str]) -> bool:
     return all(map(PLAIN.fullmatch, lines)) and all(map(is_image, {line[-_ENDING:] for line in lines}))
 
 
+def line_of(image: str) -> str:
+    """A photo's line in a list without labels: a tab ends it where a space in its name could separate an image."""
+    return f"{image}\t" if " " in image else image
+
+
 def name_of(line: str) -> str:
-    """An image's name from its line in a list: its path below the root, or the line itself where it is a bare name.
+    """An image's name from its line in a list: its path below the root, or the line itself where it is a bare name."""
+    return path_name(split_line(line)[0])
+
+
+def path_name(image: str) -> str:
+    """An image's name from its path as a list has it.
 
     A name is a path that leads out of no folder: the two dots of `../a.png` become `__`, and the slash before the first
     part goes. Two forms of one Unicode text are one name.
     """
-    image = split_line(line)[0]
     if PLAIN.fullmatch(image):
         return image
     image = os.path.normpath(one_form(image))
@@ -84,7 +93,7 @@ def locate(text: str, root: Path) -> Path:
     if text.isascii() and not text.startswith("/"):
         return inside
     candidates = [inside, Path(text)] if text.startswith("/") else [inside]
-    return next((found for path in candidates if (found := _in_any_form(path)) is not None), inside)
+    return next((found for path in candidates if (found := in_any_form(path)) is not None), inside)
 
 
 def one_form(text: str) -> str:
@@ -97,10 +106,12 @@ def digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def _in_any_form(path: Path) -> Path | None:
+def in_any_form(path: Path) -> Path | None:
     """The path as it is on the disk, each part in the form that is there; None where there is none."""
     if path.exists():
         return path
+    if str(path).isascii():
+        return None
     found = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
         forms = [found / part, *(found / unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]

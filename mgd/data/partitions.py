@@ -28,6 +28,7 @@ def partition(
     scheme: str,
     seed: int = 0,
     label_map: tuple[str, ...] = (),
+    label_pattern: str = "",
     force: bool = False,
 ) -> str:
     """Write the labelled and the unlabelled list of `path` into subset_<its name> beside it.
@@ -38,6 +39,7 @@ def partition(
         root: what the list's paths are relative to.
         scheme: "stride" (published: every ratio-th), "random" or "balanced".
         label_map: what label values mean, as `data.label_map`; "balanced" alone looks at them.
+        label_pattern: of the labels in a folder, as `data.label_pattern`.
         force: write over lists that are there and differ.
 
     Returns:
@@ -48,7 +50,7 @@ def partition(
     """
     if seed < 0:
         raise UserError(f"--seed {seed} must not be negative")
-    items = read_list(path, root, path.stem, labels=True)
+    items = read_list(path, root, path.stem, labels=True, pattern=label_pattern)
     if path.is_dir():
         lines = [f"{below(root, item.image)}\t{below(root, item.label)}" for item in items if item.label]
     else:

@@ -1,5 +1,6 @@
 """Label maps back to an annotation tool, as pre-annotations to correct."""
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,8 @@ def write_rest(out: Path, form: str, made: list[Any], classes: Classes) -> str:
     write_classes(out / "classes.csv", classes.names, classes.colors)
     told = WRITERS[form][1](out, made, classes)
     unmarked = BACKGROUND if _leaves_background(classes) else "ignore"
-    back = f"--format {form} {'' if form == 'cvat' else f'--unmarked {unmarked} '}--classes {out / 'classes.csv'}"
+    table = shlex.quote(str(out / "classes.csv"))
+    back = f"--format {form} {'' if form == 'cvat' else f'--unmarked {unmarked} '}--classes {table}"
     return f"{len(made):,} label maps in {out}; {told}\nback: mgd prepare labels EXPORT {back} --out DIR"
 
 

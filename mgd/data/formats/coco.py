@@ -19,10 +19,12 @@ from mgd.data.formats.export import (
     Reading,
     Region,
     Size,
+    class_name,
     guess,
     need,
     part_of,
     photo_name,
+    photos_of,
     read_json,
     understood,
 )
@@ -58,20 +60,27 @@ def read(source: Path, reading: Reading) -> Export:
 
 def read_categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
     """id -> name, in the order of ids."""
-    found = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+    found = {int(one["id"]): class_name(one["name"], file) for one in content["categories"]}
     if len(found) < len(content["categories"]):
         raise UserError(f"{file} has two categories of one id; export it again")
     return dict(sorted(found.items()))
 
 
+def images_by_id(file: Path, content: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """The entries of images. Raises UserError where two have one id, as in files that were put together."""
+    found = {image["id"]: image for image in content["images"]}
+    if twice := [image for image in content["images"] if found[image["id"]] is not image]:
+        first, last = twice[0]["file_name"], found[twice[0]["id"]]["file_name"]
+        raise UserError(f"{file} has two images of the id {twice[0]['id']}, {first} and {last}; export it again")
+    return found
+
+
 def open_photos(file: Path, reading: Reading) -> Photos:
     """Where the photos of a JSON file are looked for: beside it, in images/, in a folder of the split's name."""
-    if reading.images:
-        return Photos([reading.images], file)
     split = file.stem.rpartition("_")[2]  # instances_train2017 -> train2017
     bases = [file.parent, file.parent.parent] if file.parent.name == "annotations" else [file.parent]
     inner = [split, f"images/{split}", "images", "."]
-    return Photos([base / path for base in bases for path in inner], file)
+    return photos_of(reading, [base / path for base in bases for path in inner], file)
 
 
 def part_of_file(file: Path) -> str:
@@ -93,7 +102,7 @@ def _photos(file: Path, content: dict[str, Any], categories: dict[int, str], rea
                 f"{file}: annotation {thing['id']} has the category {thing['category_id']}, which is not listed"
             )
         drawn[thing["image_id"]].append(thing)
-    if lost := sorted(drawn.keys() - {image["id"] for image in content["images"]}):
+    if lost := sorted(drawn.keys() - images_by_id(file, content).keys()):
         raise UserError(f"{file} has annotations of image {lost[0]}, which is not listed; export it again")
     photos, part = open_photos(file, reading), part_of_file(file)
     for image in content["images"]:
@@ -124,6 +133,8 @@ def regions(file: Path, things: Sequence[tuple[int, str, Any]], size: Size) -> I
             if isinstance(shape, dict):
                 yield name, shapes.rle(shape, size, what=what)
             else:
+                if any(not isinstance(flat, list) or len(flat) % 2 for flat in shape):
+                    raise UserError(f"{what} has no list of polygons, each x1, y1, x2, y2, ...; export it again")
                 outlines = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in shape]
                 yield name, shapes.any_of(outlines, size, what=what)
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mgd.data.formats import index
-from mgd.data.formats.export import Export, Photo, Photos, Reading, guess, need
+from mgd.data.formats.export import Export, Photo, Photos, Reading, guess, need, photos_of
 from mgd.data.formats.masks import mask_files
 from mgd.data.label_map import value_table
 from mgd.errors import UserError
@@ -23,7 +23,7 @@ def read(source: Path, reading: Reading) -> Export:
         UserError: no labels.txt, a broken line in it, a map without a photo.
     """
     names = _names(need(source / "labels.txt", "the list of COCO-Stuff's categories, ID: NAME"))
-    photos = Photos([reading.images] if reading.images else [source / "images", source.parent / "images"], source)
+    photos = photos_of(reading, [source / "images", source.parent / "images"], source)
     table, found = value_table(()), []
     for mask in mask_files(source):
         path = mask.relative_to(source)

@@ -16,10 +16,11 @@ from mgd.data.classes import write_classes
 from mgd.data.formats.export import Export, Photo, Reading, Size, named_classes, need
 from mgd.data.formats.rules import UNTOLD, Rules, Values, values
 from mgd.data.formats.table import READERS
-from mgd.data.images import load_image, read_indices
+from mgd.data.images import is_turned, load_image, read_indices
+from mgd.data.names import line_of
 from mgd.data.prepare.jobs import hold_out
 from mgd.errors import UserError, first_few
-from mgd.files import link, read_text, write_lines, write_png, write_text
+from mgd.files import is_linked, link, read_lines, read_text, write_lines, write_png, write_text
 from mgd.metrics import IGNORE_INDEX
 from mgd.parallel import in_order
 from mgd.progress import Progress
@@ -83,6 +84,8 @@ def convert(
     _keep_record(out, form, reading, rules, chosen, export)
     made = _run(_Task(out, chosen, skip_broken), export.photos)
     good = [(photo, one) for photo, one in zip(export.photos, made, strict=True) if not one.error]
+    if not good:
+        raise UserError(f"{source} has no photo that can be taken, of {len(made)}: {made[0].error}")
     lists = _write_lists(out, [photo for photo, _ in good], val_every)
     write_classes(out / "classes.csv", chosen.classes.names, chosen.classes.colors)
     return _summary(out, chosen, made, lists)
@@ -103,6 +106,8 @@ def _check_names(source: Path, export: Export) -> None:
             f"{source} has labels of {names}, for which there is one photo, {shared[0]}; see that all photos are "
             "there, in the folders that the export names"
         )
+    if twins := [name for name, count in Counter(export.names).items() if count > 1]:
+        raise UserError(f"{source} has {first_few(twins)} as the name of more than one class; make them differ")
     if not any(photo.regions for photo in export.photos):
         raise UserError(f"{source} has {len(export.photos)} photos and no label; export the annotations as well")
 
@@ -145,17 +150,17 @@ def _make(task: _Task, photo: Photo) -> Made:
 def _draw(task: _Task, photo: Photo) -> Made:
     image = image_path(task.out, photo)
     if photo.regions is None:
-        if new := not _same_file(photo.image, image):
+        if new := not is_linked(photo.image, image):
             load_image(photo.image)
             link(photo.image, image)
         return Made(None, new)
     label = task.out / "labels" / f"{photo.name}.png"
     stamp = max(file.stat().st_mtime_ns for file in (photo.source, photo.key) if file)
-    if label.is_file() and abs(label.stat().st_mtime_ns - stamp) < 10**7 and _same_file(photo.image, image):
+    if label.is_file() and abs(label.stat().st_mtime_ns - stamp) < 10**7 and is_linked(photo.image, image):
         return Made(_count(read_indices(label)), False)
     found = label_map(photo, task.values)
     link(photo.image, image)
-    if _same_file(photo.image, before := image_path(task.out, photo._replace(regions=None))):
+    if is_linked(photo.image, before := image_path(task.out, photo._replace(regions=None))):
         before.unlink()  # nobody had looked at it when this was made last
     write_png(label, found)
     os.utime(label, ns=(stamp, stamp))
@@ -185,7 +190,7 @@ def label_map(photo: Photo, chosen: Values) -> np.ndarray:
 
 def _other_size(photo: Photo, found: tuple[int, ...] | None, size: Size) -> UserError:
     assert found is not None
-    turned = " when upright as its EXIF says" if tuple(found) == size[::-1] else ""
+    turned = " when upright as its EXIF says" if is_turned(photo.image) else ""
     return UserError(
         f"{photo.source} has labels of {found[1]}x{found[0]} for {photo.image}, which is {size[1]}x{size[0]}{turned}; "
         "see that the export is of these photos"
@@ -196,10 +201,6 @@ def image_path(out: Path, photo: Photo) -> Path:
     """Where a photo goes in the data set."""
     folder = "unlabeled" if photo.regions is None else "images"
     return out / folder / f"{photo.name}{photo.image.suffix}"
-
-
-def _same_file(source: Path, target: Path) -> bool:
-    return target.is_file() and (os.path.samefile(source, target) or source.stat().st_size == target.stat().st_size)
 
 
 def _count(label: np.ndarray) -> np.ndarray:
@@ -213,13 +214,13 @@ def _write_lists(out: Path, photos: Sequence[Photo], val_every: int) -> dict[str
     for photo in sorted(photos):
         image = image_path(out, photo).relative_to(out).as_posix()
         if photo.regions is None:
-            bare.append(image)
+            bare.append(line_of(image))
         else:
             lines[photo.part or "train"].append(f"{image}\tlabels/{photo.name}.png")
     if not lines["val"]:
-        before = read_text(out / "val.txt").splitlines() if (out / "val.txt").is_file() else []
-        lines["val"] = [line for line in lines["train"] if line in set(before)]
-        rest = [line for line in lines["train"] if line not in set(before)]
+        before = set(read_lines(out / "val.txt")) if (out / "val.txt").is_file() else set()
+        lines["val"] = [line for line in lines["train"] if line in before]
+        rest = [line for line in lines["train"] if line not in before]
         every = val_every if lines["val"] else max(2, min(val_every, len(rest)))  # of few photos one is held out
         train, val = hold_out(rest, every) if len(rest) >= every else (rest, [])
         lines |= {"train": train, "val": sorted(lines["val"] + val)}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mgd.data.classes import VOC_NAMES, Classes, voc_color
 from mgd.data.formats import rgb
-from mgd.data.formats.export import IGNORE, Color, Export, Labelled, Photo, Photos, Reading, need, part_of
+from mgd.data.formats.export import IGNORE, Color, Export, Labelled, Photo, Reading, need, part_of, photos_of
 from mgd.data.formats.masks import mask_files
 from mgd.errors import UserError
-from mgd.files import read_text, write_lines, write_png
+from mgd.files import read_lines, read_text, write_lines, write_png
 from mgd.metrics import IGNORE_INDEX
 
 SETS = Path("ImageSets") / "Segmentation"
@@ -27,11 +27,9 @@ def read(source: Path, reading: Reading) -> Export:
     """
     masks = need(source / "SegmentationClass", "an unpacked CVAT export, Segmentation mask 1.1")
     table = _labelmap(source / "labelmap.txt")
-    photos = Photos([reading.images] if reading.images else [source / "JPEGImages", source / "images"], masks)
+    photos = photos_of(reading, [source / "JPEGImages", source / "images"], masks)
     parts = {
-        name.strip(): part_of(file.stem)
-        for file in sorted((source / SETS).glob("*.txt"))
-        for name in read_text(file).splitlines()
+        name.strip(): part_of(file.stem) for file in sorted((source / SETS).glob("*.txt")) for name in read_lines(file)
     }
     found = []
     for mask in mask_files(masks):
@@ -47,7 +45,7 @@ def _labelmap(path: Path) -> tuple[tuple[str, Color], ...]:
     if not path.is_file():
         return (*((name, voc_color(i)) for i, name in enumerate(VOC_NAMES)), (IGNORE, VOID))
     table: list[tuple[str, Color]] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
@@ -81,7 +79,16 @@ def write_rest(out: Path, made: Sequence[str], classes: Classes) -> str:
 
 
 def _ignore_color(classes: Classes) -> Color:
-    """VOC's colour of void, or the next that no class has."""
+    """VOC's colour of void, or the next that no class has.
+
+    Raises:
+        UserError: two classes have one colour, or one a name that labelmap.txt cannot hold.
+    """
+    if strange := [name for name in classes.names if ":" in name or name.startswith("#")]:
+        raise UserError(
+            f"CVAT cannot read back a class called {strange[0]!r}, with a colon in it or # before it; rename it in "
+            "classes.csv, or use another format"
+        )
     if twice := [color for color in classes.colors if classes.colors.count(color) > 1]:
         named = [name for name, color in zip(classes.names, classes.colors, strict=True) if color == twice[0]]
         raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from mgd.data.classes import Classes, read_classes, voc_color
 from mgd.data.images import IMAGE_SUFFIXES
+from mgd.data.names import in_any_form, one_form
 from mgd.errors import UserError, first_few
 from mgd.files import read_text
 
@@ -61,7 +62,7 @@ class Labelled(NamedTuple):
 
 def named_classes(text: str) -> Classes:
     """Classes as --classes names them: `voc` and the like, a CSV file, or names separated by commas."""
-    if "," not in text:
+    if "," not in text or Path(text).is_file():
         return read_classes(Path(text).name, Path(text).parent)
     names = tuple(name.strip() for name in text.split(","))
     if len(set(names)) < len(names) or "" in names:
@@ -81,6 +82,14 @@ class Reading:
     tolerance: int = 0  # how far a channel of an RGB mask may be off its class's colour
     line_width: float = 10.0  # pixels, of labelme's lines; its points are discs as wide
     predictions: bool = False  # Label Studio: take predictions where nobody annotated
+    skip_missing: bool = False  # photos that are not there are left out later, with those that cannot be read
+
+
+def class_name(name: Any, file: Path) -> str:
+    """A class's name as a file gives it. Raises UserError where it gives none."""
+    if name is None:
+        raise UserError(f"{file} has a class without a name (null); give it one")
+    return str(name)
 
 
 def read_json(path: Path, expected: str) -> Any:
@@ -150,42 +159,64 @@ def part_of(name: str) -> str:
 class Photos:
     """Finds the photos of an export: by their path below one of some folders, else by the file's name alone.
 
-    By its name alone a file is found that lies in another folder only where no folder is told, or none is there.
+    By its name alone a file is found that lies in another folder only where no folder is told, or none is there. Two
+    forms of one Unicode text are one path.
     """
 
-    def __init__(self, folders: Iterable[Path], source: Path) -> None:
+    def __init__(self, folders: Iterable[Path], source: Path, *, skip_missing: bool = False) -> None:
         self.folders, self.source = [folder for folder in folders if folder.is_dir()], source
+        self.skip_missing = skip_missing and bool(self.folders)
         self._by_name: dict[str, list[Path]] | None = None
 
-    def find(self, path: str) -> Path:
-        """The file of an image that the export calls `path`, as on any system; its suffix may be left out.
+    def find(self, *paths: str) -> Path:
+        """The file of an image that the export calls `paths[0]`, as on any system; its suffix may be left out.
+
+        With `skip_missing` a path where there is no file, when none is to be found.
+
+        Args:
+            paths: further ones are what it may be called instead.
 
         Raises:
             UserError: there is none, or several have this name.
         """
-        given, path = path, path.replace("\\", "/")
-        for folder in self.folders:
-            for name in (given, path):
-                if (file := folder / name.lstrip("/")).is_file():
-                    return file
-        if self._by_name is None:
-            self._by_name = self._index()
-        named = self._by_name.get(PurePosixPath(path).name, [])
-        found = self._by_name.get(path.lstrip("/")) or [file for file in named if self._may_be(file, path)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(f"{self.source} names {path}, which is {first_few(found)}; say where with --images")
+        for path in paths:
+            if found := self._found(path):
+                return found
+        if self.skip_missing:
+            return self.folders[0] / paths[0].lstrip("/")
+        path = paths[-1].replace("\\", "/")
+        named = self._named(path)
         looked = first_few(self.folders) or "no folder"
         other = f" (there is {first_few(named)}, in another folder)" if named else ""
         raise UserError(
             f"{self.source} names {path}, which is not in {looked}{other}; say where the photos are: --images"
         )
 
+    def _found(self, given: str) -> Path | None:
+        path = given.replace("\\", "/")
+        for folder in self.folders:
+            for name in (given, path):
+                if (file := in_any_form(folder / name.lstrip("/"))) and file.is_file():
+                    return file
+        found = self._known(path.lstrip("/")) or [file for file in self._named(path) if self._may_be(file, path)]
+        if len(found) > 1:
+            raise UserError(f"{self.source} names {path}, which is {first_few(found)}; say where with --images")
+        return found[0] if found else None
+
+    def _named(self, path: str) -> list[Path]:
+        """Photos of the name of `path`, in any folder."""
+        return self._known(PurePosixPath(path).name)
+
+    def _known(self, key: str) -> list[Path]:
+        if self._by_name is None:
+            self._by_name = self._index()
+        return self._by_name.get(one_form(key), [])
+
     def _may_be(self, file: Path, path: str) -> bool:
         """Whether a file of the name of `path` may be it: of their folders one's are the last of the other's."""
-        told = PurePosixPath(path.lstrip("/")).parts[:-1][::-1]
-        there = (file.relative_to(folder).parts[:-1][::-1] for folder in self.folders if file.is_relative_to(folder))
+        told = PurePosixPath(one_form(path).lstrip("/")).parts[:-1][::-1]
+        inside = (one_form(str(file.relative_to(folder))) for folder in self.folders if file.is_relative_to(folder))
+        there = (PurePosixPath(own).parts[:-1][::-1] for own in inside)
         return any(all(a == b for a, b in zip(told, own, strict=False)) for own in there)
 
     def name_of(self, image: Path) -> str:
@@ -200,8 +231,13 @@ class Photos:
             for file in filter(is_photo, folder.rglob("*")):
                 path = file.relative_to(folder)
                 for key in {path.as_posix(), path.with_suffix("").as_posix(), file.name, file.stem}:
-                    keys.setdefault(key, set()).add(file)
+                    keys.setdefault(one_form(key), set()).add(file)
         return {key: sorted(files) for key, files in keys.items()}
+
+
+def photos_of(reading: Reading, usual: Iterable[Path], source: Path) -> Photos:
+    """The photos that `source` names: where `reading` says, else in the usual folders."""
+    return Photos([reading.images] if reading.images else usual, source, skip_missing=reading.skip_missing)
 
 
 def is_photo(file: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mgd.data.classes import Classes
+from mgd.data.classes import Classes, read_classes
 from mgd.data.formats.export import IGNORE, Export, Photo, Reading, Region, Size, named_classes
 from mgd.data.formats.masks import by_value, paired
 from mgd.data.images import read_indices
@@ -54,4 +54,4 @@ def _named(source: Path, reading: Reading) -> Classes:
         raise UserError(
             f"{source} has no classes.csv; name the values from 0 up: --classes background,leaf, or a CSV file"
         )
-    return named_classes(reading.classes or str(source / "classes.csv"))
+    return named_classes(reading.classes) if reading.classes else read_classes("classes.csv", source)

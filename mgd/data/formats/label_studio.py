@@ -5,11 +5,12 @@ https://labelstud.io/guide/export ("JSON"), https://labelstud.io/guide/predictio
 
 import base64
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -27,15 +28,17 @@ from mgd.data.formats.export import (
     Size,
     guess,
     need,
+    photos_of,
     read_json,
     understood,
 )
 from mgd.data.images import IMAGE_SUFFIXES
-from mgd.errors import UserError
+from mgd.errors import UserError, first_few
 from mgd.files import link, write_json, write_text
 
 EXPECTED = "Label Studio's JSON export (not JSON-MIN): a list of tasks with data and annotations"
 KINDS = ("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels")  # regions with an area
+UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")
 NO_REGIONS = (  # but about the whole photo, or about other entries
     *("choices", "taxonomy", "textarea", "rating", "number", "datetime", "pairwise", "ranker", "relation"),
 )
@@ -79,10 +82,10 @@ def _tasks(file: Path, content: Any, predictions: bool) -> list[tuple[dict[str, 
 def _photos(
     file: Path, tasks: Sequence[tuple[dict[str, Any], list[dict[str, Any]] | None]], reading: Reading
 ) -> Iterator[Photo]:
-    photos = Photos([reading.images] if reading.images else [file.parent / "images", file.parent], file)
+    photos = photos_of(reading, [file.parent / "images", file.parent], file)
     for task, things in tasks:
-        path, number = _path(file, task), task.get("id")
-        image = _find(photos, path)
+        address, number = _address(file, task, things or []), task.get("id")
+        image = _find(photos, address)
         name = photos.name_of(image)
         if things is None:
             yield Photo(name, image, file, None)
@@ -93,30 +96,37 @@ def _photos(
         yield Photo(name, image, file, partial(regions, file, number, things), next(iter(sizes), None))
 
 
-def _path(file: Path, task: dict[str, Any]) -> str:
-    """The photo's path as the task's data tell: of local files that below their root, else the file's name."""
-    values = [value for value in task["data"].values() if isinstance(value, str) and _is_address(value)]
-    if not values:
-        raise UserError(f"{file}: task {task.get('id')} names no image in its data, expected an address of one")
-    address = urlsplit(values[0])
-    if local := parse_qs(address.query).get("d"):
-        return local[0].lstrip("/")
-    return PurePosixPath(unquote(address.path)).name
+def _address(file: Path, task: dict[str, Any], things: Sequence[dict[str, Any]]) -> str:
+    """The photo's address as the task's data tell; of several images that which is called image, as by default.
+
+    Raises:
+        UserError: there is none, or several that regions may be of.
+    """
+    what = f"{file}: task {task.get('id')}"
+    found = {key: value for key, value in task["data"].items() if isinstance(value, str) and _is_address(value)}
+    if not found:
+        raise UserError(f"{what} names no image in its data, expected an address of one")
+    if len({thing.get("to_name") for thing in things}) > 1 or (len(found) > 1 and "image" not in found):
+        raise UserError(f"{what} is of several images, {first_few(found.values())}; make a task of each")
+    return found.get("image") or next(iter(found.values()))
 
 
 def _is_address(text: str) -> bool:
     return PurePosixPath(urlsplit(text).path).suffix.lower() in IMAGE_SUFFIXES or "?d=" in text
 
 
-def _find(photos: Photos, path: str) -> Path:
-    """An uploaded file has eight digits and a dash before its name, which the photo at hand may lack."""
-    prefix, dash, rest = PurePosixPath(path).name.partition("-")
-    if dash and len(prefix) == 8 and rest:
-        try:
-            return photos.find(path)
-        except UserError:
-            return photos.find(rest)
-    return photos.find(path)
+def _find(photos: Photos, address: str) -> Path:
+    """The photo at an address: of local files by the path below their root, else by the file's name.
+
+    An uploaded file has eight hexadecimal digits and a dash before its name, which the photo at hand may lack.
+    """
+    parts = urlsplit(address)
+    if local := parse_qs(parts.query).get("d"):
+        return photos.find(local[0].lstrip("/"))
+    name = PurePosixPath(unquote(parts.path)).name
+    if "upload" in PurePosixPath(parts.path).parts and (uploaded := UPLOADED.fullmatch(name)):
+        return photos.find(name, uploaded[1])
+    return photos.find(name)
 
 
 def _results(task: dict[str, Any], predictions: bool) -> list[dict[str, Any]] | None:
@@ -212,7 +222,7 @@ def write_one(out: Path, photo: Labelled, classes: Classes) -> dict[str, Any]:
         }
         for i, (name, mask) in enumerate(photo.marked)
     ]
-    address = f"/data/local-files/?d=images/{file}"
+    address = f"/data/local-files/?d={quote(f'images/{file}')}"
     return {"data": {"image": address}, "predictions": [{"model_version": "mgd", "result": results}]}
 
 

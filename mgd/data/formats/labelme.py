@@ -24,15 +24,17 @@ from mgd.data.formats.export import (
     Reading,
     Region,
     Size,
+    class_name,
     guess,
     is_photo,
     need,
     photo_name,
+    photos_of,
     read_json,
     understood,
 )
 from mgd.errors import UserError
-from mgd.files import link, read_text, write_json, write_lines
+from mgd.files import link, read_lines, write_json, write_lines
 from mgd.parallel import in_order
 
 BACKGROUND = "_background_"  # in labelme's own labels.txt: what nobody draws
@@ -50,14 +52,14 @@ def read(source: Path, reading: Reading) -> Export:
         raise UserError(f"{source} has no JSON file; expected one beside each photo; {guess(source)}")
     found: list[Photo] = []
     drawn: set[str] = set()
-    photos = Photos([reading.images], source) if reading.images else None  # one, which knows them all by name
+    photos = photos_of(reading, (), source) if reading.images else None  # one, which knows them all by name
     for file, (path, size, things) in zip(files, in_order(_read, files), strict=True):
-        image = _image(file, path, source, photos)
+        image = _image(file, path, source, photos or photos_of(reading, [file.parent], file))
         name = photo_name(file.relative_to(source).with_suffix("").as_posix())
         found.append(Photo(name, image, file, partial(regions, file, things, reading.line_width), size))
         drawn |= {thing["label"] for thing in things}
     labels = source / "labels.txt"
-    ordered = [line.strip() for line in read_text(labels).splitlines()] if labels.is_file() else []
+    ordered = [line.strip() for line in read_lines(labels)] if labels.is_file() else []
     ordered = [name for name in ordered if name not in ("", IGNORE) and (name in drawn or name != BACKGROUND)]
     names = tuple(ordered or sorted(drawn - {IGNORE}))
     if strange := sorted(drawn - {*names, IGNORE}):
@@ -65,10 +67,8 @@ def read(source: Path, reading: Reading) -> Export:
     return Export(names, (*found, *_bare(source, reading, found)), covers=False)
 
 
-def _image(file: Path, path: str, source: Path, photos: Photos | None) -> Path:
-    """The photo of a JSON file: beside it, or where `photos` are, first in a folder as its own."""
-    if photos is None:
-        return Photos([file.parent], file).find(path)
+def _image(file: Path, path: str, source: Path, photos: Photos) -> Path:
+    """The photo of a JSON file: where `photos` are, first in a folder as its own."""
     photos.source, inner = file, file.relative_to(source).parent
     near = (folder / inner / path for folder in photos.folders)
     return next(filter(Path.is_file, near), None) or photos.find(path)
@@ -79,7 +79,8 @@ def _read(file: Path) -> tuple[str, Size, list[dict[str, Any]]]:
     content = read_json(file, EXPECTED)
     with understood(file, EXPECTED):
         things = [
-            {key: thing.get(key) for key in ("points", "shape_type", "mask")} | {"label": str(thing["label"])}
+            {key: thing.get(key) for key in ("points", "shape_type", "mask")}
+            | {"label": class_name(thing["label"], file)}
             for thing in content["shapes"]
         ]
         path = content["imagePath"].replace("\\", "/").rpartition("/")[2]
@@ -108,7 +109,7 @@ def _mask(thing: dict[str, Any], line_width: float, size: Size, what: str) -> np
     if kind == "rectangle":
         return shapes.rectangle(points, size, what=what)
     if kind == "circle":
-        centre, rim = points
+        centre, rim = shapes.of_two(points, what=what)
         return shapes.ellipse(centre, [math.dist(centre, rim)] * 2, size, what=what)
     if kind in ("line", "linestrip", "point"):
         return shapes.line(points, line_width, size, what=what)

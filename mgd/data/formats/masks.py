@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mgd.data.folders import IMAGES, LABELS, pairs_in
-from mgd.data.formats.export import Color, Photos, Reading, is_photo, photo_name
+from mgd.data.formats.export import Color, Reading, is_photo, photo_name, photos_of
 from mgd.errors import UserError
 
 Pairs = Iterable[tuple[str, Path, Path]]  # name, photo, mask
@@ -24,7 +24,7 @@ def paired(source: Path, reading: Reading) -> Pairs:
             raise problems[0]
         base = source / IMAGES if (source / IMAGES).is_dir() else source
         return [(photo_name(image.relative_to(base).as_posix()), image, mask) for image, mask in pairs]
-    photos, base = Photos([reading.images], source), source / LABELS if (source / LABELS).is_dir() else source
+    photos, base = photos_of(reading, (), source), source / LABELS if (source / LABELS).is_dir() else source
     masks = {mask.relative_to(base).with_suffix("").as_posix(): mask for mask in mask_files(base)}
     return [(name, photos.find(name), mask) for name, mask in masks.items()]
 

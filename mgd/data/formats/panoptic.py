@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mgd.data.formats.coco import open_photos, part_of_file, read_categories
+from mgd.data.formats.coco import images_by_id, open_photos, part_of_file, read_categories
 from mgd.data.formats.export import (
     IGNORE,
     Export,
@@ -48,7 +48,7 @@ def read(source: Path, reading: Reading) -> Export:
 
 
 def _photos(file: Path, content: dict[str, Any], categories: dict[int, str], reading: Reading) -> Iterator[Photo]:
-    photos, images = open_photos(file, reading), {image["id"]: image for image in content["images"]}
+    photos, images = open_photos(file, reading), images_by_id(file, content)
     for one in content["annotations"]:
         image = images[one["image_id"]]
         names = {0: IGNORE}

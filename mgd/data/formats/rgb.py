@@ -77,9 +77,9 @@ def regions(path: Path, table: tuple[tuple[str, Color], ...], tolerance: int, si
         tolerance: a colour this far off in every channel is still its class's, the nearest one.
 
     Raises:
-        UserError: a pixel has the colour of no class.
+        UserError: a pixel has the colour of no class, or is transparent.
     """
-    mask = load_image(path)
+    mask = load_image(path, opaque=True)
     codes, inverse = np.unique(color_codes(mask), return_inverse=True)
     colors = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1)
     distance = np.abs(colors[:, None] - np.array([color for _, color in table])[None]).max(axis=-1)
@@ -132,7 +132,7 @@ def learn_table(source: Path, out: Path) -> str:
 
 
 def _colors(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    return np.unique(color_codes(load_image(path)), return_counts=True)
+    return np.unique(color_codes(load_image(path, opaque=True)), return_counts=True)
 
 
 def _near(one: int, other: int) -> bool:

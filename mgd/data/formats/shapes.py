@@ -47,9 +47,16 @@ def any_of(polygons: Sequence[Points], size: tuple[int, int], *, what: str) -> n
 def rectangle(corners: Points, size: tuple[int, int], *, what: str) -> np.ndarray:
     """(H,W) bool of the rectangle between two opposite corners."""
     check_inside(corners, size, what=what)
-    (x1, y1), (x2, y2) = corners
+    (x1, y1), (x2, y2) = of_two(corners, what=what)
     y, x = _centres(size)
     return (min(x1, x2) <= x) & (x < max(x1, x2)) & (min(y1, y2) <= y) & (y < max(y1, y2))
+
+
+def of_two(points: Points, *, what: str) -> Points:
+    """`points`, which must be two."""
+    if len(points) != 2:
+        raise UserError(f"{what} has {len(points)} points, expected 2; draw it again or remove it")
+    return points
 
 
 def ellipse(centre: Sequence[float], radii: Sequence[float], size: tuple[int, int], *, what: str) -> np.ndarray:

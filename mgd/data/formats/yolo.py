@@ -3,6 +3,7 @@
 https://docs.ultralytics.com/datasets/segment/: a photo without a text, or with an empty one, shows no object.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -14,12 +15,24 @@ import yaml
 
 from mgd.data.folders import photos_in
 from mgd.data.formats import shapes
-from mgd.data.formats.export import Export, Photo, Reading, Region, Size, guess, need, photo_name, understood
+from mgd.data.formats.export import (
+    Export,
+    Photo,
+    Reading,
+    Region,
+    Size,
+    class_name,
+    guess,
+    need,
+    photo_name,
+    understood,
+)
 from mgd.data.images import IMAGE_SUFFIXES
 from mgd.errors import UserError
-from mgd.files import read_text
+from mgd.files import read_lines, read_text
 
 EXPECTED = "a data.yaml of YOLO with names and train"
+PARTS = ("train", "val", "test")
 
 
 def read(source: Path, reading: Reading) -> Export:
@@ -35,9 +48,9 @@ def read(source: Path, reading: Reading) -> Export:
         raise UserError(f"{file} is no YAML ({error}); expected {EXPECTED}") from error
     with understood(file, EXPECTED):
         named = content["names"]
-        names = tuple(str(named[i]) for i in range(len(named)))
+        names = tuple(class_name(named[i], file) for i in range(len(named)))
         base = Path(content.get("path") or ".")
-        folders = {part: _folders(content.get(part)) for part in ("train", "val", "test")}
+        folders = {part: [os.path.normpath(one) for one in _folders(content.get(part))] for part in PARTS}
         if twice := [folder for folder, count in Counter(chain(*folders.values())).items() if count > 1]:
             raise UserError(
                 f"{file} names {twice[0]} for two parts; give each photos of its own, or name it for train alone: one "
@@ -93,7 +106,7 @@ def _find(home: Path, base: Path, folder: str) -> Path:
 
 
 def _listed(path: Path) -> list[Path]:
-    images = [path.parent / line.strip() for line in read_text(path).splitlines() if line.strip()]
+    images = [path.parent / line.strip() for line in read_lines(path)]
     if lost := [image for image in images if not image.is_file() or image.suffix.lower() not in IMAGE_SUFFIXES]:
         raise UserError(f"{path} names {lost[0]}, which is no photo; correct the list")
     return images
@@ -101,7 +114,7 @@ def _listed(path: Path) -> list[Path]:
 
 def regions(path: Path, names: tuple[str, ...], size: Size) -> Iterator[Region]:
     """Each line's polygon. Raises UserError for a box, an unknown class, a point outside the image."""
-    lines = read_text(path).splitlines() if path.is_file() else []
+    lines = read_text(path).split("\n") if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -9,7 +9,7 @@ import numpy as np
 
 from mgd.data.partitions import is_as_written, write_partition
 from mgd.errors import UserError, first_few
-from mgd.files import read_lines
+from mgd.files import is_linked, read_lines
 from mgd.parallel import in_order
 from mgd.progress import Progress
 
@@ -22,7 +22,7 @@ class Job(NamedTuple):
     make: Callable[[Path, Path], None]
     source: Path
     target: Path
-    photo: bool = False  # it is linked; one of another size is of an archive that was unpacked again since
+    photo: bool = False  # it is linked; one that is not so any more is of an archive that was unpacked again since
 
 
 def run_jobs(jobs: Iterable[Job], caption: str) -> None:
@@ -50,7 +50,7 @@ def _is_made(job: Job) -> bool:
         return False
     if not job.photo or not job.source.is_file():
         return True
-    return job.source.stat().st_size == job.target.stat().st_size
+    return is_linked(job.source, job.target)
 
 
 def _make(job: Job) -> None:
