@@ -18,7 +18,7 @@ from mgd.metrics import boundary_iou_per_class, dice_per_class, iou_per_class, p
 
 # Settings that change a score. Where the data lie is none of them.
 SCORING = {
-    "evaluate": ("mode", "scales", "flip", "exclude"),
+    "evaluate": ("mode", "scales", "flip", "exclude", "precision"),
     "data": ("val_list", "val_folder", "short_side", "classes", "label_map", "ignore_values"),
 }
 TITLES = {"iou": "IoU", "dice": "Dice", "boundary_iou": "boundary IoU"}

@@ -878,6 +878,15 @@ def test_a_report_of_a_damaged_run_is_a_sentence(
     assert "damaged is damaged ([" in refused(capsys, "report", damaged)
 
 
+def test_half_a_line_at_the_end_of_the_metrics_is_passed_over(run: Path, tmp_path: Path) -> None:
+    stopped = Path(shutil.copytree(run, tmp_path / "stopped"))
+    with open(stopped / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1, "lo')
+    found = [one.metrics for one in read_runs([str(run), f"stopped:{stopped}"])]
+    assert found[0]
+    assert found[0] == found[1]
+
+
 def test_a_report_of_a_run_and_itself_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{run} is named twice" in refused(capsys, "report", f"a:{run}", f"b:{run.parent}/../{run.parent.name}/run")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from mgd.checkpoint import save
 from mgd.config import Data, Evaluate, Experiment, Model, Supervised, load, override, to_dict
 from mgd.data.classes import Classes, read_classes
 from mgd.data.datasets import open_val
+from mgd.data.images import read_indices
 from mgd.deploy.profile import evaluated_miou
 from mgd.errors import UserError
 from mgd.evaluate import Report, evaluate
@@ -194,6 +196,20 @@ def test_a_report_of_other_settings_that_is_replaced_is_told_and_is_no_score_of_
         assert told in out
         assert ("is replaced" in out) is bool(told)
         assert evaluated_miou(checkpoint) == kept
+
+
+def test_a_report_of_other_photos_that_is_replaced_is_told(
+    small_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = train(tmp_path, small_scenes, "train.max_iterations=1") / "last.pt"
+    shutil.copytree(small_scenes, tmp_path / "moved")
+    assert main(["evaluate", str(checkpoint)]) == 0
+    assert main(["evaluate", str(checkpoint), f"data.root={tmp_path / 'moved'}"]) == 0
+    assert "is replaced" not in capsys.readouterr().out
+    label = next((tmp_path / "moved/val/label").iterdir())
+    write_image(label, np.zeros_like(read_indices(label)))
+    assert main(["evaluate", str(checkpoint), f"data.root={tmp_path / 'moved'}"]) == 0
+    assert "the report that was there, of other validation images, is replaced" in capsys.readouterr().out
 
 
 def test_a_score_is_none_of_a_run_that_has_gone_on_since(

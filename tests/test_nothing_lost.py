@@ -665,6 +665,21 @@ def test_messages_name_the_image_that_stands_in_for_a_broken_one(small_scenes: P
     assert any(name == "scene_00004" for name, _, _ in names)
 
 
+@pytest.mark.parametrize("partner", ["batch", "independent"])
+def test_what_stands_in_for_a_broken_image_is_not_its_pair(small_scenes: Path, tmp_path: Path, partner: str) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(small_scenes, root)
+    config = load(write_config(tmp_path, root), ["method=cps", "data.skip_broken=true", f"data.partner={partner}"])
+    few = open_splits(config.data).unlabeled
+    (few[1].image).write_bytes(b"")  # followed by others, which every second of its neighbours takes as well
+    samples = TrainingSamples(open_splits(config.data), config)
+    pairs = [samples.names(position)[1:] for position in range(200)]
+    assert all(first != second for first, second in pairs)
+    assert {name for pair in pairs for name in pair} == {item.name for item in few} - {few[1].name}
+    if partner == "batch":  # both positions have the same two
+        assert all(set(a) == set(b) for a, b in zip(pairs[::2], pairs[1::2], strict=True))
+
+
 # Snapshots and averages
 
 

@@ -463,6 +463,42 @@ def test_scores_on_other_photos_are_refused(
         assert "kd.p2.s1 holds a run on other data: 3 validation images, now as many others; put them back" in said
 
 
+def test_a_score_of_another_checkpoint_or_of_other_photos_is_in_no_table(
+    write: Callable[..., Path], recorded: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs/kd.p2.s1/run"
+    report, checkpoint = run / "evaluation/last.json", run / "last.pt"
+    found = json.loads(report.read_text())
+    inputs = json.loads((run / "config.json").read_text())["inputs"]
+    checkpoint.write_bytes(b"as it was scored")
+    found |= {"end": end_of(checkpoint), "validation images": inputs["validation images"]}
+    report.write_text(json.dumps(found))
+    assert main(["sweep", str(write()), "--table"]) == 0
+    checkpoint.write_bytes(b"trained on since")
+    for arguments in ([], ["--table"]):
+        assert main(["sweep", str(write()), *arguments]) == 2
+        assert f"last.json is of another checkpoint than {checkpoint} is now; delete it" in capsys.readouterr().err
+    checkpoint.unlink()  # scores may outlive the checkpoints
+    assert main(["sweep", str(write()), "--table"]) == 0
+    report.write_text(json.dumps(found | {"validation images": {"count": 6, "digest": "of others"}}))
+    assert main(["sweep", str(write()), "--table"]) == 2
+    assert "last.json is of other validation images than the sweep's; delete it" in capsys.readouterr().err
+
+
+def test_tables_made_later_tell_why_a_run_failed(
+    write: Callable[..., Path], fake: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "mgd train ended with status 2: mgd train: there is no paper in the printer"
+    assert main(["sweep", str(write()), "--only", "all.p1.s0"]) == 2
+    assert main(["sweep", str(write()), "--table", "--json", str(tmp_path / "table.json")]) == 0
+    assert f"- all.p1.s0: {why}\n" in (tmp_path / "runs/results.md").read_text()
+    missing = json.loads((tmp_path / "table.json").read_text())["missing"]
+    assert (missing["all.p1.s0"], missing["all.p1.s1"]) == (why, "not trained yet")
+    assert main(["sweep", str(write())]) == 1
+    assert main(["sweep", str(write()), "--table"]) == 0
+    assert f"- all.p1.s1: {why}\n" in (tmp_path / "runs/results.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -15,6 +15,7 @@ from mgd.config import Data, load
 from mgd.data.classes import BUILT_IN
 from mgd.data.datasets import hidden_truth, open_splits
 from mgd.engine.step import COMPILE
+from mgd.engine.teachers import scored_teachers
 from mgd.engine.watch import Counts, Watch, lost_classes, overtaken
 from mgd.evaluate import Report
 from mgd.models import build_model
@@ -49,11 +50,14 @@ def test_a_class_that_labels_hold_and_no_one_predicts_is_warned_of() -> None:
 
 
 def test_a_teacher_below_its_student_is_warned_of(tmp_path: Path) -> None:
-    (tmp_path / "teacher-deep.json").write_text(json.dumps({"miou": 0.3}))
-    (tmp_path / "teacher-wide.json").write_text(json.dumps({"miou": 0.5}))
-    (text,) = overtaken(0.4, tmp_path)
+    (tmp_path / "teacher-deep.json").write_text(json.dumps({"miou": 0.3, "end": "now"}))
+    (tmp_path / "teacher-wide.json").write_text(json.dumps({"miou": 0.5}))  # of an older version
+    teachers = scored_teachers(tmp_path, {"deep": "now", "wide": "now"})
+    (text,) = overtaken(0.4, teachers)
     assert "overtaken the deep teacher (30.00 mIoU)" in text
-    assert overtaken(0.2, tmp_path) == []
+    assert overtaken(0.2, teachers) == []
+    assert scored_teachers(tmp_path, {"deep": "another", "wide": "now"}) == {"wide": 0.5}
+    assert scored_teachers(tmp_path, {}) == {}  # of a run before this one
 
 
 def test_the_hidden_truth_is_of_the_unlabelled_part_alone(small_scenes: Path) -> None:
@@ -91,7 +95,7 @@ def test_pseudo_labels_are_watched_as_training_makes_them_however_photos_are_sco
     for scored in ([], ["evaluate.flip=true", "evaluate.scales=0.5,1.0"]):
         options = ["evaluate.watch=2", "evaluate.mode=whole", "method=mean_teacher", "method.confidence=0.15", *scored]
         config = load(write_config(tmp_path, small_scenes), options)
-        watch = Watch(config, open_splits(config.data).classes)
+        watch = Watch(config, open_splits(config.data).classes, teachers={})
         found.append(watch.pseudo_labels({"student": network}, torch.device("cpu"), lambda: None))
     assert 0 < found[0]["pseudo/student/coverage"] < 1
     assert found[1] == pytest.approx(found[0], nan_ok=True)
@@ -109,7 +113,7 @@ def test_a_compiled_network_is_watched_without_being_compiled_for_every_size(
     for part in (network.backbone, network.head):
         part.compile(backend=count, **COMPILE)
     config = load(write_config(tmp_path, small_scenes), ["evaluate.watch=2", "method=mean_teacher"])
-    found = Watch(config, open_splits(config.data).classes).pseudo_labels(
+    found = Watch(config, open_splits(config.data).classes, teachers={}).pseudo_labels(
         {"student": network}, torch.device("cpu"), lambda: None
     )
     assert "pseudo/student/coverage" in found
@@ -145,7 +149,7 @@ def test_two_processes_share_the_watched_photos_and_say_what_one_says(
     small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load(write_config(tmp_path, small_scenes), ["evaluate.watch=3", "evaluate.mode=whole"])
-    watch = Watch(config, open_splits(config.data).classes)
+    watch = Watch(config, open_splits(config.data).classes, teachers={})
     networks = {name: build_model("timm:test_resnet", 8, channels=16) for name in ("deep", "wide")}
     seen, parts = [], [None, None]
 

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from mgd.data.classes import read_classes
     from mgd.data.datasets import open_val
     from mgd.engine.distributed import processes
+    from mgd.engine.inputs import PARTS, record_of
     from mgd.engine.log import log_to_terminal
     from mgd.evaluate import evaluate, open_target
     from mgd.student import check_classes
@@ -45,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
         what = (network.to(team.device), items, classes, config, team.device)
         report = evaluate(*what, pictures=pictures, per_image=True, progress=caption)
         if team.is_main:
-            facts = {"checkpoint": str(file), "end": end, "config": to_dict(config)}
-            others = _replaced(folder / f"{file.stem}.json", to_dict(config))
+            facts = {"checkpoint": str(file), "end": end, "config": to_dict(config), PARTS[2]: record_of(items)}
+            others = _replaced(folder / f"{file.stem}.json", facts)
             report.write(folder, file.stem, **facts)
             if options.json:
                 write_json(options.json, facts | report.to_dict())
@@ -57,11 +58,14 @@ def run(options: argparse.Namespace) -> int:
     return int(report.is_empty)
 
 
-def _replaced(path: Path, config: dict[str, Any]) -> list[str]:
+def _replaced(path: Path, facts: dict[str, Any]) -> list[str]:
     """What a report that is there was scored with otherwise; nothing where there is none."""
+    from mgd.engine.inputs import PARTS
     from mgd.scores import scored_otherwise
 
     try:
-        return scored_otherwise(config, json.loads(path.read_text())["config"])
+        before = json.loads(path.read_text())
+        others = scored_otherwise(facts["config"], before["config"])
+        return others + [f"other {PARTS[2]}"] * (before.get(PARTS[2], facts[PARTS[2]]) != facts[PARTS[2]])
     except (OSError, ValueError, KeyError, TypeError):
         return []

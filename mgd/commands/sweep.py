@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns 1 when a run has no score, else 0."""
     from mgd.engine.log import log_to_terminal
-    from mgd.study.plan import check, check_folders, plan
+    from mgd.study.plan import check, check_folders, plan, why_failed
     from mgd.study.run import locked, run_all, run_one
     from mgd.study.slurm import write_script
     from mgd.study.sweep import load_sweep
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     log_to_terminal(main=True)
     if options.table:
         check_folders(cells)
-        _tabulate(options, cells, sweep, {})
+        _tabulate(options, cells, sweep, {cell.name: told for cell in cells if (told := why_failed(cell))})
         return 0
     check(cells)
     if options.only is not None:

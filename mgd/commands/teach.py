@@ -22,9 +22,10 @@ def run(options: argparse.Namespace) -> None:
     from mgd.engine.distributed import processes
     from mgd.engine.log import log_to_terminal
     from mgd.engine.optim import pick_precision
-    from mgd.engine.teachers import score_teachers
-    from mgd.objectives import maps_contents
+    from mgd.engine.teachers import score_teachers, scored_teachers
+    from mgd.objectives import find_teacher, maps_contents, teacher_paths
     from mgd.teach import estimate, export, open_teachers, teach
+    from mgd.weights import end_of
 
     config = load(options.config, options.overrides)
     if not isinstance(config.method, Taught):
@@ -42,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
         if options.dry_run:
             return
         networks = {teacher.name: teacher.network for teacher in teachers}
-        if not all(Path(config.run.dir, f"teacher-{name}.json").is_file() for name in networks):
+        files = teacher_paths(config.method)
+        ends = {name: end_of(find_teacher(files[name], name)) for name in networks}
+        if scored_teachers(Path(config.run.dir), ends).keys() != networks.keys():
             score_teachers(networks, config, splits, team.device, main=team.is_main)
         looked = teach(config, splits, teachers, precision=precision, rank=team.rank, world=team.world)
         team.wait()

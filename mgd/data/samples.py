@@ -167,8 +167,8 @@ class TrainingSamples(Dataset):
     def _pick(self, stream: int, position: int, candidates: Iterator[Item], broken: list[str]) -> Pick:
         """The first candidate; with `data.skip_broken` the first that can be read, complaints go into `broken`."""
         taken = None
-        if stream == PARTNER and self.data.skip_broken:  # by the first image, perhaps in place of a broken one
-            taken = self._pick(UNLABELED, position, self._candidates(UNLABELED, position), [])[0]
+        if self.data.skip_broken and (other := self._pairs_with(stream, position)) is not None:
+            taken = self._pick(UNLABELED, other, self._candidates(UNLABELED, other), [])[0]  # perhaps for a broken one
         for item in candidates:
             if item == taken:
                 continue
@@ -179,6 +179,12 @@ class TrainingSamples(Dataset):
                     raise
                 broken.append(str(error))
         raise UserError(f"of {len(self._items(stream))} images none is left to train on: {first_few(broken)}")
+
+    def _pairs_with(self, stream: int, position: int) -> int | None:
+        """The position of the image that this one must differ from, where that is drawn first."""
+        if stream == PARTNER:
+            return position
+        return position - 1 if stream == UNLABELED and position % 2 and self.data.partner == "batch" else None
 
     def _load(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """Decoded and shrunk; from the pack where that has it, from memory with `data.cache`."""

@@ -35,8 +35,13 @@ def inputs_of(config: Experiment, splits: Splits) -> Inputs:
 def data_of(splits: Splits) -> Inputs:
     """Of the record, classes and images."""
     items = (splits.labeled, splits.unlabeled, splits.val)
-    parts = {part: {"count": len(of), "digest": _digest(of)} for part, of in zip(PARTS, items, strict=True)}
+    parts = {part: record_of(of) for part, of in zip(PARTS, items, strict=True)}
     return {"classes": list(splits.classes.names), **parts}
+
+
+def record_of(items: Items) -> dict[str, Any]:
+    """Of the record, what it says of a list."""
+    return {"count": len(items), "digest": _digest(items)}
 
 
 def changes(old: Inputs, new: Inputs) -> list[str]:

@@ -103,7 +103,7 @@ class Trainer:
             objective.class_weights = class_weights(self.splits.labeled, config.data, len(self.splits.classes))
         self.stepper = Stepper(objective, config.train, team, self.total, start=self.stretch.start)
         self.history = History(self.samples, config, team, weights=objective.weights)
-        self.watch = Watch(config, self.splits.classes)
+        self.watch = Watch(config, self.splits.classes, teachers=self.inputs["teachers"])
         self.stop = StopRequest(team, at_most=config.run.log_every)
         self.best, self.evaluation_due, self.written = -math.inf, False, 0
         if previous is not None:

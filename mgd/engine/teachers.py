@@ -13,6 +13,8 @@ from mgd.errors import UserError
 from mgd.evaluate import Report, evaluate
 from mgd.metrics import iou_per_class
 from mgd.models.network import SegmentationNetwork
+from mgd.objectives import find_teacher, teacher_paths
+from mgd.weights import end_of
 
 log = logging.getLogger(__name__)
 LOST = 0.01  # a class below this IoU counts as lost
@@ -48,7 +50,24 @@ def score_teachers(
         for warning in warnings_about(report, baseline):
             log.warning("the %s teacher %s. %s", name, warning, REMEDY)
         if main:
-            report.write(Path(config.run.dir), f"teacher-{name}")
+            end = end_of(find_teacher(teacher_paths(config.method)[name], name))
+            report.write(Path(config.run.dir), f"teacher-{name}", end=end)
+
+
+def scored_teachers(folder: Path, ends: Mapping[str, str]) -> dict[str, float]:
+    """The mIoU of each teacher as `score_teachers` wrote it; none of a teacher whose checkpoint is another by now.
+
+    Args:
+        folder: of the run.
+        ends: `mgd.weights.end_of` each teacher's checkpoint.
+    """
+    found = {}
+    for name, end in ends.items():
+        file = folder / f"teacher-{name}.json"
+        told = json.loads(file.read_text()) if file.is_file() else {}
+        if isinstance(told.get("miou"), float) and told.get("end", end) == end:
+            found[name] = told["miou"]
+    return found
 
 
 def warnings_about(report: Report, baseline: float | None) -> list[str]:

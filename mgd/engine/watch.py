@@ -1,6 +1,5 @@
 """What a run tells at an evaluation besides its mIoU: each class, lost ones, pseudo-labels where the truth is known."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ from mgd.data.classes import Classes
 from mgd.data.datasets import hidden_truth
 from mgd.data.items import Items
 from mgd.data.samples import ValidationSamples
+from mgd.engine.teachers import scored_teachers
 from mgd.evaluate import Report
 from mgd.infer import predict_scores
 from mgd.metrics import confusion_matrix, iou_per_class
@@ -30,9 +30,10 @@ log = logging.getLogger(__name__)
 class Watch:
     """Keeps an eye on a run; tells each warning once."""
 
-    def __init__(self, config: Experiment, classes: Classes) -> None:
-        """Raises UserError where `evaluate.watch` asks for photos whose label is broken."""
+    def __init__(self, config: Experiment, classes: Classes, *, teachers: Mapping[str, str]) -> None:
+        """`teachers`: as in the run's inputs. Raises UserError where a photo of `evaluate.watch` has a broken label."""
         self.config, self.classes, self.warned = config, classes, set[str]()
+        self.teachers = teachers
         items = hidden_truth(config.data) if config.evaluate.watch else Items.of(())
         places = np.linspace(0, len(items) - 1, min(config.evaluate.watch, len(items))).round().astype(int)
         self.samples = ValidationSamples(items.take(places), config, len(classes))
@@ -48,7 +49,8 @@ class Watch:
 
     def warn(self, report: Report) -> None:
         """Of what must not pass in silence: lost classes, a teacher that its student has overtaken."""
-        for text in (*lost_classes(report), *overtaken(report.miou, Path(self.config.run.dir))):
+        teachers = scored_teachers(Path(self.config.run.dir), self.teachers)
+        for text in (*lost_classes(report), *overtaken(report.miou, teachers)):
             if text not in self.warned:
                 self.warned.add(text)
                 log.warning("%s", text)
@@ -152,15 +154,10 @@ def lost_classes(report: Report) -> list[str]:
     return [f"the student never predicts {', '.join(lost)}, which the validation labels hold"] if lost else []
 
 
-def overtaken(miou: float, folder: Path) -> list[str]:
-    """A sentence for each teacher whose score, told in the run's folder, is below the student's `miou`."""
-    found = []
-    for file in sorted(folder.glob("teacher-*.json")):
-        teacher = json.loads(file.read_text()).get("miou")
-        if isinstance(teacher, float) and teacher < miou:
-            name = file.stem.removeprefix("teacher-")
-            text = (
-                f"the student has overtaken the {name} teacher ({100 * teacher:.2f} mIoU), which holds it back from now"
-            )
-            found.append(text)
-    return found
+def overtaken(miou: float, teachers: Mapping[str, float]) -> list[str]:
+    """A sentence for each teacher whose score is below the student's `miou`."""
+    return [
+        f"the student has overtaken the {name} teacher ({100 * teacher:.2f} mIoU), which holds it back from now"
+        for name, teacher in teachers.items()
+        if teacher < miou
+    ]

@@ -90,7 +90,9 @@ def _open(name: str, path: Path) -> Run:
     facts_file, metrics_file = folder / "config.json", folder / "metrics.jsonl"
     try:
         facts = json.loads(read_text(facts_file)) if facts_file.is_file() else {}
-        lines = read_text(metrics_file).splitlines() if metrics_file.is_file() else []
+        *lines, _ = (
+            read_text(metrics_file).split("\n") if metrics_file.is_file() else [""]
+        )  # the last may be half a line
         metrics = [json.loads(line) for line in lines if line.strip()]
         if strange := [one for one in (facts, *metrics) if not isinstance(one, dict)]:
             raise ValueError(f"{strange[0]!r:.40} is no object")

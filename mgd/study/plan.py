@@ -15,10 +15,10 @@ from mgd.check import needs
 from mgd.config import KD, Experiment, Taught, fill_in, is_offline, load, override, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.samples import TrainingSamples
-from mgd.engine.inputs import Inputs, changes, data_of
+from mgd.engine.inputs import PARTS, Inputs, changes, data_of
 from mgd.engine.resume import differences
 from mgd.errors import UserError, first_few
-from mgd.files import write_text
+from mgd.files import read_text, write_text
 from mgd.objectives import find_teacher, teacher_paths
 from mgd.scores import check_excluded, scored_otherwise
 from mgd.study.sweep import FIXED, Row, Sweep
@@ -50,6 +50,11 @@ class Cell:
     @property
     def is_done(self) -> bool:
         return self.report.is_file()
+
+    @property
+    def failure(self) -> Path:
+        """A text that says why it ended without a score when it was tried last."""
+        return self.folder / "failed.txt"
 
     @property
     def maps(self) -> Path | None:
@@ -118,6 +123,7 @@ def check_folders(cells: Sequence[Cell]) -> None:
                     "name another in Sweep(folder=...)"
                 )
         if cell.is_done:
+            read_report(cell)
             _check_teachers(cell)
 
 
@@ -246,8 +252,18 @@ def write_config(cell: Cell, sweep_file: str) -> Path:
     return path
 
 
+def why_failed(cell: Cell) -> str:
+    """Why a cell has no score, when it was tried last; "" where it has one, or nobody knows."""
+    return read_text(cell.failure).strip() if cell.failure.is_file() and not cell.is_done else ""
+
+
 def read_report(cell: Cell) -> dict[str, object]:
-    """A finished cell's evaluation. Raises UserError where it is no evaluation's JSON, or one of other settings."""
+    """A finished cell's evaluation.
+
+    Raises:
+        UserError: it is no evaluation's JSON, or one of other settings, of another checkpoint than the cell's, where
+            that is still there, or of other photos.
+    """
     try:
         found = json.loads(cell.report.read_text())
         assert isinstance(found["miou"], float) or found["miou"] is None
@@ -256,6 +272,11 @@ def read_report(cell: Cell) -> dict[str, object]:
         raise UserError(f"{cell.report} is not the JSON of an evaluation; delete it and sweep again") from error
     if others:
         raise UserError(f"{cell.report} is of another {first_few(others)} than the sweep; delete it and sweep again")
+    checkpoint, trained = cell.folder / "run/last.pt", _inputs(cell) or {}
+    if "end" in found and checkpoint.is_file() and end_of(checkpoint) != found["end"]:
+        raise UserError(f"{cell.report} is of another checkpoint than {checkpoint} is now; delete it and sweep again")
+    if PARTS[2] in found and PARTS[2] in trained and found[PARTS[2]] != trained[PARTS[2]]:
+        raise UserError(f"{cell.report} is of other {PARTS[2]} than the sweep's; delete it and sweep again")
     return found
 
 

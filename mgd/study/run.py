@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,6 +19,7 @@ import torch
 
 from mgd.engine.stop import SIGNALS, handled
 from mgd.errors import Stopped, UserError
+from mgd.files import write_text
 from mgd.parallel import cores
 from mgd.study.plan import Cell, read_report, write_config
 
@@ -100,6 +101,7 @@ class Workers:
             with locked(cell.folder, what="run", waits=lambda: not self.stopping) as lock:
                 if cell.is_done:  # by whom we waited for
                     return ""
+                cell.failure.unlink(missing_ok=True)
                 config = str(write_config(cell, self.sweep_file))
                 log.info("%s: started; its messages are in %s", cell.name, output)
                 if cell.maps is not None:
@@ -113,6 +115,9 @@ class Workers:
             score = f"{100 * miou:.2f} mIoU" if isinstance(miou, float) else "no mIoU"
             log.info("%s: %s in %s", cell.name, score, took)
         except (UserError, OSError) as error:  # such as no memory for another process: the others go on
+            if not self.stopping:
+                with suppress(UserError):  # a full disk has been told
+                    write_text(cell.failure, f"{error}\n")
             return str(error)
         finally:
             self.slots.put(slot)
