@@ -94,8 +94,8 @@ def link(source: Path, target: Path) -> None:
     except OSError:
         with atomic(target) as file, open(source, "rb") as content:
             shutil.copyfileobj(content, file)
-        times = source.stat()
-        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))  # by which `is_linked` knows it again
+        with suppress(OSError):  # by its time `is_linked` knows it again
+            os.utime(target, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
     finally:
         with suppress(OSError):
             linked.unlink()

@@ -437,6 +437,7 @@ def test_what_no_store_could_serve_is_refused(
     config = write_config(tmp_path / "student", small_scenes)
     for changes, text in {
         ("method=cps",): "method=cps has no teachers that can be offline; name the config of a student with method=mgd",
+        ("method=cwd", "method.teach.logits_stride=6"): "logits_stride=6 must be a multiple of 4 for CWD",
         ("method=kd", "method.teach.projection=8"): "projection=8 is of a feature, which KD does not store; leave it 0",
     }.items():
         named = [] if changes == ("method=cps",) else teachers[1:]

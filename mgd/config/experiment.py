@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from mgd.config.methods import CPS, KD, MGD, MeanTeacher, Method, Taught, UniMatch, is_offline
+from mgd.config.methods import CPS, CWD, KD, MGD, MeanTeacher, Method, Taught, UniMatch, is_offline
 from mgd.config.sections import Data, Evaluate, Model, Run, Train
 from mgd.errors import UserError
 from mgd.fields import check_ranges, check_types
@@ -87,6 +87,8 @@ def _check_taught(method: Taught) -> None:
     for key in ("feature_stride", "projection") if isinstance(method, KD) else ():
         if value := getattr(method.teach, key):
             raise UserError(f"method.teach.{key}={value} is of a feature, which KD does not store; leave it 0")
+    if isinstance(method, CWD) and method.teach.logits_stride % 4:
+        raise UserError(f"method.teach.logits_stride={method.teach.logits_stride} must be a multiple of 4 for CWD")
     if method.teach.feature_stride % 4:
         raise UserError(f"method.teach.feature_stride={method.teach.feature_stride} must be a multiple of 4, or 0")
     if not method.teach.scales or min(method.teach.scales) <= 0:

@@ -51,7 +51,7 @@ def load_image(path: Path, *, opaque: bool = False) -> np.ndarray:
     """RGB uint8 (H,W,3), turned upright where the camera wrote down how it was held (EXIF), as OpenCV does.
 
     Args:
-        opaque: of masks: refuse a pixel that is transparent, whose colour nobody sees.
+        opaque: of masks: refuse a pixel that is transparent, whose colour nobody sees, but a black one, which is clear.
 
     Raises:
         UserError: the file is missing, truncated, no image, or has more than 8 bits a channel or other channels than
@@ -62,16 +62,18 @@ def load_image(path: Path, *, opaque: bool = False) -> np.ndarray:
     image, _ = _decode(path, upright=True)
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
         raise UserError(f"{path} is a {image.mode} image; {_BANDS}", kind="format")
-    if opaque and image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != OPAQUE:
-        remedy = "fill them with the colour of a class, and save it without alpha"
-        raise UserError(f"{path} has pixels that are transparent, so they have no colour; {remedy}", kind="format")
+    if opaque and image.has_transparency_data:
+        rgba = np.array(image.convert("RGBA"))
+        if rgba[rgba[..., 3] != OPAQUE, :3].any():
+            remedy = "fill them with the colour of a class, and save it without alpha"
+            raise UserError(f"{path} has pixels that are transparent, so they have no colour; {remedy}", kind="format")
     return np.array(image.convert("RGB"))  # a copy: torch wants arrays that it may write to
 
 
 def is_turned(path: Path) -> bool:
     """Whether `load_image` turns an image, which can be read, to be upright."""
     with _limits_for(path), Image.open(path) as image:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
 
 
 def read_indices(path: Path) -> np.ndarray:
@@ -182,10 +184,8 @@ def _decode(path: Path, *, upright: bool) -> tuple[ImageFile.ImageFile, int]:
         raise UserError(f"{path} holds {pages} images, expected one; write each as a file of its own", kind="format")
     if bands == 2:
         raise UserError(f"{path} has 2 bands; {_BANDS}", kind="format")
-    if multiplied and image.getchannel("A").getextrema() != (
-        OPAQUE,
-        OPAQUE,
-    ):  # Pillow has divided colours by the fourth band
+    # Pillow has divided the colours by the fourth band.
+    if multiplied and image.getchannel("A").getextrema()[0] != OPAQUE:
         raise UserError(f"{path} has 4 bands, the last called a premultiplied alpha; {_BANDS}", kind="format")
     return image, bits
 

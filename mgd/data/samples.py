@@ -65,6 +65,7 @@ class TrainingSamples(Dataset):
         self.takes_two_views = isinstance(config.method, UniMatch)
         self.rare = _indices(config.data.rare_classes, splits.classes) if config.data.rare_crops else []
         self._cache: dict[Item, tuple[np.ndarray, np.ndarray | None]] = {}
+        self._readable = set[Item]()  # with data.skip_broken
         if self.uses_unlabeled and len(few := _first_two(splits.unlabeled.images)) < 2:
             raise UserError(
                 f"data.partition={config.data.partition} leaves {len(few)} unlabelled images, CutMix "
@@ -168,12 +169,17 @@ class TrainingSamples(Dataset):
         """The first candidate; with `data.skip_broken` the first that can be read, complaints go into `broken`."""
         taken = None
         if self.data.skip_broken and (other := self._pairs_with(stream, position)) is not None:
-            taken = self._pick(UNLABELED, other, self._candidates(UNLABELED, other), [])[0]  # perhaps for a broken one
+            taken = next(self._candidates(UNLABELED, other))
+            if taken not in self._readable:  # another may stand in for it
+                taken = self._pick(UNLABELED, other, self._candidates(UNLABELED, other), [])[0]
         for item in candidates:
             if item == taken:
                 continue
             try:
-                return item, *self._load(item)
+                image, label = self._load(item)
+                if self.data.skip_broken:
+                    self._readable.add(item)
+                return item, image, label
             except UserError as error:
                 if not self.data.skip_broken:
                     raise

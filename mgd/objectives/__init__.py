@@ -68,7 +68,8 @@ def build_objective(config: Experiment, num_classes: int, *, classes: Sequence[s
         if isinstance(method, KD):
             return KDObjective(student, {}, method)
         if isinstance(method, CWD):
-            widths = {name: feature_width(config, name, num_classes) for name in teacher_paths(method)}
+            compares = method.weight_feature > 0
+            widths = {n: feature_width(config, n, num_classes) if compares else 0 for n in teacher_paths(method)}
             return CWDObjective(student, widths, method)
         return MGDObjective(student, StoredTeaching(method, tuple(teacher_paths(method))), method)
     if isinstance(method, Taught):

@@ -139,8 +139,9 @@ class CWDObjective(DistillObjective):
         self.names = tuple(widths)
         self.projections = nn.ModuleDict()
         own = student.classifier.in_channels
+        mixed = is_offline(config) and config.teach.projection > 0  # channels that are none of a network's
         for name, width in widths.items():
-            if config.weight_feature and (config.labeled or config.unlabeled) and width != own:
+            if config.weight_feature and (config.labeled or config.unlabeled) and (width != own or mixed):
                 self.projections[name] = nn.Conv2d(own, width, 1)
 
     def kinds(self) -> dict[str, float]:

@@ -90,9 +90,8 @@ def _open(name: str, path: Path) -> Run:
     facts_file, metrics_file = folder / "config.json", folder / "metrics.jsonl"
     try:
         facts = json.loads(read_text(facts_file)) if facts_file.is_file() else {}
-        *lines, _ = (
-            read_text(metrics_file).split("\n") if metrics_file.is_file() else [""]
-        )  # the last may be half a line
+        text = read_text(metrics_file) if metrics_file.is_file() else ""
+        lines = text.split("\n")[:-1]  # a process that was killed may have left half a line behind them
         metrics = [json.loads(line) for line in lines if line.strip()]
         if strange := [one for one in (facts, *metrics) if not isinstance(one, dict)]:
             raise ValueError(f"{strange[0]!r:.40} is no object")

@@ -148,6 +148,8 @@ def _make(task: _Task, photo: Photo) -> Made:
 
 
 def _draw(task: _Task, photo: Photo) -> Made:
+    if not photo.image.is_file():
+        raise UserError(f"{photo.source} names {photo.name}, whose photo is not there; say where it is with --images")
     image = image_path(task.out, photo)
     if photo.regions is None:
         if new := not is_linked(photo.image, image):

@@ -182,9 +182,9 @@ class Photos:
         for path in paths:
             if found := self._found(path):
                 return found
-        if self.skip_missing:
-            return self.folders[0] / paths[0].lstrip("/")
         path = paths[-1].replace("\\", "/")
+        if self.skip_missing:
+            return self.folders[0] / path.lstrip("/")
         named = self._named(path)
         looked = first_few(self.folders) or "no folder"
         other = f" (there is {first_few(named)}, in another folder)" if named else ""
@@ -195,8 +195,9 @@ class Photos:
     def _found(self, given: str) -> Path | None:
         path = given.replace("\\", "/")
         for folder in self.folders:
-            for name in (given, path):
-                if (file := in_any_form(folder / name.lstrip("/"))) and file.is_file():
+            for name in dict.fromkeys((given, path)):
+                file = folder / name.lstrip("/")
+                if file.is_file() or ((file := in_any_form(file) or file).is_file()):
                     return file
         found = self._known(path.lstrip("/")) or [file for file in self._named(path) if self._may_be(file, path)]
         if len(found) > 1:

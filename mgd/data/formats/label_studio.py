@@ -97,7 +97,7 @@ def _photos(
 
 
 def _address(file: Path, task: dict[str, Any], things: Sequence[dict[str, Any]]) -> str:
-    """The photo's address as the task's data tell; of several images that which is called image, as by default.
+    """The photo's address as the task's data tell; of several images that which the regions are of, else `image`.
 
     Raises:
         UserError: there is none, or several that regions may be of.
@@ -106,9 +106,12 @@ def _address(file: Path, task: dict[str, Any], things: Sequence[dict[str, Any]])
     found = {key: value for key, value in task["data"].items() if isinstance(value, str) and _is_address(value)}
     if not found:
         raise UserError(f"{what} names no image in its data, expected an address of one")
-    if len({thing.get("to_name") for thing in things}) > 1 or (len(found) > 1 and "image" not in found):
-        raise UserError(f"{what} is of several images, {first_few(found.values())}; make a task of each")
-    return found.get("image") or next(iter(found.values()))
+    drawn_on = {str(thing.get("to_name")) for thing in things}
+    named = [key for key in (*drawn_on, "image") if key in found] or [*found]
+    if len(drawn_on) > 1 or (len(found) > 1 and named[0] not in (*drawn_on, "image")):
+        remedy = "make a task of each, or call the one that is annotated `image` in the task's data"
+        raise UserError(f"{what} is of several images, {first_few(found.values())}; {remedy}")
+    return found[named[0]]
 
 
 def _is_address(text: str) -> bool:

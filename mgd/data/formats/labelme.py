@@ -7,7 +7,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ def read(source: Path, reading: Reading) -> Export:
     found: list[Photo] = []
     drawn: set[str] = set()
     photos = photos_of(reading, (), source) if reading.images else None  # one, which knows them all by name
+    beside = cache(lambda folder: photos_of(reading, [folder], source))
     for file, (path, size, things) in zip(files, in_order(_read, files), strict=True):
-        image = _image(file, path, source, photos or photos_of(reading, [file.parent], file))
+        image = _image(file, path, source, photos or beside(file.parent))
         name = photo_name(file.relative_to(source).with_suffix("").as_posix())
         found.append(Photo(name, image, file, partial(regions, file, things, reading.line_width), size))
         drawn |= {thing["label"] for thing in things}
