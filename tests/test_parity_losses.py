@@ -20,6 +20,7 @@ from mgd.losses import (
     region_level_loss,
     self_similarity,
 )
+from mgd.models.network import SegmentationNetwork
 from mgd.objectives.mgd import MGDObjective
 from mgd.objectives.teaching import TeacherNetworks
 
@@ -184,6 +185,8 @@ class Recorded(nn.Module):
     def feature(self, image: Tensor) -> Tensor:
         low, high = image.aminmax()
         return self.features[float((low + high) / 2)]
+
+    enlarge = SegmentationNetwork.enlarge
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         return height, width
