@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from mgd.data.classes import read_classes
     from mgd.data.datasets import open_val
     from mgd.engine.distributed import processes
-    from mgd.engine.inputs import PARTS, record_of
+    from mgd.engine.inputs import VALIDATION, record_of
     from mgd.engine.log import log_to_terminal
     from mgd.evaluate import evaluate, open_target
     from mgd.student import check_classes
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         what = (network.to(team.device), items, classes, config, team.device)
         report = evaluate(*what, pictures=pictures, per_image=True, progress=caption)
         if team.is_main:
-            facts = {"checkpoint": str(file), "end": end, "config": to_dict(config), PARTS[2]: record_of(items)}
+            facts = {"checkpoint": str(file), "end": end, "config": to_dict(config), VALIDATION: record_of(items)}
             others = _replaced(folder / f"{file.stem}.json", facts)
             report.write(folder, file.stem, **facts)
             if options.json:
@@ -60,12 +60,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _replaced(path: Path, facts: dict[str, Any]) -> list[str]:
     """What a report that is there was scored with otherwise; nothing where there is none."""
-    from mgd.engine.inputs import PARTS
+    from mgd.engine.inputs import VALIDATION
     from mgd.scores import scored_otherwise
 
     try:
         before = json.loads(path.read_text())
         others = scored_otherwise(facts["config"], before["config"])
-        return others + [f"other {PARTS[2]}"] * (before.get(PARTS[2], facts[PARTS[2]]) != facts[PARTS[2]])
+        if before.get(VALIDATION, facts[VALIDATION]) != facts[VALIDATION]:
+            others.append(f"other {VALIDATION}")
+        return others
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -73,9 +73,9 @@ def _add_labels(one: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} must not be negative")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, 0 or more")
+    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from mgd.data.items import Items
 from mgd.objectives import find_teacher, teacher_paths
 from mgd.weights import end_of
 
-PARTS = ("labelled images", "unlabelled images", "validation images")
+VALIDATION = "validation images"
+PARTS = ("labelled images", "unlabelled images", VALIDATION)
 Inputs = dict[str, Any]  # plain values, as a checkpoint may hold them
 
 
@@ -51,7 +52,7 @@ def changes(old: Inputs, new: Inputs) -> list[str]:
 
 def same_validation(old: Inputs, new: Inputs) -> bool:
     """Whether scores can be held against each other."""
-    return all(old[key] == new[key] for key in ("classes", PARTS[2]))
+    return all(old[key] == new[key] for key in ("classes", VALIDATION))
 
 
 def _class_changes(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from mgd.check import needs
 from mgd.config import KD, Experiment, Taught, fill_in, is_offline, load, override, to_dict
 from mgd.data.datasets import Splits, open_splits
 from mgd.data.samples import TrainingSamples
-from mgd.engine.inputs import PARTS, Inputs, changes, data_of
+from mgd.engine.inputs import VALIDATION, Inputs, changes, data_of
 from mgd.engine.resume import differences
 from mgd.errors import UserError, first_few
 from mgd.files import read_text, write_text
@@ -275,8 +275,8 @@ def read_report(cell: Cell) -> dict[str, object]:
     checkpoint, trained = cell.folder / "run/last.pt", _inputs(cell) or {}
     if "end" in found and checkpoint.is_file() and end_of(checkpoint) != found["end"]:
         raise UserError(f"{cell.report} is of another checkpoint than {checkpoint} is now; delete it and sweep again")
-    if PARTS[2] in found and PARTS[2] in trained and found[PARTS[2]] != trained[PARTS[2]]:
-        raise UserError(f"{cell.report} is of other {PARTS[2]} than the sweep's; delete it and sweep again")
+    if VALIDATION in found and VALIDATION in trained and found[VALIDATION] != trained[VALIDATION]:
+        raise UserError(f"{cell.report} is of other {VALIDATION} than the sweep's; delete it and sweep again")
     return found
 
 
